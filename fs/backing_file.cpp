@@ -1,0 +1,146 @@
+#include "fs/backing_file.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+#include <utility>
+
+#include "fs/record_lock.h"
+
+namespace lockfs {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+/// /proc/locks lists all locks of the machine; it is read at most this often a file, and so that
+/// reading takes no more than a hundredth of the time.
+constexpr auto kLookEvery = std::chrono::milliseconds(5);
+constexpr int kCostFactor = 100;
+
+int take(int fd, const lockmgr::Range& range, lockmgr::Mode mode) {
+  struct flock request = record_lock(range, mode);
+  while (fcntl(fd, F_OFD_SETLK, &request) != 0) {
+    if (errno == EINTR) continue;
+    return errno == EACCES ? EAGAIN : errno;  // POSIX lets a conflict be either
+  }
+  return 0;
+}
+
+/// Whether a line of /proc/locks ("1: -> POSIX  ADVISORY  WRITE 42 fe:00:131 0 EOF") is of somebody
+/// who waits for a lock on inode `ino`. The device is left out: for some filesystems (btrfs) it is
+/// not the one that stat(2) shows, and a mistaken yes costs only a moment.
+bool is_waiter_on(const char* line, ino_t ino) {
+  if (std::strstr(line, ": -> ") == nullptr) return false;
+  const char* colon = std::strrchr(line, ':');
+  return colon != nullptr && std::strtoull(colon + 1, nullptr, 10) == ino;
+}
+
+bool anybody_waits_on(ino_t ino) {
+  const std::unique_ptr<FILE, int (*)(FILE*)> file(std::fopen("/proc/locks", "re"), std::fclose);
+  if (file == nullptr) return false;
+  char line[256];
+  while (std::fgets(line, sizeof line, file.get()) != nullptr) {
+    if (is_waiter_on(line, ino)) return true;
+  }
+  return false;
+}
+
+}  // namespace
+
+BackingFile::BackingFile(InodePtr inode, WaitThreads& threads)
+    : inode_(std::move(inode)), threads_(threads) {}
+
+/// Returns 0 or the errno of the open.
+int BackingFile::open(bool writable, std::shared_ptr<const UniqueFd>& fd) const {
+  const int flags = writable ? O_RDWR : O_RDONLY;
+  // Whoever asked has the file open in that mode already, so a delegation or lease that would make
+  // the open wait has been given back; O_NONBLOCK is for the odd one that has not.
+  int opened = inode_->reopen(flags | O_NONBLOCK);
+  if (opened == -EWOULDBLOCK) opened = inode_->reopen(flags);
+  if (opened < 0) return -opened;
+  fd = std::make_shared<const UniqueFd>(opened);
+  return 0;
+}
+
+/// Makes sure that the descriptor can carry `mode`.
+int BackingFile::provide(lockmgr::Mode mode, const Carried& carried) {
+  const bool writable = mode == lockmgr::Mode::kExclusive;
+  if (fd_ != nullptr && (writable_ || !writable)) return 0;
+  std::shared_ptr<const UniqueFd> fd;
+  int error = open(writable, fd);
+  // A write-only file of a user whom a network server holds the daemon to.
+  if (error == EACCES && !writable) error = open(true, fd);
+  if (error != 0) return error;
+  if (fd_ != nullptr) {
+    carried.for_each([&](const lockmgr::Range& range, lockmgr::Mode held) {
+      error = take(fd->get(), range, held);
+      return error == 0;
+    });
+    if (error != 0) return error;
+  }
+  fd_ = std::move(fd);
+  writable_ = (fcntl(fd_->get(), F_GETFL) & O_ACCMODE) == O_RDWR;
+  return 0;
+}
+
+int BackingFile::set(const lockmgr::Range& range, lockmgr::Mode mode,
+                     const Carried& carried) noexcept {
+  try {
+    if (mode == lockmgr::Mode::kNone && fd_ == nullptr) return 0;
+    if (const int error = provide(mode, carried); error != 0) return error;
+    return take(fd_->get(), range, mode);
+  } catch (const std::bad_alloc&) {
+    return ENOLCK;
+  }
+}
+
+int BackingFile::test(const lockmgr::Range& range, lockmgr::Mode mode,
+                      std::optional<lockmgr::OutsideLock>& found) noexcept {
+  found.reset();
+  try {
+    std::shared_ptr<const UniqueFd> fd = fd_;
+    // A descriptor that holds nothing may come and go.
+    if (fd == nullptr) {
+      int error = open(false, fd);
+      if (error == EACCES) error = open(true, fd);
+      if (error != 0) return error;
+    }
+    struct flock request = record_lock(range, mode);
+    if (fcntl(fd->get(), F_OFD_GETLK, &request) != 0) return errno;
+    if (request.l_type != F_UNLCK) {
+      found = lockmgr::OutsideLock{range_of(request), mode_of(request.l_type), request.l_pid};
+    }
+    return 0;
+  } catch (const std::bad_alloc&) {
+    return ENOLCK;
+  }
+}
+
+int BackingFile::wait(WaitId id, const lockmgr::Range& range, lockmgr::Mode mode, bool yield_first,
+                      WaitDone done) noexcept {
+  return threads_.start({id, fd_, range, mode, yield_first, std::move(done)});
+}
+
+void BackingFile::recall(WaitId id) noexcept { threads_.recall(id); }
+
+bool BackingFile::outsiders_waiting() noexcept {
+  const auto now = Clock::now();
+  if (now >= next_look_) {
+    outsiders_wait_ = anybody_waits_on(inode_->id().ino);
+    const auto cost = Clock::now() - now;
+    next_look_ = now + std::max<Clock::duration>(kLookEvery, cost * kCostFactor);
+  } else if (outsiders_wait_) {
+    // Whoever was seen has had a turn; look again before giving another.
+    outsiders_wait_ = false;
+  }
+  return outsiders_wait_;
+}
+
+}  // namespace lockfs

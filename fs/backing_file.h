@@ -1,0 +1,53 @@
+/// The backing file's own record locks as the manager's Backing: one open file description that
+/// holds, as OFD locks, the union of what is granted through the mount.
+///
+/// The descriptor is opened when the first lock comes: read-only while shared locks are all there
+/// is, since a read-write open would make an NFSv4 client give its delegation back (and wait for
+/// that), and would keep others from executing the file. The first exclusive lock exchanges it for
+/// a read-write one, without a gap: the new one takes the same shared locks before the old one
+/// goes. It is never the descriptor of a caller's open file: those are registered with the kernel
+/// for data passthrough, which pins them, and locks on them would outlive their close.
+///
+/// Thread safety: as lockmgr::Backing demands.
+///
+/// Invariants:
+///  1. While `writable_` is false, the descriptor holds shared locks only.
+#pragma once
+
+#include <chrono>
+#include <memory>
+#include <optional>
+
+#include "fs/inode.h"
+#include "fs/unique_fd.h"
+#include "fs/wait_threads.h"
+#include "lockmgr/backing.h"
+
+namespace lockfs {
+
+class BackingFile final : public lockmgr::Backing {
+ public:
+  BackingFile(InodePtr inode, WaitThreads& threads);
+
+  int set(const lockmgr::Range& range, lockmgr::Mode mode,
+          const Carried& carried) noexcept override;
+  int test(const lockmgr::Range& range, lockmgr::Mode mode,
+           std::optional<lockmgr::OutsideLock>& found) noexcept override;
+  int wait(WaitId id, const lockmgr::Range& range, lockmgr::Mode mode, bool yield_first,
+           WaitDone done) noexcept override;
+  void recall(WaitId id) noexcept override;
+  bool outsiders_waiting() noexcept override;
+
+ private:
+  int open(bool writable, std::shared_ptr<const UniqueFd>& fd) const;
+  int provide(lockmgr::Mode mode, const Carried& carried);
+
+  const InodePtr inode_;
+  WaitThreads& threads_;
+  std::shared_ptr<const UniqueFd> fd_;  ///< null until the first lock
+  bool writable_ = false;
+  bool outsiders_wait_ = false;  ///< as last seen
+  std::chrono::steady_clock::time_point next_look_;
+};
+
+}  // namespace lockfs

@@ -1,0 +1,112 @@
+#include "fs/credentials.h"
+
+#include <linux/capability.h>
+#include <linux/securebits.h>
+#include <sched.h>
+#include <sys/fsuid.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstdlib>
+#include <span>
+#include <vector>
+
+namespace lockfs {
+namespace {
+
+/// The effective capabilities of a thread.
+class Capabilities {
+ public:
+  int read() noexcept { return ::syscall(SYS_capget, &header_, data_.data()) == 0 ? 0 : errno; }
+  int write() noexcept { return ::syscall(SYS_capset, &header_, data_.data()) == 0 ? 0 : errno; }
+
+  void remove(unsigned capability) noexcept {
+    data_.at(CAP_TO_INDEX(capability)).effective &= ~CAP_TO_MASK(capability);
+  }
+
+ private:
+  __user_cap_header_struct header_{_LINUX_CAPABILITY_VERSION_3, 0};
+  std::array<__user_cap_data_struct, _LINUX_CAPABILITY_U32S_3> data_{};
+};
+
+/// What prepare_worker_thread() left in the calling thread.
+struct ThreadIdentity {
+  bool prepared = false;
+  bool root = false;
+  Capabilities capabilities;
+};
+thread_local ThreadIdentity own;
+
+// setgroups() of the C library changes every thread, the system call only one.
+int set_groups(std::span<const gid_t> groups) noexcept {
+  return ::syscall(SYS_setgroups, groups.size(), groups.data()) == 0 ? 0 : errno;
+}
+
+/// Sets owner and group of new files. These calls don't report failure but can be asked: an invalid
+/// id changes nothing and returns the present one.
+int set_owner(uid_t uid, gid_t gid) noexcept {
+  ::setfsgid(gid);
+  ::setfsuid(uid);
+  const bool done = ::setfsgid(static_cast<gid_t>(-1)) == static_cast<int>(gid) &&
+                    ::setfsuid(static_cast<uid_t>(-1)) == static_cast<int>(uid);
+  return done ? 0 : EPERM;
+}
+
+/// Supplementary groups of the thread that made the request. None if it cannot be seen: it runs in
+/// another pid namespace or was killed meanwhile.
+std::span<const gid_t> groups_of(fuse_req_t req) {
+  thread_local std::vector<gid_t> groups(64);
+  int count = fuse_req_getgroups(req, static_cast<int>(groups.size()), groups.data());
+  if (count > static_cast<int>(groups.size())) {
+    groups.resize(static_cast<std::size_t>(count));
+    count = std::min(count, fuse_req_getgroups(req, count, groups.data()));
+  }
+  return std::span(groups).first(static_cast<std::size_t>(std::max(count, 0)));
+}
+
+}  // namespace
+
+int prepare_worker_thread() noexcept {
+  if (::unshare(CLONE_FS) != 0) return errno;
+  own.root = ::geteuid() == 0;
+  if (own.root) {
+    if (::prctl(PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP) != 0) return errno;
+    if (const int error = set_groups({}); error != 0) return error;
+    if (const int error = own.capabilities.read(); error != 0) return error;
+    own.capabilities.remove(CAP_SYS_RESOURCE);
+    if (const int error = own.capabilities.write(); error != 0) return error;
+  }
+  own.prepared = true;
+  return 0;
+}
+
+CallerIdentity::CallerIdentity(fuse_req_t req) : error_(take(req)) {}
+
+int CallerIdentity::take(fuse_req_t req) {
+  if (!own.prepared) return EPERM;
+  const fuse_ctx& caller = *fuse_req_ctx(req);
+  ::umask(caller.umask);
+  if (!own.root || (caller.uid == 0 && caller.gid == 0)) return 0;
+
+  const auto groups = groups_of(req);
+  switched_ = true;
+  if (const int error = set_groups(groups); error != 0) return error;
+  if (const int error = set_owner(caller.uid, caller.gid); error != 0) return error;
+  if (caller.uid == 0) return 0;
+  Capabilities reduced = own.capabilities;
+  reduced.remove(CAP_FSETID);
+  return reduced.write();
+}
+
+CallerIdentity::~CallerIdentity() {
+  if (!switched_) return;
+  // The thread must not go on with a stranger's identity.
+  if (own.capabilities.write() != 0 || set_owner(0, 0) != 0 || set_groups({}) != 0) std::abort();
+}
+
+}  // namespace lockfs

@@ -1,0 +1,39 @@
+/// Whose identity the daemon's threads act with.
+///
+/// Thread safety: everything here concerns the calling thread alone. On Linux credentials and
+/// (after unshare(CLONE_FS)) the umask belong to the thread.
+#pragma once
+
+#include <fuse3/fuse_lowlevel.h>
+
+namespace lockfs {
+
+/// To be called once by each thread that runs handlers, before the first: gives the thread a umask
+/// of its own and, for root, keeps its capabilities when it takes a caller's identity. It also
+/// gives up CAP_SYS_RESOURCE, with which the backing filesystem would ignore its users' disk
+/// quotas. Returns 0 or errno.
+int prepare_worker_thread() noexcept;
+
+/// While it lives the calling thread creates files as the caller of a request would: owner, group,
+/// supplementary groups, umask, and no right to set-group-ID bits of foreign groups (CAP_FSETID).
+/// All other capabilities stay, since the kernel has checked the caller's permissions already.
+/// A daemon that isn't root takes only the umask. At most one at a time in a thread.
+class CallerIdentity {
+ public:
+  /// Throws std::bad_alloc.
+  explicit CallerIdentity(fuse_req_t req);
+  CallerIdentity(const CallerIdentity&) = delete;
+  CallerIdentity& operator=(const CallerIdentity&) = delete;
+  ~CallerIdentity();
+
+  /// 0, or the errno with which the identity could not be taken: then nothing may be created.
+  [[nodiscard]] int error() const noexcept { return error_; }
+
+ private:
+  int take(fuse_req_t req);
+
+  bool switched_ = false;  ///< before error_, whose initialiser sets it
+  int error_;
+};
+
+}  // namespace lockfs

@@ -1,0 +1,54 @@
+/// Decides for each open file whether the kernel reads and writes the backing file itself
+/// (FUSE_PASSTHROUGH) or the daemon does.
+///
+/// Thread safety: all members may be called from any thread; enable() before the others.
+///
+/// Invariants:
+///   1. All open handles of one inode are served the same way: the kernel fails a mixed open with
+///      EIO (fuse_file_io_open). The first open decides, until the last handle is gone.
+///   2. An inode has one backing id, whatever the number of its handles: the kernel refuses a
+///   second
+///      (fuse_inode_uncached_io_start gives EBUSY).
+///   3. What is registered is the inode's O_PATH descriptor, or a read-only one made for it. The
+///      kernel pins a registered file until it is unregistered; a handle's own would keep its write
+///      access alive too long.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <mutex>
+
+#include "fs/handle.h"
+#include "fs/options.h"
+
+namespace lockfs {
+
+class DataPassthroughTable {
+ public:
+  /// `wanted` is what the user asked for: it decides how loudly a refusal is logged.
+  explicit DataPassthroughTable(DataPassthrough wanted) noexcept : wanted_(wanted) {}
+
+  /// The kernel granted passthrough in INIT; `fuse_fd` is the session's device descriptor.
+  void enable(int fuse_fd) noexcept { fuse_fd_ = fuse_fd; }
+
+  /// Counts a new handle and sets its `passthrough`. Returns the backing id for the OPEN reply, or
+  /// 0 if the daemon is to read and write. Each call needs one detach().
+  std::int32_t attach(Handle& handle) noexcept;
+
+  /// The handle is going: the last one of an inode takes the backing id with it.
+  void detach(Handle& handle) noexcept;
+
+ private:
+  /// Returns the new backing id or -errno.
+  [[nodiscard]] std::int32_t register_backing(const Inode& inode) const noexcept;
+  void report_refusal(int error) noexcept;
+  std::mutex& mutex_of(const Inode& inode) noexcept;
+
+  const DataPassthrough wanted_;
+  int fuse_fd_ = -1;
+  std::atomic<bool> refusal_reported_{false};
+  std::array<std::mutex, 64> mutexes_;  ///< each guards Inode::data_mode of its share of inodes
+};
+
+}  // namespace lockfs

@@ -1,0 +1,65 @@
+/// The filesystems below the source: the one the source directory is on and those mounted further
+/// down.
+///
+/// Thread safety: a Device doesn't change once made; DeviceTable may be used from any thread.
+#pragma once
+
+#include <sys/stat.h>
+#include <sys/types.h>
+
+#include <cstdint>
+#include <list>
+#include <shared_mutex>
+#include <string>
+
+#include "fs/unique_fd.h"
+
+namespace lockfs {
+
+class Device {
+ public:
+  /// `path_fd` is any file of the filesystem. `index` is 0 for the source's own.
+  Device(dev_t dev, std::uint16_t index, int path_fd, mode_t type) noexcept;
+
+  [[nodiscard]] dev_t dev() const noexcept { return dev_; }
+  [[nodiscard]] bool is_source() const noexcept { return index_ == 0; }
+
+  /// The backing files live on a local disk or in memory: close() has nothing to write back, and
+  /// the number of an open file is not given to another one.
+  [[nodiscard]] bool is_local() const noexcept { return local_; }
+
+  /// open_handle() works: a descriptor may be closed and had again.
+  [[nodiscard]] bool can_reopen() const noexcept { return can_reopen_; }
+
+  /// File handle (name_to_handle_at) of the file behind `fd`; empty if there is none.
+  [[nodiscard]] std::string handle_of(int fd) const;
+
+  /// O_PATH descriptor of the file that `handle` names, or -errno (ESTALE: it no longer exists).
+  [[nodiscard]] int open_handle(const std::string& handle) const noexcept;
+
+  /// Inode number to show. The mount shows one st_dev, by which tar or rsync detect hard links, so
+  /// files of different filesystems must not share a number.
+  [[nodiscard]] ino_t shown_ino(ino_t ino) const noexcept {
+    return ino ^ (static_cast<ino_t>(index_) << 48);
+  }
+
+ private:
+  const dev_t dev_;
+  const std::uint16_t index_;
+  bool local_ = false;
+  bool can_reopen_ = false;
+  UniqueFd mount_fd_;  ///< open_by_handle_at takes no O_PATH descriptor
+};
+
+class DeviceTable {
+ public:
+  /// The device of a file, added if it is new. Devices are never removed: their number is that of
+  /// the filesystems ever met.
+  Device& find_or_add(const struct stat& st, int path_fd);
+
+ private:
+  std::shared_mutex mutex_;
+  std::list<Device> devices_;  ///< guarded by mutex_; elements stay where they are
+};
+
+}  // namespace lockfs

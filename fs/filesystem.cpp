@@ -1,0 +1,226 @@
+#include "fs/filesystem.h"
+
+#include <fcntl.h>
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <cstring>
+#include <new>
+#include <system_error>
+#include <utility>
+
+namespace lockfs {
+namespace {
+
+constexpr std::size_t kMaxPins = 50'000;
+constexpr rlim_t kDescriptorsWanted = 1 << 20;  // fs.nr_open's default
+constexpr auto kIdlePeriod = std::chrono::seconds(5);
+
+/// Raises the limit of open descriptors as far as allowed and returns it.
+std::size_t raise_descriptor_limit() noexcept {
+  struct rlimit limit {};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return 1024;
+  const struct rlimit wanted {
+    std::max(limit.rlim_max, kDescriptorsWanted), std::max(limit.rlim_max, kDescriptorsWanted)
+  };
+  if (::setrlimit(RLIMIT_NOFILE, &wanted) == 0) return wanted.rlim_cur;  // root only
+  limit.rlim_cur = limit.rlim_max;
+  ::setrlimit(RLIMIT_NOFILE, &limit);
+  return limit.rlim_cur;
+}
+
+UniqueFd open_source(const std::string& source) {
+  UniqueFd fd(::open(source.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+  if (!fd) throw std::system_error(errno, std::generic_category(), "cannot open " + source);
+  // Open files are reached through /proc: without it nothing would work, and late.
+  if (::access(ProcPath(fd.get()).c_str(), F_OK) != 0) {
+    throw std::system_error(errno, std::generic_category(), "/proc is needed but not usable");
+  }
+  return fd;
+}
+
+}  // namespace
+
+Filesystem::Filesystem(const Options& options)
+    : options_(options),
+      inodes_(open_source(options.source), std::min(raise_descriptor_limit() / 2, kMaxPins)),
+      passthrough_(options.passthrough),
+      idle_closer_([this](const std::stop_token& stop) { run_idle_closer(stop); }) {}
+
+void Filesystem::run_idle_closer(const std::stop_token& stop) {
+  std::unique_lock lock(idle_mutex_);
+  while (!idle_stop_.wait_for(lock, stop, kIdlePeriod, [&] { return stop.stop_requested(); })) {
+    inodes_.close_idle();
+  }
+}
+
+void Filesystem::set_kernel_passthrough(bool granted, int fuse_fd) noexcept {
+  if (granted) passthrough_.enable(fuse_fd);
+}
+
+int Filesystem::read_attributes(Inode& inode, struct stat& st) noexcept {
+  inode.attr_cached.store(true);
+  if (::fstat(inode.fd(), &st) != 0) return errno;
+  st.st_ino = inode.device().shown_ino(st.st_ino);
+  return 0;
+}
+
+int Filesystem::enter(UniqueFd path_fd, Entry& entry) {
+  struct stat st {};
+  if (::fstat(path_fd.get(), &st) != 0) return errno;
+  bool known = false;
+  entry.inode = inodes_.intern(std::move(path_fd), st, &known);
+  // Attributes read before attr_cached was set could be older than a lock grant that saw no need
+  // to notify the kernel. A file nobody knew has no locks.
+  if (known) return read_attributes(*entry.inode, entry.st);
+  entry.inode->attr_cached.store(true);
+  entry.st = st;
+  entry.st.st_ino = entry.inode->device().shown_ino(st.st_ino);
+  return 0;
+}
+
+int Filesystem::find_child(Inode& parent, const char* name, Entry& entry) {
+  // NFS servers look up "." to turn a nodeid into an inode, whatever its type, and ".." to connect
+  // a directory to its parents.
+  if (std::strcmp(name, ".") == 0) {
+    const int error = inodes_.acquire(parent.nodeid(), entry.inode);
+    return error != 0 ? error : read_attributes(*entry.inode, entry.st);
+  }
+  UniqueFd fd(::openat(parent.fd(), name, O_PATH | O_NOFOLLOW | O_CLOEXEC));
+  if (!fd) return errno;
+  if (std::strcmp(name, "..") == 0 && !is_below_source(fd.get())) return ESTALE;
+  return enter(std::move(fd), entry);
+}
+
+int Filesystem::find_child(fuse_ino_t parent, const char* name, Entry& entry) {
+  InodePtr directory;
+  if (const int error = inodes_.acquire(parent, directory); error != 0) return error;
+  return find_child(*directory, name, entry);
+}
+
+bool Filesystem::is_below_source(int directory) const noexcept {
+  const FileId source = inodes_.root()->id();
+  UniqueFd current;
+  FileId last;
+  for (int fd = directory;; fd = current.get()) {
+    struct stat st {};
+    if (::fstat(fd, &st) != 0) return false;
+    const FileId id{st.st_dev, st.st_ino};
+    if (id == source) return true;
+    if (id == last) return false;  // the root of all directories is its own parent
+    last = id;
+    current.reset(::openat(fd, "..", O_PATH | O_NOFOLLOW | O_CLOEXEC));
+    if (!current) return false;
+  }
+}
+
+fuse_entry_param Filesystem::entry_param(const Entry& entry) const noexcept {
+  fuse_entry_param param{};
+  param.ino = entry.inode->nodeid();
+  param.generation = param.ino == FUSE_ROOT_ID ? 0 : entry.inode->generation();
+  param.attr = entry.st;
+  param.attr_timeout = options_.attr_timeout;
+  param.entry_timeout = options_.entry_timeout;
+  return param;
+}
+
+int Filesystem::reply_entry(fuse_req_t req, const Entry& entry) {
+  const fuse_entry_param param = entry_param(entry);
+  inodes_.add_lookup(*entry.inode);
+  if (fuse_reply_entry(req, &param) != 0) inodes_.forget(entry.inode->nodeid(), 1);
+  return 0;
+}
+
+int Filesystem::reply_attributes(fuse_req_t req, Inode& inode) {
+  struct stat st {};
+  if (const int error = read_attributes(inode, st); error != 0) return error;
+  fuse_reply_attr(req, &st, options_.attr_timeout);
+  return 0;
+}
+
+/// Each function here is a row of fuse_lowlevel_ops.
+struct Ops {
+  static Filesystem& filesystem(fuse_req_t req) noexcept {
+    return *static_cast<Filesystem*>(fuse_req_userdata(req));
+  }
+
+  template <auto Handler, class... Args>
+  static int run(fuse_req_t req, Args... args) noexcept {
+    try {
+      return (filesystem(req).*Handler)(req, args...);
+    } catch (const std::bad_alloc&) {
+      return ENOMEM;
+    }
+  }
+
+  /// The handler returns 0 or the errno to answer.
+  template <auto Handler, class... Args>
+  static void status(fuse_req_t req, Args... args) noexcept {
+    fuse_reply_err(req, run<Handler>(req, args...));
+  }
+
+  /// The handler has answered if it returns 0.
+  template <auto Handler, class... Args>
+  static void reply(fuse_req_t req, Args... args) noexcept {
+    if (const int error = run<Handler>(req, args...); error != 0) fuse_reply_err(req, error);
+  }
+
+  static void init(void* userdata, fuse_conn_info* conn) noexcept {
+    static_cast<Filesystem*>(userdata)->init(*conn);
+  }
+
+  static void forget(fuse_req_t req, fuse_ino_t nodeid, std::uint64_t count) noexcept {
+    filesystem(req).forget(nodeid, count);
+    fuse_reply_none(req);
+  }
+
+  static void forget_multi(fuse_req_t req, size_t count, fuse_forget_data* forgets) noexcept {
+    for (size_t i = 0; i < count; ++i) filesystem(req).forget(forgets[i].ino, forgets[i].nlookup);
+    fuse_reply_none(req);
+  }
+};
+
+void Filesystem::fill_ops(fuse_lowlevel_ops& ops) noexcept {
+  ops.init = Ops::init;
+  ops.lookup = Ops::reply<&Filesystem::lookup>;
+  ops.forget = Ops::forget;
+  ops.forget_multi = Ops::forget_multi;
+  ops.getattr = Ops::reply<&Filesystem::getattr>;
+  ops.setattr = Ops::reply<&Filesystem::setattr>;
+  ops.readlink = Ops::reply<&Filesystem::readlink>;
+  ops.access = Ops::status<&Filesystem::access>;
+  ops.statfs = Ops::reply<&Filesystem::statfs>;
+
+  ops.mknod = Ops::reply<&Filesystem::mknod>;
+  ops.mkdir = Ops::reply<&Filesystem::mkdir>;
+  ops.symlink = Ops::reply<&Filesystem::symlink>;
+  ops.link = Ops::reply<&Filesystem::link>;
+  ops.unlink = Ops::status<&Filesystem::unlink>;
+  ops.rmdir = Ops::status<&Filesystem::rmdir>;
+  ops.rename = Ops::status<&Filesystem::rename>;
+
+  ops.open = Ops::reply<&Filesystem::open>;
+  ops.create = Ops::reply<&Filesystem::create>;
+  ops.read = Ops::reply<&Filesystem::read>;
+  ops.write = Ops::reply<&Filesystem::write>;
+  ops.fsync = Ops::status<&Filesystem::fsync>;
+  ops.fallocate = Ops::status<&Filesystem::fallocate>;
+  ops.copy_file_range = Ops::reply<&Filesystem::copy_file_range>;
+  ops.lseek = Ops::reply<&Filesystem::lseek>;
+  ops.ioctl = Ops::reply<&Filesystem::ioctl>;
+
+  ops.opendir = Ops::reply<&Filesystem::opendir>;
+  ops.readdir = Ops::reply<&Filesystem::readdir>;
+  ops.readdirplus = Ops::reply<&Filesystem::readdirplus>;
+  ops.releasedir = Ops::status<&Filesystem::releasedir>;
+  ops.fsyncdir = Ops::status<&Filesystem::fsyncdir>;
+
+  ops.setxattr = Ops::status<&Filesystem::setxattr>;
+  ops.getxattr = Ops::reply<&Filesystem::getxattr>;
+  ops.listxattr = Ops::reply<&Filesystem::listxattr>;
+  ops.removexattr = Ops::status<&Filesystem::removexattr>;
+}
+
+}  // namespace lockfs

@@ -1,0 +1,156 @@
+/// The passthrough filesystem: every FUSE operation except the lock ones, carried out on the
+/// backing files below one source directory.
+///
+/// Thread safety: handlers run on any number of threads at once, each prepared with
+/// prepare_worker_thread() (fs/credentials.h). No lock is held across a system call that may block,
+/// save an open directory's own.
+///
+/// Invariants:
+///   1. Each step from a directory to an entry is one component, taken with O_NOFOLLOW relative to
+///      the directory's descriptor; no path is ever walked, no symbolic link ever followed.
+///   2. The kernel (default_permissions) decides who may do what. The daemon acts as itself, and as
+///      the caller only where a new file takes its owner from the process.
+///   3. Each request is answered exactly once.
+#pragma once
+
+#include <dirent.h>
+#include <fuse3/fuse_lowlevel.h>
+
+#include <condition_variable>
+#include <cstddef>
+#include <cstdint>
+#include <mutex>
+#include <stop_token>
+#include <thread>
+
+#include "fs/data_passthrough.h"
+#include "fs/handle.h"
+#include "fs/inode.h"
+#include "fs/inode_table.h"
+#include "fs/options.h"
+
+namespace lockfs {
+
+class LockOps;
+
+class Filesystem {
+ public:
+  /// Opens `options.source`: to be called before the mount, which may cover it. Raises the
+  /// process's limit of open descriptors and starts a thread: to be called after the last fork().
+  /// `options` must outlive the object. Throws std::system_error; what() is one line for the user.
+  explicit Filesystem(const Options& options);
+
+  /// Enters every operation but getlk, setlk, flock, flush and release. Handlers expect the
+  /// session's user data to be a Filesystem*.
+  static void fill_ops(fuse_lowlevel_ops& ops) noexcept;
+
+  /// What the kernel granted in INIT; called once, before any file is open. `fuse_fd` is the
+  /// device descriptor of the session.
+  void set_kernel_passthrough(bool granted, int fuse_fd) noexcept;
+
+  /// Data part of FLUSH: does what close() of one descriptor does to the backing file (a network
+  /// filesystem writes its cache back and reports errors here). Returns 0 or errno; may block.
+  int flush_data(const Handle& handle) noexcept;
+
+  /// Data part of RELEASE: closes and frees what OPEN or CREATE made.
+  void close_handle(Handle* handle) noexcept;
+
+  [[nodiscard]] InodeTable& inodes() noexcept { return inodes_; }
+
+  /// The lock operations of this mount, which find their state by the session's user data too.
+  void set_lock_ops(LockOps* ops) noexcept { lock_ops_ = ops; }
+  [[nodiscard]] LockOps* lock_ops() const noexcept { return lock_ops_; }
+
+ private:
+  /// The C functions behind fill_ops: they call the handlers below and answer what those return.
+  friend struct Ops;
+
+  /// A file and its attributes, on the way to a reply.
+  struct Entry {
+    InodePtr inode;
+    struct stat st {};
+  };
+
+  // filesystem.cpp: what several handlers need. All return 0 or an errno.
+  int find_child(Inode& parent, const char* name, Entry& entry);
+  int find_child(fuse_ino_t parent, const char* name, Entry& entry);
+  int enter(UniqueFd path_fd, Entry& entry);
+  static int read_attributes(Inode& inode, struct stat& st) noexcept;
+  [[nodiscard]] fuse_entry_param entry_param(const Entry& entry) const noexcept;
+  int reply_entry(fuse_req_t req, const Entry& entry);
+  int reply_attributes(fuse_req_t req, Inode& inode);
+  [[nodiscard]] bool is_below_source(int directory) const noexcept;
+  void run_idle_closer(const std::stop_token& stop);
+
+  // The handlers return 0 or an errno. Those that have more to say than "done" answer success
+  // themselves, as their last step.
+
+  // metadata_ops.cpp
+  void init(fuse_conn_info& conn) noexcept;
+  int lookup(fuse_req_t req, fuse_ino_t parent, const char* name);
+  void forget(fuse_ino_t nodeid, std::uint64_t count) noexcept;
+  int getattr(fuse_req_t req, fuse_ino_t nodeid, fuse_file_info* fi);
+  int setattr(fuse_req_t req, fuse_ino_t nodeid, struct stat* attr, int to_set, fuse_file_info* fi);
+  int readlink(fuse_req_t req, fuse_ino_t nodeid);
+  int access(fuse_req_t req, fuse_ino_t nodeid, int mask);
+  int statfs(fuse_req_t req, fuse_ino_t nodeid);
+
+  // name_ops.cpp
+  /// Runs `create(parent's descriptor)`, a call returning 0 or -1 with errno, as the caller, and
+  /// answers with the new entry.
+  template <class Create>
+  int make_entry(fuse_req_t req, fuse_ino_t parent, const char* name, const Create& create);
+  int mknod(fuse_req_t req, fuse_ino_t parent, const char* name, mode_t mode, dev_t rdev);
+  int mkdir(fuse_req_t req, fuse_ino_t parent, const char* name, mode_t mode);
+  int symlink(fuse_req_t req, const char* target, fuse_ino_t parent, const char* name);
+  int link(fuse_req_t req, fuse_ino_t nodeid, fuse_ino_t parent, const char* name);
+  int unlink(fuse_req_t req, fuse_ino_t parent, const char* name);
+  int rmdir(fuse_req_t req, fuse_ino_t parent, const char* name);
+  int rename(fuse_req_t req, fuse_ino_t parent, const char* name, fuse_ino_t new_parent,
+             const char* new_name, unsigned flags);
+
+  // data_ops.cpp
+  static int open_descriptor(fuse_req_t req, const Inode& inode, int flags, UniqueFd& fd);
+  static int create_descriptor(fuse_req_t req, const Inode& directory, const char* name,
+                               mode_t mode, int flags, UniqueFd& fd);
+  int open(fuse_req_t req, fuse_ino_t nodeid, fuse_file_info* fi);
+  int create(fuse_req_t req, fuse_ino_t parent, const char* name, mode_t mode, fuse_file_info* fi);
+  int read(fuse_req_t req, fuse_ino_t nodeid, size_t size, off_t offset, fuse_file_info* fi);
+  int write(fuse_req_t req, fuse_ino_t nodeid, const char* data, size_t size, off_t offset,
+            fuse_file_info* fi);
+  int fsync(fuse_req_t req, fuse_ino_t nodeid, int datasync, fuse_file_info* fi);
+  int fallocate(fuse_req_t req, fuse_ino_t nodeid, int mode, off_t offset, off_t length,
+                fuse_file_info* fi);
+  int copy_file_range(fuse_req_t req, fuse_ino_t nodeid_in, off_t offset_in, fuse_file_info* fi_in,
+                      fuse_ino_t nodeid_out, off_t offset_out, fuse_file_info* fi_out,
+                      size_t length, int flags);
+  int lseek(fuse_req_t req, fuse_ino_t nodeid, off_t offset, int whence, fuse_file_info* fi);
+  int ioctl(fuse_req_t req, fuse_ino_t nodeid, unsigned command, void* argument, fuse_file_info* fi,
+            unsigned flags, const void* in, size_t in_size, size_t out_size);
+
+  // dir_ops.cpp
+  int plus_param(const DirHandle& handle, const dirent64& entry, fuse_entry_param& param,
+                 InodePtr& inode);
+  int opendir(fuse_req_t req, fuse_ino_t nodeid, fuse_file_info* fi);
+  int readdir(fuse_req_t req, fuse_ino_t nodeid, size_t size, off_t offset, fuse_file_info* fi);
+  int readdirplus(fuse_req_t req, fuse_ino_t nodeid, size_t size, off_t offset, fuse_file_info* fi);
+  int releasedir(fuse_req_t req, fuse_ino_t nodeid, fuse_file_info* fi);
+  int fsyncdir(fuse_req_t req, fuse_ino_t nodeid, int datasync, fuse_file_info* fi);
+
+  // xattr_ops.cpp
+  int setxattr(fuse_req_t req, fuse_ino_t nodeid, const char* name, const char* value, size_t size,
+               int flags);
+  int getxattr(fuse_req_t req, fuse_ino_t nodeid, const char* name, size_t size);
+  int listxattr(fuse_req_t req, fuse_ino_t nodeid, size_t size);
+  int removexattr(fuse_req_t req, fuse_ino_t nodeid, const char* name);
+
+  const Options& options_;
+  LockOps* lock_ops_ = nullptr;
+  InodeTable inodes_;
+  DataPassthroughTable passthrough_;
+  std::mutex idle_mutex_;
+  std::condition_variable_any idle_stop_;
+  std::jthread idle_closer_;  ///< last: it uses inodes_
+};
+
+}  // namespace lockfs

@@ -1,0 +1,62 @@
+/// What an open file and an open directory are to the daemon: `fi->fh` points to one of these from
+/// the OPEN reply to RELEASE.
+#pragma once
+
+#include <fcntl.h>
+
+#include <cstddef>
+#include <memory>
+#include <mutex>
+#include <utility>
+
+#include "fs/inode.h"
+#include "fs/unique_fd.h"
+
+struct fuse_file_info;
+
+namespace lockfs {
+
+class HandleLocks;
+
+/// Defined with HandleLocks, so that this header needs only its name.
+struct HandleLocksDeleter {
+  void operator()(HandleLocks* locks) const noexcept;
+};
+
+/// An open regular file. Any number of threads may use one at a time; the members are fixed between
+/// the OPEN reply and RELEASE, except `locks`, which the lock operations guard.
+/// No lock is ever taken on `fd`.
+struct Handle {
+  Handle(InodePtr file, UniqueFd descriptor, int open_flags) noexcept
+      : inode(std::move(file)), fd(std::move(descriptor)), flags(open_flags) {}
+
+  [[nodiscard]] bool readable() const noexcept { return (flags & O_ACCMODE) != O_WRONLY; }
+  [[nodiscard]] bool writable() const noexcept { return (flags & O_ACCMODE) != O_RDONLY; }
+
+  static Handle& of(const fuse_file_info& fi) noexcept;
+
+  const InodePtr inode;
+  const UniqueFd fd;
+  const int flags;           ///< as the caller gave them to open(2)
+  bool passthrough = false;  ///< the kernel reads and writes the backing file itself
+  std::unique_ptr<HandleLocks, HandleLocksDeleter> locks;
+};
+
+/// An open directory, streamed with getdents64.
+struct DirHandle {
+  DirHandle(InodePtr directory, UniqueFd descriptor) noexcept
+      : inode(std::move(directory)), fd(std::move(descriptor)) {}
+
+  static DirHandle& of(const fuse_file_info& fi) noexcept;
+
+  const InodePtr inode;
+  const UniqueFd fd;
+
+  std::mutex mutex;                     ///< guards what follows and the position of `fd`
+  std::unique_ptr<std::byte[]> buffer;  ///< entries as getdents64 wrote them; made at first use
+  std::size_t begin = 0;                ///< first entry in `buffer` that was not delivered
+  std::size_t end = 0;
+  off_t offset = 0;  ///< directory offset of the entry at `begin`
+};
+
+}  // namespace lockfs

@@ -1,0 +1,56 @@
+#include "fs/inode.h"
+
+#include <cerrno>
+#include <cstdio>
+
+#include "fs/inode_table.h"
+
+namespace lockfs {
+namespace {
+
+/// FNV-1a. 32 bits, because that is what the kernel keeps of a generation: a wider one would look
+/// like another file at each lookup (fuse_stale_inode).
+std::uint32_t generation_of(const std::string& handle) noexcept {
+  std::uint32_t hash = 2166136261U;
+  for (const char byte : handle) hash = (hash ^ static_cast<unsigned char>(byte)) * 16777619U;
+  return hash == 0 ? 1 : hash;  // 0 would match any generation (fuse_get_dentry)
+}
+
+}  // namespace
+
+Inode::Inode(InodeTable& table, Device& device, std::uint64_t nodeid, UniqueFd path_fd,
+             const struct stat& st, std::string handle) noexcept
+    : table_(table),
+      device_(device),
+      nodeid_(nodeid),
+      id_{st.st_dev, st.st_ino},
+      handle_(std::move(handle)),
+      generation_(generation_of(handle_)),
+      type_(st.st_mode & S_IFMT),
+      fd_(std::move(path_fd)) {}
+
+std::string Inode::path() const {
+  char target[PATH_MAX];
+  const ssize_t length = readlink(ProcPath(fd()).c_str(), target, sizeof target);
+  return length > 0 ? std::string(target, static_cast<std::size_t>(length))
+                    : "inode " + std::to_string(id_.ino);
+}
+
+int Inode::reopen(int flags) const noexcept {
+  const int fd = ::open(ProcPath(this->fd()).c_str(), flags | O_CLOEXEC);
+  return fd >= 0 ? fd : -errno;
+}
+
+bool Inode::can_reopen() const noexcept { return device_.can_reopen() && !handle_.empty(); }
+
+InodePtr::InodePtr(const InodePtr& other) noexcept : inode_(other.inode_) {
+  if (inode_ != nullptr) inode_->refs_.fetch_add(1, std::memory_order_relaxed);
+}
+
+InodePtr::~InodePtr() {
+  if (inode_ != nullptr) inode_->table_.release(*inode_);
+}
+
+ProcPath::ProcPath(int fd) noexcept { std::snprintf(text_, sizeof text_, "/proc/self/fd/%d", fd); }
+
+}  // namespace lockfs

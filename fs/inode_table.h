@@ -1,0 +1,116 @@
+/// All inodes the kernel or the daemon refers to.
+///
+/// Thread safety: all members may be called from any thread. The table is split into shards with a
+/// mutex each; none is held across a system call.
+///
+/// Invariants:
+///   1. An inode is found by its nodeid while it exists, and by its FileId until a newer file is
+///   met
+///      under the same number.
+///   2. At most `pin_limit` descriptors are kept for inodes that nobody uses and whose filesystem
+///      can find them again; the least recently used are closed first (clock algorithm).
+///   3. A nodeid names its shard, and is never given to a second live inode.
+#pragma once
+
+#include <array>
+#include <boost/intrusive/list.hpp>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <unordered_map>
+
+#include "fs/device.h"
+#include "fs/inode.h"
+#include "fs/unique_fd.h"
+
+namespace lockfs {
+
+class InodeTable {
+ public:
+  /// `root` is an O_PATH descriptor of the source directory. Throws std::system_error.
+  InodeTable(UniqueFd root, std::size_t pin_limit);
+  InodeTable(const InodeTable&) = delete;
+  InodeTable& operator=(const InodeTable&) = delete;
+
+  /// Frees every inode, known to the kernel or not. No InodePtr may be left.
+  ~InodeTable();
+
+  /// Finds the inode with this nodeid. Returns 0, or an errno: ESTALE when there is none or its
+  /// backing file is gone.
+  [[nodiscard]] int acquire(std::uint64_t nodeid, InodePtr& inode) noexcept;
+
+  /// The inode of the backing file that `path_fd` (O_PATH) refers to and `st` describes; made if it
+  /// isn't known. `known` tells which, if not null.
+  [[nodiscard]] InodePtr intern(UniqueFd path_fd, const struct stat& st, bool* known = nullptr);
+
+  /// The kernel is about to learn this inode by a reply.
+  void add_lookup(Inode& inode) noexcept;
+
+  /// The kernel dropped `count` of its lookups.
+  void forget(std::uint64_t nodeid, std::uint64_t count) noexcept;
+
+  [[nodiscard]] const InodePtr& root() const noexcept { return root_; }
+
+  /// Closes descriptors nobody used since the last call. They keep deleted files' space occupied
+  /// and mounts busy.
+  void close_idle() noexcept;
+
+  struct Counts {
+    std::size_t inodes = 0;
+    std::size_t pinned = 0;  ///< evictable inodes whose descriptor is open
+  };
+  [[nodiscard]] Counts counts() const noexcept;
+
+ private:
+  friend class InodePtr;
+
+  struct FileIdHash {
+    std::size_t operator()(const FileId& id) const noexcept;
+  };
+  using ClockHook =
+      boost::intrusive::member_hook<Inode, decltype(Inode::clock_hook_), &Inode::clock_hook_>;
+
+  struct Shard {
+    mutable std::mutex mutex;  ///< guards the rest
+    std::unordered_map<std::uint64_t, Inode*> by_nodeid;
+    std::unordered_map<FileId, Inode*, FileIdHash> by_id;
+    /// Inodes whose open descriptor may be closed when unused; the clock hand is at the front.
+    boost::intrusive::list<Inode, ClockHook> clock;
+    std::uint64_t next_number = 0;  ///< for files that cannot have their inode number as nodeid
+  };
+  static constexpr unsigned kShardBits = 6;
+  static constexpr std::size_t kShards = std::size_t{1} << kShardBits;
+  using Lock = std::lock_guard<std::mutex>;
+
+  /// Drops one reference.
+  void release(Inode& inode) noexcept;
+
+  /// Opens an inode again that was found without a descriptor. Returns 0 or errno.
+  int repin(Shard& shard, Inode& inode) noexcept;
+
+  static std::size_t shard_index(ino_t ino) noexcept;
+  Shard& shard_of(const Inode& inode) noexcept { return shards_[shard_index(inode.id_.ino)]; }
+  Shard& shard_of(std::uint64_t nodeid) noexcept;
+
+  // With the shard's mutex held:
+  Inode& add(Shard& shard, Device& device, UniqueFd path_fd, const struct stat& st,
+             std::string handle);
+  static std::uint64_t new_nodeid(Shard& shard, const Device& device, ino_t ino) noexcept;
+  static InodePtr refer(Inode& inode) noexcept;
+  /// Gives the inode this descriptor if it has none.
+  static void pin(Shard& shard, Inode& inode, UniqueFd& path_fd) noexcept;
+  /// Returns a descriptor to close if the shard has more than its share.
+  UniqueFd evict(Shard& shard) noexcept;
+  /// One step of the clock: the descriptor of the inode under the hand if it is idle.
+  static UniqueFd advance_hand(Shard& shard) noexcept;
+  static std::unique_ptr<Inode> take_out(Shard& shard, Inode& inode) noexcept;
+
+  const std::size_t pins_per_shard_;
+  DeviceTable devices_;
+  std::array<Shard, kShards> shards_;
+  InodePtr root_;
+};
+
+}  // namespace lockfs

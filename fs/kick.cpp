@@ -1,0 +1,56 @@
+#include "fs/kick.h"
+
+#include <pthread.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <csignal>
+
+namespace lockfs {
+
+namespace {
+
+constexpr int kSignal = SIGUSR2;
+constexpr short kInvalidType = 0x7f;
+
+/// The request that this thread is about to wait with. Only this thread and its handler look.
+thread_local std::atomic<struct flock*> kickable{nullptr};
+static_assert(std::atomic<struct flock*>::is_always_lock_free);
+
+void on_kick(int) {
+  if (struct flock* request = kickable.load(std::memory_order_relaxed)) {
+    request->l_type = kInvalidType;
+  }
+}
+
+}  // namespace
+
+void install_kick_handler() {
+  struct sigaction action {};
+  action.sa_handler = on_kick;
+  sigemptyset(&action.sa_mask);
+  action.sa_flags = 0;  // without SA_RESTART: the call must return
+  sigaction(kSignal, &action, nullptr);
+}
+
+void accept_only_kicks() {
+  sigset_t mask;
+  sigfillset(&mask);
+  sigdelset(&mask, kSignal);
+  pthread_sigmask(SIG_SETMASK, &mask, nullptr);
+}
+
+void kick(pid_t tid) { syscall(SYS_tgkill, getpid(), tid, kSignal); }
+
+KickableLock::KickableLock(struct flock* request) {
+  kickable.store(request, std::memory_order_relaxed);
+  std::atomic_signal_fence(std::memory_order_seq_cst);
+}
+
+KickableLock::~KickableLock() {
+  std::atomic_signal_fence(std::memory_order_seq_cst);
+  kickable.store(nullptr, std::memory_order_relaxed);
+}
+
+}  // namespace lockfs

@@ -1,0 +1,440 @@
+#include "fs/lock_ops.h"
+
+#include <fmt/format.h>
+#include <sys/file.h>
+
+#include <cerrno>
+#include <chrono>
+#include <cstring>
+#include <new>
+#include <string>
+#include <utility>
+
+#include "fs/filesystem.h"
+#include "fs/logging.h"
+#include "fs/record_lock.h"
+#include "fs/request_loop.h"
+
+namespace lockfs {
+
+namespace {
+
+using lockmgr::Mode;
+using lockmgr::OwnerType;
+
+constexpr auto kQueueLook = std::chrono::milliseconds(250);
+
+/// The backing of a mount whose locks are not carried to the files (mirror off).
+class UncarriedFile final : public lockmgr::NoBacking {
+ public:
+  explicit UncarriedFile(InodePtr inode) : inode_(std::move(inode)) {}
+  std::string name() const override { return inode_->path(); }
+
+ private:
+  const InodePtr inode_;
+};
+
+lockmgr::Limits limits_of(const Options& options) {
+  return {options.max_locks,   options.max_locks_per_user,   options.max_locks_per_owner,
+          options.max_waiters, options.max_waiters_per_user, options.max_outside_waits};
+}
+
+LockOps& ops_of(fuse_req_t req) {
+  return *static_cast<Filesystem*>(fuse_req_userdata(req))->lock_ops();
+}
+
+std::string text_of(const lockmgr::Range& range) {
+  return range.last == lockmgr::kEof ? fmt::format("{}-EOF", range.first)
+                                     : fmt::format("{}-{}", range.first, range.last);
+}
+
+const char* text_of(Mode mode) {
+  switch (mode) {
+    case Mode::kNone:
+      return "unlock";
+    case Mode::kShared:
+      return "shared lock";
+    case Mode::kExclusive:
+      return "exclusive lock";
+  }
+  return "lock";
+}
+
+std::string text_of(const lockmgr::Request& request) {
+  return fmt::format("{} {} of {} by pid {} (uid {}, {} owner {:#x})",
+                     lockmgr::to_string(request.owner.type), text_of(request.mode),
+                     text_of(request.range), request.caller.pid, request.caller.uid,
+                     lockmgr::to_string(request.owner.type), request.owner.cookie);
+}
+
+}  // namespace
+
+/// The C functions that libfuse calls.
+struct LockHandlers {
+  static LockOps::Asked asked(fuse_req_t req, const fuse_file_info& fi) {
+    const fuse_ctx& context = *fuse_req_ctx(req);
+    LockOps::Asked asked;
+    asked.req = req;
+    asked.handle = &Handle::of(fi);
+    asked.cookie = fi.lock_owner;
+    asked.caller = {RequestLoop::lock_caller_pid(), context.pid, context.uid};
+    if (asked.caller.pid == 0) asked.caller.pid = context.pid;
+    return asked;
+  }
+
+  static void setlk(fuse_req_t req, fuse_ino_t, fuse_file_info* fi, struct flock* lock, int sleep) {
+    LockOps::Asked ask = asked(req, *fi);
+    ask.range = range_of(*lock);
+    ask.mode = mode_of(lock->l_type);
+    ask.wait = sleep != 0;
+    ops_of(req).start(ask);
+  }
+
+  static void flock(fuse_req_t req, fuse_ino_t, fuse_file_info* fi, int op) {
+    LockOps::Asked ask = asked(req, *fi);
+    ask.flock = true;
+    ask.range = lockmgr::kWholeFile;
+    const int what = op & ~LOCK_NB;
+    ask.mode = what == LOCK_EX ? Mode::kExclusive : what == LOCK_SH ? Mode::kShared : Mode::kNone;
+    ask.wait = (op & LOCK_NB) == 0;
+    ops_of(req).start(ask);
+  }
+
+  static void getlk(fuse_req_t req, fuse_ino_t, fuse_file_info* fi, struct flock* lock) {
+    LockOps::Asked ask = asked(req, *fi);
+    ask.range = range_of(*lock);
+    ask.mode = mode_of(lock->l_type);
+    ops_of(req).get(ask);
+  }
+
+  static void flush(fuse_req_t req, fuse_ino_t, fuse_file_info* fi) {
+    ops_of(req).flush(req, Handle::of(*fi), fi->lock_owner);
+  }
+
+  static void release(fuse_req_t req, fuse_ino_t, fuse_file_info* fi) {
+    ops_of(req).release(req, &Handle::of(*fi));
+  }
+
+  static void interrupt(fuse_req_t req, void* ticket) {
+    ops_of(req).manager_.cancel(reinterpret_cast<lockmgr::Ticket>(ticket), EINTR);
+  }
+};
+
+void LockOps::fill_ops(fuse_lowlevel_ops& ops) noexcept {
+  ops.setlk = &LockHandlers::setlk;
+  ops.flock = &LockHandlers::flock;
+  ops.getlk = &LockHandlers::getlk;
+  ops.flush = &LockHandlers::flush;
+  ops.release = &LockHandlers::release;
+}
+
+// -- life ----------------------------------------------------------------------------------------
+
+void InodeLocksDeleter::operator()(InodeLocks* locks) const noexcept { delete locks; }
+void HandleLocksDeleter::operator()(HandleLocks* locks) const noexcept { delete locks; }
+
+HandleLocks::HandleLocks(LockOps& lock_ops, const Handle& handle,
+                         std::shared_ptr<LockedFile> locked)
+    : ops(lock_ops),
+      inode(*handle.inode),
+      file(std::move(locked)),
+      opened(handle.readable(), handle.writable()) {}
+
+HandleLocks::~HandleLocks() {
+  file->locks->close(opened);
+  ops.leave(inode, *file);
+}
+
+LockOps::LockOps(const Options& options, const lockmgr::Policy& policy, Filesystem& filesystem)
+    : options_(options), filesystem_(filesystem), manager_(limits_of(options), policy, this) {
+  queue_watcher_ = std::thread([this] { watch_queues(); });
+}
+
+LockOps::~LockOps() {
+  {
+    const std::lock_guard lock(queue_mutex_);
+    ended_ = true;
+  }
+  queue_changed_.notify_all();
+  queue_watcher_.join();
+}
+
+void LockOps::shut_down() noexcept { manager_.shut_down(ECONNABORTED); }
+
+std::mutex& LockOps::mutex_of(const Inode& inode) noexcept {
+  return mutexes_[inode.nodeid() % mutexes_.size()];
+}
+
+std::shared_ptr<LockedFile> LockOps::find(Inode& inode) noexcept {
+  const std::lock_guard lock(mutex_of(inode));
+  return inode.locks == nullptr ? nullptr : inode.locks->file;
+}
+
+std::shared_ptr<LockedFile> LockOps::make_file(Inode& inode, InodePtr reference) {
+  const lockmgr::FileKey key{inode.id().dev, inode.id().ino};
+  std::unique_ptr<lockmgr::Backing> backing;
+  if (options_.mirror) {
+    backing = std::make_unique<BackingFile>(std::move(reference), wait_threads_);
+  } else {
+    backing = std::make_unique<UncarriedFile>(std::move(reference));
+  }
+  return std::make_shared<LockedFile>(manager_.open_file(key, std::move(backing)),
+                                      inode.device().is_local());
+}
+
+HandleLocks& LockOps::locks_of(Handle& handle) {
+  if (handle.locks != nullptr) return *handle.locks;
+  Inode& inode = *handle.inode;
+  std::shared_ptr<LockedFile> file;
+  {
+    const std::lock_guard lock(mutex_of(inode));
+    if (inode.locks == nullptr) {
+      inode.locks.reset(new InodeLocks(make_file(inode, handle.inode)));
+    }
+    file = inode.locks->file;
+    ++file->handles;
+  }
+  try {
+    handle.locks.reset(new HandleLocks(*this, handle, file));
+  } catch (const std::bad_alloc&) {
+    leave(inode, *file);
+    throw;
+  }
+  return *handle.locks;
+}
+
+/// A handle with locks has gone. The last one takes the LockedFile with it, and so the reference
+/// that the backing holds on the inode.
+void LockOps::leave(Inode& inode, LockedFile& file) noexcept {
+  std::unique_ptr<InodeLocks, InodeLocksDeleter> last;  // freed after the mutex is released
+  const std::lock_guard lock(mutex_of(inode));
+  if (--file.handles == 0) last = std::move(inode.locks);
+}
+
+// -- owners --------------------------------------------------------------------------------------
+
+/// Called within the file's strand.
+OwnerType LockOps::classify(const Asked& asked, bool anew) {
+  if (asked.flock) return OwnerType::kFlock;
+  auto& classes = asked.handle->locks->classes;
+  HandleLocks::CookieClass* known = nullptr;
+  for (HandleLocks::CookieClass& entry : classes) {
+    if (entry.cookie == asked.cookie) known = &entry;
+  }
+  if (known != nullptr && !anew) return known->type;
+  if (!anew && known_processes_.contains(asked.cookie)) return OwnerType::kProcess;
+  // An owner that cannot be classified is taken for an open file: that asks least (no deadlock
+  // detection), and what ends its locks does not depend on the class.
+  const OwnerType type = classify_caller(asked.caller.tid).value_or(OwnerType::kOpenFile);
+  if (known != nullptr) {
+    known->type = type;
+  } else {
+    // Processes come and go through a shared open file; its own cookie is found again.
+    constexpr std::size_t kMostRemembered = 8;
+    if (classes.size() >= kMostRemembered) classes.erase(classes.begin());
+    classes.push_back({asked.cookie, type});
+  }
+  return type;
+}
+
+lockmgr::Request LockOps::request_of(const Asked& asked) {
+  return {{classify(asked), asked.cookie}, asked.caller, asked.range, asked.mode, asked.wait};
+}
+
+// -- requests ------------------------------------------------------------------------------------
+
+template <typename Task>
+void LockOps::in_order(std::shared_ptr<LockedFile> file, Task&& task) {
+  // The reference of this call keeps the strand while it runs what other threads left there, the
+  // release of the last handle maybe.
+  file->strand.run([overtakable = !file->local, task = std::forward<Task>(task)] {
+    // With its place in the strand, a request to a slow backing need not hold up those of others.
+    if (overtakable) RequestLoop::allow_overtaking();
+    task();
+  });
+}
+
+void LockOps::start(const Asked& asked) noexcept {
+  try {
+    HandleLocks& locks = locks_of(*asked.handle);
+    in_order(locks.file, [this, asked] { carry_out(asked); });
+  } catch (const std::bad_alloc&) {
+    fuse_reply_err(asked.req, ENOLCK);
+  }
+}
+
+void LockOps::carry_out(const Asked& asked) noexcept {
+  try {
+    // In daemon io, pages written through mmap reach the backing before others may lock the range
+    // (as nfs_lock() does with nfs_sync_mapping()).
+    if (asked.mode == Mode::kNone && asked.handle->writable()) {
+      drop_cached_data(*asked.handle->inode);
+    }
+    const lockmgr::Request request = request_of(asked);
+    HandleLocks& locks = *asked.handle->locks;
+    if (const auto now = locks.file->locks->try_now(locks.opened, request)) {
+      answer(asked, *now);
+    } else {
+      carry_out_waiting(asked, request);
+    }
+  } catch (const std::bad_alloc&) {
+    fuse_reply_err(asked.req, ENOLCK);
+  }
+}
+
+void LockOps::carry_out_waiting(const Asked& asked, lockmgr::Request request) noexcept {
+  try {
+    HandleLocks& locks = *asked.handle->locks;
+    // Deadlock detection must not take an open file for a process; now there is time to look.
+    if (request.owner.type == OwnerType::kProcess) request.owner.type = classify(asked, true);
+    const lockmgr::Ticket ticket = manager_.new_ticket();
+    // From here on an interrupt cancels the ticket, parked or not. libfuse calls back at once if
+    // the interrupt came before.
+    fuse_req_interrupt_func(asked.req, &LockHandlers::interrupt, reinterpret_cast<void*>(ticket));
+    const auto now = locks.file->locks->park(locks.opened, request, ticket,
+                                             [this, asked](int error) { answer(asked, error); });
+    if (now) {
+      answer(asked, *now);
+    } else {
+      { const std::lock_guard lock(queue_mutex_); }  // the watcher either waits or looks again
+      queue_changed_.notify_one();
+    }
+  } catch (const std::bad_alloc&) {
+    fuse_reply_err(asked.req, ENOLCK);
+  }
+}
+
+/// The handle lives until the request is answered: the kernel releases a file only then.
+void LockOps::answer(const Asked& asked, int error) noexcept {
+  if (error == 0 && asked.mode != Mode::kNone) {
+    Inode& inode = *asked.handle->inode;
+    drop_cached_data(inode);
+    drop_cached_attributes(inode);
+  }
+  fuse_reply_err(asked.req, error);
+}
+
+void LockOps::get(const Asked& asked) noexcept {
+  try {
+    HandleLocks& handle_locks = locks_of(*asked.handle);
+    in_order(handle_locks.file, [this, asked] {
+      std::optional<lockmgr::Blocker> blocker;
+      int error = ENOLCK;
+      try {
+        error = asked.handle->locks->file->locks->test(request_of(asked), blocker);
+      } catch (const std::bad_alloc&) {
+        error = ENOLCK;
+      }
+      if (error != 0) {
+        fuse_reply_err(asked.req, error);
+        return;
+      }
+      struct flock found = record_lock(asked.range, Mode::kNone);
+      if (blocker) {
+        found = record_lock(blocker->range, blocker->mode);
+        // The kernel looks the pid up in the mount's namespace; an open file has none to show.
+        const bool process = !blocker->owner || blocker->owner->type != OwnerType::kOpenFile;
+        found.l_pid = process && blocker->pid > 0 ? blocker->pid : 0;
+      }
+      fuse_reply_lock(asked.req, &found);
+    });
+  } catch (const std::bad_alloc&) {
+    fuse_reply_err(asked.req, ENOLCK);
+  }
+}
+
+void LockOps::flush(fuse_req_t req, Handle& handle, std::uint64_t cookie) noexcept {
+  known_processes_.remember(cookie);
+  const auto finish = [this, req, &handle] {
+    RequestLoop::allow_overtaking();
+    fuse_reply_err(req, filesystem_.flush_data(handle));
+  };
+  const std::shared_ptr<LockedFile> file = find(*handle.inode);
+  if (file == nullptr) {
+    finish();
+    return;
+  }
+  try {
+    in_order(file, [file, cookie, finish] {
+      file->locks->close_by_process(cookie);
+      finish();
+    });
+  } catch (const std::bad_alloc&) {
+    file->locks->close_by_process(cookie);
+    finish();
+  }
+}
+
+void LockOps::release(fuse_req_t req, Handle* handle) noexcept {
+  const auto finish = [this, req, handle] {
+    RequestLoop::allow_overtaking();
+    filesystem_.close_handle(handle);
+    fuse_reply_err(req, 0);
+  };
+  if (handle->locks == nullptr) {
+    finish();
+    return;
+  }
+  const std::shared_ptr<LockedFile> file = handle->locks->file;
+  try {
+    in_order(file, [file, handle, finish] {
+      handle->locks.reset();
+      finish();
+    });
+  } catch (const std::bad_alloc&) {
+    finish();
+  }
+}
+
+// -- coherence -----------------------------------------------------------------------------------
+
+void LockOps::drop_cached_attributes(Inode& inode) noexcept {
+  if (!inode.attr_cached.exchange(false)) return;
+  // A negative offset leaves the page cache alone. This neither blocks nor waits for requests.
+  fuse_lowlevel_notify_inval_inode(session_, inode.nodeid(), -1, 0);
+}
+
+void LockOps::drop_cached_data(Inode& inode) noexcept {
+  if (!inode.data_cached.exchange(false)) return;
+  // Waits for pages that are being read or written, which other threads must serve.
+  const RequestLoop::Blocking blocking;
+  fuse_lowlevel_notify_inval_inode(session_, inode.nodeid(), 0, 0);
+}
+
+void LockOps::watch_queues() {
+  std::unique_lock lock(queue_mutex_);
+  while (!ended_) {
+    if (manager_.ledger().waiters() == 0) {
+      queue_changed_.wait(lock);
+      continue;
+    }
+    queue_changed_.wait_for(lock, kQueueLook, [this] { return ended_; });
+    lock.unlock();
+    manager_.relent(lockmgr::LockManager::Clock::now());
+    lock.lock();
+  }
+}
+
+// -- reports -------------------------------------------------------------------------------------
+
+void LockOps::limit_reached(const lockmgr::FileLocks& file, const lockmgr::Request& request,
+                            lockmgr::Limit limit, std::uint64_t value) {
+  spdlog::warn("lock: {}: {} refused: {}: limit {}={} reached (uid {})", file.backing().name(),
+               text_of(request), std::strerror(ENOLCK), lockmgr::to_string(limit), value,
+               request.caller.uid);
+}
+
+void LockOps::backing_failed(const lockmgr::FileLocks& file, const lockmgr::Range& range, Mode mode,
+                             int error, bool unlocking) {
+  spdlog::error("lock: {}: backing file: {} of {}: {} (errno {}){}", file.backing().name(),
+                text_of(mode), text_of(range), std::strerror(error), error,
+                unlocking ? "; will be set right with the next request" : "");
+}
+
+void LockOps::deadlock(const lockmgr::FileLocks& file, const lockmgr::Request& request,
+                       const std::vector<std::uint64_t>& cycle) {
+  spdlog::info("lock: {}: {} refused: {}: cycle of {} processes", file.backing().name(),
+               text_of(request), std::strerror(EDEADLK), cycle.size());
+}
+
+}  // namespace lockfs

@@ -1,0 +1,163 @@
+/// The FUSE lock operations: getlk, setlk, flock, and the lock parts of flush and release. Turns
+/// them into requests to the lock manager in the order in which the kernel queued them, and the
+/// manager's decisions into replies. Holds no lock logic of its own.
+///
+/// Thread safety: handlers run on the threads of a RequestLoop, completions on any thread.
+///
+/// Invariants:
+///  1. Requests on one file reach the manager in the order in which they were read from the device
+///     (LockedFile::strand).
+///  2. Every request is answered exactly once: at once, by the manager's completion, or by an
+///     interrupt or the end, both of which go through the manager.
+///  3. Before a grant is answered, the kernel has dropped what it cached of the file: what the
+///     holder reads next is what the last holder, here or elsewhere, left.
+///  4. An inode has a LockedFile while one of its handles has HandleLocks.
+#pragma once
+
+#define FUSE_USE_VERSION 314
+#include <fuse3/fuse_lowlevel.h>
+
+#include <array>
+#include <atomic>
+#include <boost/container/small_vector.hpp>
+#include <condition_variable>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <thread>
+
+#include "fs/backing_file.h"
+#include "fs/handle.h"
+#include "fs/options.h"
+#include "fs/owner_class.h"
+#include "fs/strand.h"
+#include "fs/wait_threads.h"
+#include "lockmgr/file_locks.h"
+#include "lockmgr/lock_manager.h"
+
+namespace lockfs {
+
+class Filesystem;
+class LockOps;
+
+/// An inode on which locks are taken.
+struct LockedFile {
+  LockedFile(std::shared_ptr<lockmgr::FileLocks> file_locks, bool is_local)
+      : locks(std::move(file_locks)), local(is_local) {}
+
+  const std::shared_ptr<lockmgr::FileLocks> locks;
+  const bool local;  ///< calls to the backing take microseconds
+  Strand strand;
+  std::size_t handles = 0;  ///< guarded by LockOps::mutex_of()
+};
+
+/// What Inode::locks points to. Guarded by LockOps::mutex_of().
+class InodeLocks {
+ public:
+  explicit InodeLocks(std::shared_ptr<LockedFile> locked) : file(std::move(locked)) {}
+  const std::shared_ptr<LockedFile> file;
+};
+
+/// What Handle::locks points to: an open file through which locks were asked for. Made while the
+/// request is still in order; `classes` is used within the strand only.
+class HandleLocks {
+ public:
+  HandleLocks(LockOps& ops, const Handle& handle, std::shared_ptr<LockedFile> locked);
+  ~HandleLocks();
+  HandleLocks(const HandleLocks&) = delete;
+  HandleLocks& operator=(const HandleLocks&) = delete;
+
+  struct CookieClass {
+    std::uint64_t cookie;
+    lockmgr::OwnerType type;
+  };
+
+  LockOps& ops;
+  Inode& inode;
+  const std::shared_ptr<LockedFile> file;
+  lockmgr::Opened opened;
+  /// What is known of the cookies that came through this open file; see owner_class.h. It is right
+  /// while the file is open: a cookie that is this open file's own cannot become a process's.
+  boost::container::small_vector<CookieClass, 2> classes;
+};
+
+class LockOps final : private lockmgr::Observer {
+ public:
+  /// `options` and `filesystem` must outlive the object, which must outlive every Handle.
+  LockOps(const Options& options, const lockmgr::Policy& policy, Filesystem& filesystem);
+  ~LockOps() override;
+  LockOps(const LockOps&) = delete;
+  LockOps& operator=(const LockOps&) = delete;
+
+  /// Enters getlk, setlk, flock, flush and release. The session's user data must be the Filesystem.
+  static void fill_ops(fuse_lowlevel_ops& ops) noexcept;
+
+  /// The session that notifications go to; before the first request.
+  void attach(fuse_session* session) { session_ = session; }
+
+  /// Answers every parked request with ECONNABORTED, as the kernel does for those it still holds
+  /// when a connection ends, and parks no more.
+  void shut_down() noexcept;
+
+  [[nodiscard]] lockmgr::LockManager& manager() noexcept { return manager_; }
+
+ private:
+  friend class HandleLocks;
+  friend struct LockHandlers;
+
+  /// What a lock request asks for, as it came.
+  struct Asked {
+    fuse_req_t req = nullptr;
+    Handle* handle = nullptr;
+    bool flock = false;
+    std::uint64_t cookie = 0;
+    lockmgr::Caller caller;
+    lockmgr::Range range;
+    lockmgr::Mode mode = lockmgr::Mode::kNone;
+    bool wait = false;
+  };
+
+  void start(const Asked& asked) noexcept;
+  void carry_out(const Asked& asked) noexcept;
+  void carry_out_waiting(const Asked& asked, lockmgr::Request request) noexcept;
+  void get(const Asked& asked) noexcept;
+  void flush(fuse_req_t req, Handle& handle, std::uint64_t cookie) noexcept;
+  void release(fuse_req_t req, Handle* handle) noexcept;
+  void answer(const Asked& asked, int error) noexcept;
+
+  lockmgr::OwnerType classify(const Asked& asked, bool anew = false);
+  lockmgr::Request request_of(const Asked& asked);
+  HandleLocks& locks_of(Handle& handle);
+  std::shared_ptr<LockedFile> find(Inode& inode) noexcept;
+  std::shared_ptr<LockedFile> make_file(Inode& inode, InodePtr reference);
+  void leave(Inode& inode, LockedFile& file) noexcept;
+  std::mutex& mutex_of(const Inode& inode) noexcept;
+  template <typename Task>
+  void in_order(std::shared_ptr<LockedFile> file, Task&& task);
+
+  void drop_cached_attributes(Inode& inode) noexcept;
+  void drop_cached_data(Inode& inode) noexcept;
+  void watch_queues();
+
+  void limit_reached(const lockmgr::FileLocks& file, const lockmgr::Request& request,
+                     lockmgr::Limit limit, std::uint64_t value) override;
+  void backing_failed(const lockmgr::FileLocks& file, const lockmgr::Range& range,
+                      lockmgr::Mode mode, int error, bool unlocking) override;
+  void deadlock(const lockmgr::FileLocks& file, const lockmgr::Request& request,
+                const std::vector<std::uint64_t>& cycle) override;
+
+  const Options& options_;
+  Filesystem& filesystem_;
+  fuse_session* session_ = nullptr;
+  lockmgr::LockManager manager_;
+  WaitThreads wait_threads_;  ///< after manager_: its threads call the manager
+  KnownProcesses known_processes_;
+  std::array<std::mutex, 64> mutexes_;  ///< each guards Inode::locks of its share of inodes
+
+  std::mutex queue_mutex_;
+  std::condition_variable queue_changed_;
+  bool ended_ = false;         ///< guarded by queue_mutex_
+  std::thread queue_watcher_;  ///< calls LockManager::relent() while anybody waits
+};
+
+}  // namespace lockfs

@@ -1,0 +1,82 @@
+/// What the command line asked for, parsed and checked, and the parser itself. Plain data: no
+/// thread touches it after start-up except to read it.
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace lockfs {
+
+enum class DataPassthrough { kAuto, kOn, kOff };
+enum class LogTarget { kAuto, kStderr, kSyslog, kJournal };
+
+struct Options {
+  // -- positional ------------------------------------------------------------------------------
+  std::string source;      ///< as given on the command line
+  std::string mountpoint;  ///< as given on the command line
+  /// Canonical absolute paths, filled in by check_start(): they stay right after chdir("/").
+  std::string source_path;
+  std::string mountpoint_path;
+
+  // -- behaviour of the command ----------------------------------------------------------------
+  bool foreground = false;
+  bool debug = false;  ///< implies foreground, log level debug and libfuse's protocol trace
+
+  // -- mount(8) options ------------------------------------------------------------------------
+  bool read_only = false;
+  bool nosuid = false;  ///< always true for a mount made without root
+  bool nodev = false;   ///< always true for a mount made without root
+  bool noexec = false;
+  bool noatime = false;
+  bool allow_other = false;          ///< on by default when root mounts
+  bool default_permissions = false;  ///< on by default when root mounts or with allow_other
+  std::string fsname;                ///< first column of /proc/mounts; default: source_path
+  /// Options of mount(8) handed to the kernel unchanged: sync, dirsync and the *context= family.
+  std::vector<std::string> kernel_options;
+
+  // -- caches ----------------------------------------------------------------------------------
+  double attr_timeout = 1.0;      ///< seconds the kernel may believe attributes
+  double entry_timeout = 1.0;     ///< seconds the kernel may believe a name
+  double negative_timeout = 0.0;  ///< seconds the kernel may believe that a name is missing
+
+  // -- log -------------------------------------------------------------------------------------
+  std::string log_level = "info";  ///< trace, debug, info, warn, error, critical, off
+  LogTarget log_target = LogTarget::kAuto;
+
+  // -- engine ----------------------------------------------------------------------------------
+  unsigned workers = 0;  ///< threads that may serve requests at once; 0: chosen from the machine
+  DataPassthrough passthrough = DataPassthrough::kAuto;
+  std::string policy = "nfs";
+  bool mirror = true;  ///< carry locks to the backing files; off only to measure its cost
+
+  // -- limits ----------------------------------------------------------------------------------
+  std::uint64_t max_locks = 4'000'000;            ///< granted locks in the whole mount
+  std::uint64_t max_locks_per_user = 2'000'000;   ///< granted locks of one uid
+  std::uint64_t max_locks_per_owner = 1'000'000;  ///< granted locks of one owner on one file
+  std::uint64_t max_waiters = 100'000;            ///< parked requests in the whole mount
+  std::uint64_t max_waiters_per_user = 50'000;    ///< parked requests of one uid
+  std::uint64_t max_outside_waits = 1'024;        ///< files waited for on outsiders at one time
+};
+
+/// What a command line comes to.
+struct CommandLine {
+  enum class Action { kMount, kHelp, kVersion };
+
+  Action action = Action::kMount;
+  Options options;    ///< meaningful for kMount without error
+  std::string error;  ///< empty, or one line: what is wrong and what to do about it
+};
+
+/// Parses `arguments` (without the program's name). Options may stand before, between and after the
+/// two paths, as mount(8) puts them behind; "--" ends them. Of options that contradict each other
+/// the last one counts. `root`: whether the mount is made with root's powers, which switches
+/// allow_other and default_permissions on and lets suid and dev through. Touches nothing outside.
+CommandLine parse_command_line(const std::vector<std::string>& arguments, bool root);
+
+/// The text of --help, made from the same table that drives the parser.
+std::string help_text();
+
+}  // namespace lockfs

@@ -1,0 +1,42 @@
+/// The kernel's record locks in the manager's terms.
+#pragma once
+
+#include <fcntl.h>
+
+#include "lockmgr/range.h"
+
+namespace lockfs {
+
+/// A request for fcntl(F_OFD_*): l_pid must be 0.
+inline struct flock record_lock(const lockmgr::Range& range, lockmgr::Mode mode) {
+  struct flock lock {};
+  switch (mode) {
+    case lockmgr::Mode::kNone:
+      lock.l_type = F_UNLCK;
+      break;
+    case lockmgr::Mode::kShared:
+      lock.l_type = F_RDLCK;
+      break;
+    case lockmgr::Mode::kExclusive:
+      lock.l_type = F_WRLCK;
+      break;
+  }
+  lock.l_whence = SEEK_SET;
+  lock.l_start = range.first;
+  lock.l_len = range.last == lockmgr::kEof ? 0 : range.last - range.first + 1;
+  return lock;
+}
+
+/// The mode of an l_type.
+inline lockmgr::Mode mode_of(short type) {
+  if (type == F_RDLCK) return lockmgr::Mode::kShared;
+  return type == F_WRLCK ? lockmgr::Mode::kExclusive : lockmgr::Mode::kNone;
+}
+
+/// The bytes that a struct flock with l_whence SEEK_SET names. libfuse and the kernel give l_len 0
+/// for "to the end" and otherwise a positive length.
+inline lockmgr::Range range_of(const struct flock& lock) {
+  return {lock.l_start, lock.l_len == 0 ? lockmgr::kEof : lock.l_start + lock.l_len - 1};
+}
+
+}  // namespace lockfs

@@ -1,0 +1,341 @@
+#include "fs/request_loop.h"
+
+#include <linux/fuse.h>
+#include <spdlog/spdlog.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+#include <system_error>
+
+#include "fs/credentials.h"
+#include "fs/kick.h"
+
+namespace lockfs {
+
+namespace {
+
+using namespace std::chrono_literals;
+
+/// The watchdog's period: a leader is overtaken when a request takes one to two of these.
+constexpr auto kTick = 300us;
+/// Ticks without a request after which the watchdog goes to sleep.
+constexpr int kIdleTicks = 30;
+/// Reads and writes of this size are left to another thread at once: copying takes long enough.
+constexpr std::uint32_t kLargeTransfer = 64 * 1024;
+
+const fuse_in_header& header_of(const fuse_buf& buffer) {
+  return *static_cast<const fuse_in_header*>(buffer.mem);
+}
+
+/// The operation's own argument behind the header, or null when the request is too short for it.
+template <typename Argument>
+const Argument* argument_of(const fuse_buf& buffer) {
+  if (buffer.size < sizeof(fuse_in_header) + sizeof(Argument)) return nullptr;
+  return reinterpret_cast<const Argument*>(&header_of(buffer) + 1);
+}
+
+}  // namespace
+
+thread_local RequestLoop::Role RequestLoop::role_;
+
+RequestLoop::RequestLoop(fuse_session* session, unsigned workers,
+                         std::function<void()> on_disconnect)
+    : session_(session),
+      most_workers_(std::max(workers, 2U)),
+      on_disconnect_(std::move(on_disconnect)) {}
+
+RequestLoop::~RequestLoop() {
+  end();
+  if (watchdog_.joinable()) watchdog_.join();
+}
+
+int RequestLoop::start() {
+  try {
+    watchdog_ = std::thread([this] { watch(); });
+  } catch (const std::system_error& failed) {
+    return failed.code().value();
+  }
+  // The first to come takes the lead, the other is there to overtake it.
+  return add_worker() && add_worker() ? 0 : EAGAIN;
+}
+
+bool RequestLoop::stop(std::chrono::milliseconds patience) {
+  fuse_session_exit(session_);
+  end();
+  const auto deadline = std::chrono::steady_clock::now() + patience;
+  std::unique_lock lock(mutex_);
+  while (workers_ != 0 && std::chrono::steady_clock::now() < deadline) {
+    // The leader may be about to enter read(2): kick until it is out.
+    kick(leader_.load());
+    changed_.wait_for(lock, 5ms, [this] { return workers_ == 0; });
+  }
+  return workers_ == 0;
+}
+
+void RequestLoop::end() {
+  ended_.store(true);
+  // Whoever is between its look at ended_ and its wait holds one of these.
+  { const std::lock_guard lock(mutex_); }
+  { const std::lock_guard lock(watch_mutex_); }
+  follow_.notify_all();
+  changed_.notify_all();
+  watch_wake_.notify_all();
+}
+
+// -- workers -------------------------------------------------------------------------------------
+
+bool RequestLoop::add_worker() {
+  {
+    const std::lock_guard lock(mutex_);
+    ++workers_;
+  }
+  try {
+    std::thread([this] { work(); }).detach();
+    return true;
+  } catch (const std::system_error& failed) {
+    const std::lock_guard lock(mutex_);
+    --workers_;
+    spdlog::error("cannot start a worker thread: {}", failed.code().message());
+    return false;
+  }
+}
+
+void RequestLoop::work() {
+  accept_only_kicks();
+  if (const int error = prepare_worker_thread(); error != 0) {
+    spdlog::error("cannot prepare a worker thread: {}", std::strerror(error));
+  }
+  role_.loop = this;
+  fuse_buf buffer{};
+  std::unique_lock lock(mutex_);
+  while (!ended_) {
+    if (workers_ - blocking_ > most_workers_ && followers_ > 0) break;  // one too many
+    bool leader = false;
+    ++followers_;
+    follow_.wait(lock, [&] { return ended_ || (leader = take_lead()) || !put_by_.empty(); });
+    --followers_;
+    if (leader) {
+      lock.unlock();
+      lead(buffer);
+      lock.lock();
+    } else if (!put_by_.empty()) {
+      const Request request = std::move(put_by_.front());
+      put_by_.pop_front();
+      lock.unlock();
+      fuse_buf stored{};
+      stored.mem = request.bytes.get();
+      stored.size = request.size;
+      role_.leads = false;
+      carry_out(stored);
+      lock.lock();
+    }
+  }
+  lock.unlock();
+  std::free(buffer.mem);  // libfuse allocated it with malloc
+  lock.lock();
+  --workers_;
+  changed_.notify_all();
+}
+
+/// Called with mutex_ held.
+bool RequestLoop::take_lead() {
+  std::uint64_t state = state_.load();
+  while (phase_of(state) == Phase::kVacant) {
+    if (state_.compare_exchange_weak(state, pack(state >> 2, Phase::kReading))) {
+      leader_.store(gettid());
+      return true;
+    }
+  }
+  return false;
+}
+
+/// Reads and carries out requests until another thread has taken the lead, or the end.
+void RequestLoop::lead(fuse_buf& buffer) {
+  std::uint64_t count = state_.load() >> 2;
+  while (true) {
+    const int got = fuse_session_receive_buf(session_, &buffer);
+    if (got == -EINTR || got == -EAGAIN) {
+      if (ended_) return;
+      continue;
+    }
+    if (got <= 0) {
+      fuse_session_exit(session_);
+      if (!ended_.exchange(true)) on_disconnect_();
+      end();
+      return;
+    }
+    ++count;
+    state_.store(pack(count, Phase::kOrdered));
+    role_.leads = true;
+    role_.count = count;
+    const Kind kind = classify(buffer);
+    if (kind != Kind::kOrdered && !follower_ready()) {
+      put_by(buffer);
+    } else {
+      if (kind == Kind::kSlow) give_up_lead();
+      if (kind == Kind::kQuick) allow_overtaking();
+      carry_out(buffer);
+    }
+    if (!keep_lead()) return;
+  }
+}
+
+/// After a request: back to reading, unless the lead is gone.
+bool RequestLoop::keep_lead() {
+  if (!role_.leads) return false;
+  std::uint64_t state = pack(role_.count, Phase::kOrdered);
+  const std::uint64_t reading = pack(role_.count, Phase::kReading);
+  if (state_.compare_exchange_strong(state, reading)) return true;
+  state = pack(role_.count, Phase::kOvertakable);
+  return state_.compare_exchange_strong(state, reading);
+}
+
+void RequestLoop::give_up_lead() {
+  if (!std::exchange(role_.leads, false)) return;
+  if (!vacate(pack(role_.count, Phase::kOrdered))) {
+    vacate(pack(role_.count, Phase::kOvertakable));
+  }
+}
+
+bool RequestLoop::vacate(std::uint64_t expected) {
+  if (!state_.compare_exchange_strong(expected, pack(expected >> 2, Phase::kVacant))) return false;
+  { const std::lock_guard lock(mutex_); }
+  follow_.notify_all();
+  return true;
+}
+
+/// Whether a thread is there to take the lead, if need be a new one.
+bool RequestLoop::follower_ready() {
+  if (followers_.load() > 0) return true;
+  {
+    const std::lock_guard lock(mutex_);
+    if (workers_ - blocking_ >= most_workers_) return false;
+  }
+  return add_worker();
+}
+
+void RequestLoop::carry_out(const fuse_buf& buffer) {
+  role_.lock_caller = 0;
+  const std::uint32_t opcode = header_of(buffer).opcode;
+  if (opcode == FUSE_SETLK || opcode == FUSE_SETLKW) {
+    if (const auto* lock = argument_of<fuse_lk_in>(buffer)) {
+      role_.lock_caller = static_cast<pid_t>(lock->lk.pid);
+    }
+  }
+  fuse_session_process_buf(session_, &buffer);
+}
+
+void RequestLoop::put_by(const fuse_buf& buffer) {
+  Request request;
+  request.bytes.reset(new (std::nothrow) char[buffer.size]);
+  if (request.bytes == nullptr) {
+    carry_out(buffer);  // better late than never
+    return;
+  }
+  std::memcpy(request.bytes.get(), buffer.mem, buffer.size);
+  request.size = buffer.size;
+  {
+    const std::lock_guard lock(mutex_);
+    put_by_.push_back(std::move(request));
+  }
+  follow_.notify_one();
+}
+
+RequestLoop::Kind RequestLoop::classify(const fuse_buf& buffer) {
+  switch (header_of(buffer).opcode) {
+    case FUSE_SETLK:
+    case FUSE_SETLKW:
+    case FUSE_GETLK:
+    case FUSE_FLUSH:
+    case FUSE_RELEASE:
+    case FUSE_INTERRUPT:
+    case FUSE_INIT:
+    case FUSE_DESTROY:
+      return Kind::kOrdered;
+    case FUSE_FSYNC:
+    case FUSE_FSYNCDIR:
+    case FUSE_FALLOCATE:
+    case FUSE_COPY_FILE_RANGE:
+      return Kind::kSlow;
+    case FUSE_READ: {
+      const auto* read = argument_of<fuse_read_in>(buffer);
+      return read != nullptr && read->size >= kLargeTransfer ? Kind::kSlow : Kind::kQuick;
+    }
+    case FUSE_WRITE:
+      return buffer.size >= kLargeTransfer ? Kind::kSlow : Kind::kQuick;
+    default:
+      return Kind::kQuick;
+  }
+}
+
+// -- for handlers --------------------------------------------------------------------------------
+
+void RequestLoop::allow_overtaking() {
+  if (role_.loop == nullptr || !role_.leads) return;
+  RequestLoop& loop = *role_.loop;
+  if (!loop.follower_ready()) return;
+  std::uint64_t ordered = pack(role_.count, Phase::kOrdered);
+  if (loop.state_.compare_exchange_strong(ordered, pack(role_.count, Phase::kOvertakable))) {
+    loop.wake_watchdog();
+  }
+}
+
+RequestLoop::Blocking::Blocking() : loop_(role_.loop) {
+  if (loop_ == nullptr) return;
+  bool needs_thread = false;
+  {
+    const std::lock_guard lock(loop_->mutex_);
+    ++loop_->blocking_;
+    needs_thread = loop_->followers_ == 0;
+  }
+  if (needs_thread) loop_->add_worker();
+  loop_->give_up_lead();
+}
+
+RequestLoop::Blocking::~Blocking() {
+  if (loop_ == nullptr) return;
+  const std::lock_guard lock(loop_->mutex_);
+  --loop_->blocking_;
+}
+
+pid_t RequestLoop::lock_caller_pid() { return role_.lock_caller; }
+
+// -- watchdog ------------------------------------------------------------------------------------
+
+void RequestLoop::wake_watchdog() {
+  if (watching_.load() || watching_.exchange(true)) return;
+  { const std::lock_guard lock(watch_mutex_); }
+  watch_wake_.notify_one();
+}
+
+void RequestLoop::watch() {
+  accept_only_kicks();
+  std::unique_lock lock(watch_mutex_);
+  while (!ended_) {
+    watch_wake_.wait(lock, [this] { return ended_ || watching_; });
+    std::uint64_t last = 0;
+    for (int idle = 0; idle < kIdleTicks && !ended_;) {
+      watch_wake_.wait_for(lock, kTick, [this] { return ended_.load(); });
+      const std::uint64_t state = state_.load();
+      const bool same = state == last;
+      last = state;
+      if (same && phase_of(state) == Phase::kOvertakable) overtake(state);
+      idle = same && phase_of(state) == Phase::kReading ? idle + 1 : 0;
+    }
+    watching_ = false;
+    // The leader stores its phase before it looks at watching_; one of the two sees the other.
+    if (phase_of(state_.load()) == Phase::kOvertakable) watching_ = true;
+  }
+}
+
+void RequestLoop::overtake(std::uint64_t state) {
+  // The follower that the leader relied on may have taken up a request that was put by.
+  if (followers_.load() == 0 && !add_worker()) return;
+  vacate(state);
+}
+
+}  // namespace lockfs

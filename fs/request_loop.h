@@ -1,0 +1,149 @@
+/// Reads requests from the FUSE device and has libfuse carry them out: leader and followers.
+///
+/// Exactly one thread, the leader, is blocked in read(2) on the device. It also carries out what it
+/// has read, in place: a second reader would make the kernel wake threads in turn on other CPUs,
+/// which costs a lock call several times its price. A handler that blocks must not hold the next
+/// request up, so a leader can be overtaken: a watchdog sees that it has been stuck for a moment
+/// and gives the lead to a follower; the old leader finishes its request and becomes a follower.
+///
+/// Order: what happens before a handler allows itself to be overtaken happens in the order in which
+/// the requests were read. Lock requests rely on that (the RELEASE of a file is queued before
+/// close(2) returns to the last holder); the loop lets all other requests be overtaken at once.
+///
+/// Thread safety: run() is called once; the other methods from any thread.
+///
+/// Invariants:
+///  1. At most one thread is leader; a leader lets itself be overtaken only while another thread is
+///     ready to take the lead. When all threads are busy, requests that may block are put by, and
+///     the leader goes on reading.
+///  2. Every request read is carried out exactly once, in the end also those put by.
+#pragma once
+
+#define FUSE_USE_VERSION 314
+#include <fuse3/fuse_lowlevel.h>
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <thread>
+
+namespace lockfs {
+
+class RequestLoop {
+ public:
+  /// `workers`: how many threads may carry out requests at once, at least 2. `session` must outlive
+  /// the loop. `on_disconnect` is called, on a thread of the loop, when the kernel has ended the
+  /// connection (unmounted, aborted).
+  RequestLoop(fuse_session* session, unsigned workers, std::function<void()> on_disconnect);
+  ~RequestLoop();
+  RequestLoop(const RequestLoop&) = delete;
+  RequestLoop& operator=(const RequestLoop&) = delete;
+
+  /// Starts the threads. Returns 0 or an errno.
+  int start();
+
+  /// Whether the loop reads no more.
+  bool ended() const { return ended_.load(); }
+
+  /// Makes every thread leave as soon as its handler returns, and waits for that, at most
+  /// `patience`. False: a handler is stuck.
+  bool stop(std::chrono::milliseconds patience);
+
+  /// Called in a handler of a lock request, when the part that must happen in order is done and
+  /// what follows may block: the next request may be read before this one is finished.
+  static void allow_overtaking();
+
+  /// As allow_overtaking(), but certain to block: another thread takes the lead now. While it
+  /// lives, the thread does not count as one of the workers, since what it waits for may need one.
+  class Blocking {
+   public:
+    Blocking();
+    ~Blocking();
+    Blocking(const Blocking&) = delete;
+    Blocking& operator=(const Blocking&) = delete;
+
+   private:
+    RequestLoop* const loop_;
+  };
+
+  /// The pid that the lock request under way on this thread carries (struct fuse_lk_in), which
+  /// libfuse does not hand on for flock; 0 when there is none.
+  static pid_t lock_caller_pid();
+
+ private:
+  /// What the leader is at. Packed with a count of requests, so that the watchdog can tell "still
+  /// the same request" and the lead changes hands in one step.
+  enum class Phase : std::uint64_t { kVacant, kReading, kOrdered, kOvertakable };
+
+  enum class Kind {
+    kOrdered,  ///< its handler says when it may be overtaken
+    kQuick,    ///< carried out in place, may be overtaken at once
+    kSlow,     ///< certain to take long: the lead is given up before
+  };
+
+  struct Request {
+    std::unique_ptr<char[]> bytes;
+    std::size_t size = 0;
+  };
+
+  /// What a thread of a loop is doing.
+  struct Role {
+    RequestLoop* loop = nullptr;
+    bool leads = false;       ///< it was leader when it began the request under way
+    std::uint64_t count = 0;  ///< the number of that request
+    pid_t lock_caller = 0;
+  };
+
+  static constexpr std::uint64_t pack(std::uint64_t count, Phase phase) {
+    return count << 2 | static_cast<std::uint64_t>(phase);
+  }
+  static constexpr Phase phase_of(std::uint64_t state) { return static_cast<Phase>(state & 3); }
+
+  static Kind classify(const fuse_buf& buffer);
+
+  void work();
+  void lead(fuse_buf& buffer);
+  bool take_lead();
+  bool keep_lead();
+  void give_up_lead();
+  void carry_out(const fuse_buf& buffer);
+  void put_by(const fuse_buf& buffer);
+  bool follower_ready();
+  bool vacate(std::uint64_t expected);
+  bool add_worker();
+  void end();
+  void watch();
+  void wake_watchdog();
+  void overtake(std::uint64_t state);
+
+  fuse_session* const session_;
+  const unsigned most_workers_;
+  const std::function<void()> on_disconnect_;
+
+  std::atomic<std::uint64_t> state_{0};  ///< pack(number of the last request read, phase)
+  std::atomic<pid_t> leader_{0};         ///< thread id
+  std::atomic<bool> ended_{false};
+  std::atomic<bool> watching_{false};   ///< the watchdog is ticking
+  std::atomic<unsigned> followers_{0};  ///< threads ready to take the lead; changed under mutex_
+
+  std::mutex mutex_;
+  std::condition_variable follow_;   ///< the lead is vacant, a request was put by, or the end
+  std::condition_variable changed_;  ///< a worker left, or the end
+  std::deque<Request> put_by_;       ///< guarded by mutex_
+  unsigned workers_ = 0;             ///< threads that live; guarded by mutex_
+  unsigned blocking_ = 0;            ///< of these, inside a Blocking; guarded by mutex_
+
+  std::mutex watch_mutex_;
+  std::condition_variable watch_wake_;
+  std::thread watchdog_;
+
+  static thread_local Role role_;
+};
+
+}  // namespace lockfs

@@ -1,0 +1,75 @@
+/// Threads that sit in fcntl(F_OFD_SETLKW) for the lock manager: the one way to be told when an
+/// outsider lets a lock go, without polling. Threads are kept for the next wait.
+///
+/// Thread safety: all methods may be called from any thread.
+///
+/// Invariants:
+///  1. `done` of a wait that was accepted is called exactly once, on the waiting thread.
+///  2. A recalled wait ends at once, with EINTR unless the lock came first.
+#pragma once
+
+#include <sys/types.h>
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <list>
+#include <memory>
+#include <mutex>
+#include <unordered_map>
+
+#include "fs/unique_fd.h"
+#include "lockmgr/backing.h"
+
+namespace lockfs {
+
+class WaitThreads {
+ public:
+  using WaitId = lockmgr::Backing::WaitId;
+
+  struct Wait {
+    WaitId id = 0;
+    std::shared_ptr<const UniqueFd> fd;  ///< takes the lock
+    lockmgr::Range range;
+    lockmgr::Mode mode = lockmgr::Mode::kNone;
+    bool yield_first = false;  ///< let those go first who wait at the backing already
+    lockmgr::Backing::WaitDone done;
+  };
+
+  WaitThreads() = default;
+  /// REQUIRES: every wait has ended, or will without further calls.
+  ~WaitThreads();
+  WaitThreads(const WaitThreads&) = delete;
+  WaitThreads& operator=(const WaitThreads&) = delete;
+
+  /// Begins a wait. Returns 0, or an errno (no thread or memory to be had; `done` isn't called).
+  int start(Wait wait) noexcept;
+
+  /// Ends a wait early. Unknown ids are ignored. Does not block.
+  void recall(WaitId id) noexcept;
+
+ private:
+  struct Job {
+    Wait wait;
+    std::atomic<bool> recalled{false};
+    pid_t thread = 0;  ///< 0: not taken up yet; guarded by mutex_
+  };
+
+  void work();
+  static int carry_out(Job& job);
+  static void let_others_go_first(const Job& job);
+
+  std::mutex mutex_;
+  std::condition_variable work_;                                ///< a job came, or the end
+  std::condition_variable gone_;                                ///< a thread left
+  std::deque<std::shared_ptr<Job>> queue_;                      ///< guarded by mutex_
+  std::unordered_map<WaitId, std::shared_ptr<Job>> under_way_;  ///< guarded by mutex_
+  unsigned threads_ = 0;                                        ///< guarded by mutex_
+  unsigned idle_ = 0;                                           ///< guarded by mutex_
+  bool ended_ = false;                                          ///< guarded by mutex_
+};
+
+}  // namespace lockfs

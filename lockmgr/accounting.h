@@ -1,0 +1,103 @@
+/// Counts granted locks and parked requests, per user and in all, and knows the limits.
+///
+/// Counts cannot drift: a Tally is tied to the thing it counts (an owner's locks on a file, a
+/// parked request), is told the present number and charges the difference, and gives everything
+/// back when it is destroyed.
+///
+/// Thread safety: Ledger is thread-safe. A Tally is used under the lock of what it is part of.
+///
+/// Invariants:
+///  1. Account::locks is the sum over the live Tallies of that user; Ledger's totals are the sums
+///     over the accounts (each may lag by the operations in flight on other threads).
+///  2. An account lives while a Tally refers to it.
+#pragma once
+
+#include <sys/types.h>
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <unordered_map>
+
+namespace lockmgr {
+
+struct Limits {
+  std::uint64_t locks = 4'000'000;            ///< granted, in all
+  std::uint64_t locks_per_user = 2'000'000;   ///< granted to one uid
+  std::uint64_t locks_per_owner = 1'000'000;  ///< granted to one owner on one file
+  std::uint64_t waiters = 100'000;            ///< parked requests, in all
+  std::uint64_t waiters_per_user = 50'000;    ///< parked requests of one uid
+  std::uint64_t outside_waits = 1'024;        ///< ranges waited for on outsiders at one time
+};
+
+enum class Limit : std::uint8_t {
+  kLocks,
+  kLocksPerUser,
+  kLocksPerOwner,
+  kWaiters,
+  kWaitersPerUser,
+  kOutsideWaits,
+};
+
+/// The name of the limit as the command line spells it, such as "max_locks_per_user".
+const char* to_string(Limit limit);
+
+class Ledger;
+
+/// One user's counts.
+struct Account {
+  explicit Account(uid_t user) : uid(user) {}
+  const uid_t uid;
+  std::atomic<std::uint64_t> locks{0};
+  std::atomic<std::uint64_t> waiters{0};
+};
+
+/// A number of locks or of waiters charged to a user.
+class Tally {
+ public:
+  enum class Kind : std::uint8_t { kLocks, kWaiters };
+
+  /// Starts at 0. May throw std::bad_alloc when the user has no account yet.
+  Tally(Ledger& ledger, uid_t uid, Kind kind);
+  ~Tally() { set(0); }
+  Tally(const Tally&) = delete;
+  Tally& operator=(const Tally&) = delete;
+
+  /// Makes the charged number `count`.
+  void set(std::uint64_t count) noexcept;
+  std::uint64_t charged() const { return charged_; }
+  uid_t uid() const { return account_->uid; }
+
+  /// The limit that charging `more` would break, if any. Kind::kLocks also looks at the limit per
+  /// owner, taking this Tally for the owner's.
+  std::optional<Limit> would_break(std::uint64_t more) const noexcept;
+
+ private:
+  Ledger& ledger_;
+  std::shared_ptr<Account> account_;
+  std::uint64_t charged_ = 0;
+  Kind kind_;
+};
+
+class Ledger {
+ public:
+  explicit Ledger(const Limits& limits) : limits_(limits) {}
+
+  const Limits& limits() const { return limits_; }
+  std::uint64_t locks() const { return locks_.load(std::memory_order_relaxed); }
+  std::uint64_t waiters() const { return waiters_.load(std::memory_order_relaxed); }
+
+ private:
+  friend class Tally;
+  std::shared_ptr<Account> account(uid_t uid);
+
+  const Limits limits_;
+  std::atomic<std::uint64_t> locks_{0};
+  std::atomic<std::uint64_t> waiters_{0};
+  std::mutex mutex_;
+  std::unordered_map<uid_t, std::weak_ptr<Account>> accounts_;  ///< guarded by mutex_
+};
+
+}  // namespace lockmgr

@@ -1,0 +1,89 @@
+/// How the manager speaks to whatever arbitrates beneath it: the locks of the backing file, a lock
+/// server, or a fake in a test. One Backing serves one file and acts as one lock owner there.
+///
+/// Thread safety: the manager calls set(), test(), outsiders_waiting(), wait() and recall() one at
+/// a time per file, under the lock of that file. WaitDone is called by the Backing on a thread of
+/// its own choosing with no lock held, never from within wait() or recall().
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+
+#include "lockmgr/owner.h"
+#include "lockmgr/range.h"
+
+namespace lockmgr {
+
+/// A lock that somebody outside the manager holds on the backing.
+struct OutsideLock {
+  Range range;
+  Mode mode = Mode::kExclusive;
+  pid_t pid = 0;  ///< 0 or -1 where the backing does not say
+};
+
+class Backing {
+ public:
+  /// Names one wait(); unique among those under way.
+  using WaitId = std::uint64_t;
+  /// 0: the lock is held now; EINTR: recalled, nothing taken; another errno: failed, nothing taken.
+  using WaitDone = std::function<void(int error)>;
+
+  /// What the manager has granted, hence what the backing has been told so far. Valid during the
+  /// call it is passed to.
+  class Carried {
+   public:
+    /// Calls visit for ranges of one mode, in order, until it returns false.
+    virtual void for_each(const std::function<bool(const Range&, Mode)>& visit) const = 0;
+
+   protected:
+    ~Carried() = default;
+  };
+
+  virtual ~Backing() = default;
+
+  /// Makes the manager's lock on `range` exactly `mode` (kNone: not locked), in one step and
+  /// without waiting for a lock. `carried` is for a backing that has to start afresh. Returns 0;
+  /// EAGAIN when an outsider stands in the way (nothing has changed); another errno of the backing
+  /// (nothing has changed).
+  virtual int set(const Range& range, Mode mode, const Carried& carried) noexcept = 0;
+
+  /// The first outside lock that would refuse `mode` on `range`. Returns 0 and fills `found`
+  /// (empty: none), or an errno.
+  virtual int test(const Range& range, Mode mode, std::optional<OutsideLock>& found) noexcept = 0;
+
+  /// Starts to wait until outsiders allow `mode` on `range`, and takes it. `yield_first`: outsiders
+  /// who wait already get their turn before this wait joins. Returns 0, and `done` will be called
+  /// exactly once; or an errno, and it won't.
+  virtual int wait(WaitId id, const Range& range, Mode mode, bool yield_first,
+                   WaitDone done) noexcept = 0;
+
+  /// Asks a wait to end early. Its `done` is still called, with EINTR or with what came first. Does
+  /// not block. Unknown ids are ignored.
+  virtual void recall(WaitId id) noexcept = 0;
+
+  /// Whether outsiders are queueing for a lock that the manager holds on this file. May answer from
+  /// what it saw a short while ago; false when it cannot know.
+  virtual bool outsiders_waiting() noexcept = 0;
+
+  /// What to call the file in reports, such as its path; may be empty.
+  virtual std::string name() const { return {}; }
+};
+
+/// The backing of a manager that stands alone: nobody is outside.
+class NoBacking : public Backing {
+ public:
+  int set(const Range&, Mode, const Carried&) noexcept override { return 0; }
+  int test(const Range&, Mode, std::optional<OutsideLock>& found) noexcept override {
+    found.reset();
+    return 0;
+  }
+  int wait(WaitId, const Range&, Mode, bool, WaitDone) noexcept override;
+  void recall(WaitId) noexcept override {}
+  bool outsiders_waiting() noexcept override { return false; }
+};
+
+}  // namespace lockmgr

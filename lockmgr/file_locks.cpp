@@ -1,0 +1,1358 @@
+#include "lockmgr/file_locks.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <cstdlib>
+#include <new>
+#include <utility>
+
+#include "lockmgr/wait_graph.h"
+
+namespace lockmgr {
+
+namespace {
+
+/// How long a waiter stands behind one that stands still before it may pass; doubles each time it
+/// was used up on a file without a regular grant in between, so that nobody starves.
+constexpr auto kPatience = std::chrono::seconds(1);
+constexpr auto kMostPatience = std::chrono::minutes(5);
+
+/// How many waiters ahead, or locks in their way, are looked at for a dependency on the asker.
+/// Beyond it relent() decides, later.
+constexpr int kDependencySteps = 64;
+
+/// How many steps covered() takes before it gives up and answers "no", which costs a call of the
+/// backing that changes nothing.
+constexpr int kCoverSteps = 64;
+
+/// Owners without locks that an Opened keeps, so that lock-unlock loops need not make them anew.
+constexpr int kIdleOwnersKept = 4;
+
+std::uint32_t seconds_now() {
+  const auto now = LockManager::Clock::now().time_since_epoch();
+  return static_cast<std::uint32_t>(std::chrono::duration_cast<std::chrono::seconds>(now).count());
+}
+
+Range hull(const Range& a, const Range& b) {
+  return {std::min(a.first, b.first), std::max(a.last, b.last)};
+}
+
+/// The farthest reach of two subtrees and a node, by whom, and the farthest by anybody else.
+struct Reach {
+  Offset best = -1;
+  const Owner* who = nullptr;
+  Offset other = -1;
+
+  void add(Offset last, const Owner* owner) {
+    if (last <= -1) return;
+    if (owner == who) {
+      best = std::max(best, last);
+    } else if (last > best) {
+      other = best;
+      best = last;
+      who = owner;
+    } else {
+      other = std::max(other, last);
+    }
+  }
+  void add_subtree(const Lock* node) {
+    if (node == nullptr) return;
+    if (node->reacher == who) {
+      best = std::max(best, node->reach);
+      other = std::max(other, node->other_reach);
+    } else if (node->reach > best) {
+      // The new best owner's rivals: the old best, and the subtree's others (maybe the old best).
+      other = std::max(best, node->other_reach);
+      best = node->reach;
+      who = node->reacher;
+    } else {
+      // Rivals of `who`: the subtree's best is one; its others can only be lower.
+      other = std::max(other, node->reach);
+    }
+  }
+};
+
+Reach reach_of(const Lock& n, const Lock* left, const Lock* right) {
+  Reach r;
+  r.add(n.range.last, n.owner);
+  r.add_subtree(left);
+  r.add_subtree(right);
+  return r;
+}
+
+Waiter::Arrivals merge(Waiter::Arrivals a, const Waiter::Arrivals& b) {
+  a.newest = std::max(a.newest, b.newest);
+  a.oldest = std::min(a.oldest, b.oldest);
+  return a;
+}
+
+struct QueueSummary {
+  Offset reach;
+  Waiter::Arrivals all;
+  Waiter::Arrivals exclusive;
+};
+
+QueueSummary queue_summary(const Waiter& n, const Waiter* left, const Waiter* right) {
+  QueueSummary s{n.request.range.last, {}, {}};
+  // A request that does not wait (it stands aside for a moment) goes before nobody.
+  if (n.request.wait) {
+    s.all = {n.arrival, n.arrival};
+    if (n.request.mode == Mode::kExclusive) s.exclusive = s.all;
+  }
+  for (const Waiter* child : {left, right}) {
+    if (child == nullptr) continue;
+    s.reach = std::max(s.reach, child->queue_reach);
+    s.all = merge(s.all, child->all_arrivals);
+    s.exclusive = merge(s.exclusive, child->exclusive_arrivals);
+  }
+  return s;
+}
+
+Offset blocked_reach(const Waiter& n, const Waiter* left, const Waiter* right) {
+  Offset reach = n.request.range.last;
+  if (left != nullptr) reach = std::max(reach, left->blocked_reach);
+  if (right != nullptr) reach = std::max(reach, right->blocked_reach);
+  return reach;
+}
+
+bool operator==(const Waiter::Arrivals& a, const Waiter::Arrivals& b) {
+  return a.newest == b.newest && a.oldest == b.oldest;
+}
+
+constexpr auto kAnyLock = [](const Lock&) { return true; };
+constexpr auto kFullReach = [](const Lock& l) { return l.reach; };
+
+/// Searches that leave out the locks of one owner.
+auto reach_without(const Owner* owner) {
+  return [owner](const Lock& l) { return l.reach_without(owner); };
+}
+auto not_of(const Owner* owner) {
+  return [owner](const Lock& l) { return l.owner != owner; };
+}
+
+}  // namespace
+
+// -- tree summaries ------------------------------------------------------------------------------
+
+void LockTreeTraits::summarise(Lock& n, const Lock* left, const Lock* right) {
+  const Reach r = reach_of(n, left, right);
+  n.reach = r.best;
+  n.reacher = r.who;
+  n.other_reach = r.other;
+}
+
+bool LockTreeTraits::summary_ok(const Lock& n, const Lock* left, const Lock* right) {
+  const Reach r = reach_of(n, left, right);
+  return n.reach == r.best && n.reacher == r.who && n.other_reach == r.other;
+}
+
+void QueueTreeTraits::summarise(Waiter& n, const Waiter* left, const Waiter* right) {
+  const QueueSummary s = queue_summary(n, left, right);
+  n.queue_reach = s.reach;
+  n.all_arrivals = s.all;
+  n.exclusive_arrivals = s.exclusive;
+}
+
+bool QueueTreeTraits::summary_ok(const Waiter& n, const Waiter* left, const Waiter* right) {
+  const QueueSummary s = queue_summary(n, left, right);
+  return n.queue_reach == s.reach && n.all_arrivals == s.all && n.exclusive_arrivals == s.exclusive;
+}
+
+void BlockedTreeTraits::summarise(Waiter& n, const Waiter* left, const Waiter* right) {
+  n.blocked_reach = blocked_reach(n, left, right);
+}
+
+bool BlockedTreeTraits::summary_ok(const Waiter& n, const Waiter* left, const Waiter* right) {
+  return n.blocked_reach == blocked_reach(n, left, right);
+}
+
+// -- small parts ---------------------------------------------------------------------------------
+
+Owner::LockSet::iterator Owner::from(Offset at) const {
+  // The set's constness is about its links; who gets an iterator decides what to do with the lock.
+  auto& all = const_cast<LockSet&>(locks);
+  auto it = all.upper_bound(at);
+  if (it != all.begin()) {
+    auto before = std::prev(it);
+    if (before->range.last >= at) return before;
+  }
+  return it;
+}
+
+Waiter::Waiter(FileLocks& waits_on, const Request& what, Ticket name, Completion on_done,
+               Ledger& ledger)
+    : file(waits_on.shared_from_this()),
+      request(what),
+      ticket(name),
+      since(LockManager::Clock::now()),
+      done(std::move(on_done)),
+      tally(ledger, what.caller.uid, Tally::Kind::kWaiters) {}
+
+int NoBacking::wait(WaitId, const Range&, Mode, bool, WaitDone) noexcept { return ENOSYS; }
+
+FileLocks::FileLocks(LockManager& manager, const FileKey& key, std::unique_ptr<Backing> backing)
+    : manager_(manager), key_(key), backing_(std::move(backing)), patience_(kPatience) {}
+
+FileLocks::~FileLocks() {
+  // Whoever forgets to close an Opened must not leave the counts wrong.
+  for (LockTree* tree : {&exclusive_, &shared_}) {
+    while (Lock* lock = tree->root()) {
+      unlink(*lock);
+      delete lock;
+    }
+  }
+  manager_.forget_file(*this);
+}
+
+// -- looking -------------------------------------------------------------------------------------
+
+const Lock* FileLocks::find_conflict_in(const LockTree& tree, const OwnerId& id, const Owner* self,
+                                        const Range& range) const {
+  const Lock* hit = tree.first_overlap(range, reach_without(self), not_of(self));
+  if (hit == nullptr || manager_.policy().exclusive_of(hit->owner->id, id)) return hit;
+  // The first one is of an owner that the policy exempts; look at the others one by one.
+  const Lock* conflict = nullptr;
+  tree.for_each_overlap(range, reach_without(self), [&](Lock& lock) {
+    if (lock.owner != self && manager_.policy().exclusive_of(lock.owner->id, id)) conflict = &lock;
+    return conflict == nullptr;
+  });
+  return conflict;
+}
+
+const Lock* FileLocks::find_conflict(const OwnerId& id, const Owner* self, const Range& range,
+                                     Mode mode) const {
+  const Lock* conflict = find_conflict_in(exclusive_, id, self, range);
+  if (conflict == nullptr && mode == Mode::kExclusive) {
+    conflict = find_conflict_in(shared_, id, self, range);
+  }
+  return conflict;
+}
+
+bool FileLocks::requests_conflict(const Request& waiting, const OwnerId& id, Mode mode) const {
+  return waiting.wait && modes_conflict(waiting.mode, mode) &&
+         manager_.policy().exclusive_of(waiting.owner, id);
+}
+
+void FileLocks::search_ahead(Waiter* node, const OwnerId& id, const Range& range, Mode mode,
+                             std::uint64_t before, Waiter** best) const {
+  if (node == nullptr || node->queue_reach < range.first) return;
+  const Waiter::Arrivals& arrivals =
+      mode == Mode::kExclusive ? node->all_arrivals : node->exclusive_arrivals;
+  if (arrivals.oldest >= before) return;
+  if (*best != nullptr && arrivals.newest <= (*best)->arrival) return;
+  search_ahead(node->queue_hook.left, id, range, mode, before, best);
+  if (node->request.range.first > range.last) return;
+  if (node->arrival < before && (*best == nullptr || node->arrival > (*best)->arrival) &&
+      node->request.range.overlaps(range) && requests_conflict(node->request, id, mode)) {
+    *best = node;
+  }
+  search_ahead(node->queue_hook.right, id, range, mode, before, best);
+}
+
+Waiter* FileLocks::latest_ahead(const OwnerId& id, const Caller& caller, const Range& range,
+                                Mode mode, std::uint64_t before) const {
+  Waiter* best = nullptr;
+  search_ahead(queue_.root(), id, range, mode, before, &best);
+  if (best != nullptr && depends_on(*best, id, caller)) return nullptr;
+  return best;
+}
+
+bool FileLocks::blocked_by(const Waiter& waiter, const OwnerId& id, const Caller& caller) const {
+  const Request& r = waiter.request;
+  if (Owner* owner = find_owner(id);
+      owner != nullptr && manager_.policy().exclusive_of(id, r.owner)) {
+    for (auto it = owner->from(r.range.first);
+         it != owner->locks.end() && it->range.first <= r.range.last; ++it) {
+      if (modes_conflict(it->mode, r.mode)) return true;
+    }
+  }
+  if (caller.tid == 0) return false;
+  int steps = 0;
+  bool found = false;
+  const auto visit = [&](Lock& lock) {
+    found = lock.owner->caller.tid == caller.tid && lock.owner != waiter.owner &&
+            manager_.policy().exclusive_of(lock.owner->id, r.owner);
+    return !found && ++steps < kDependencySteps;
+  };
+  const bool on = exclusive_.for_each_overlap(r.range, kFullReach, visit);
+  if (on && r.mode == Mode::kExclusive) shared_.for_each_overlap(r.range, kFullReach, visit);
+  return found;
+}
+
+bool FileLocks::depends_on(const Waiter& waiter, const OwnerId& id, const Caller& caller) const {
+  const Waiter* w = &waiter;
+  for (int step = 0; w != nullptr && step < kDependencySteps; ++step, w = w->ahead) {
+    if (blocked_by(*w, id, caller)) return true;
+  }
+  return false;
+}
+
+bool FileLocks::collides(const OutsideWait& wait, const OwnerId& id, const Range& range,
+                         Mode mode) const {
+  if (!wait.range.overlaps(range) || !modes_conflict(wait.mode, mode)) return false;
+  return wait.mode != mode || manager_.policy().exclusive_of(wait.owner, id);
+}
+
+OutsideWait* FileLocks::find_collision(const OwnerId& id, const Range& range, Mode mode) const {
+  for (const auto& wait : outside_) {
+    if (collides(*wait, id, range, mode)) return wait.get();
+  }
+  return nullptr;
+}
+
+Mode FileLocks::mode_at(Offset at, Offset limit, const Owner* left_out, Offset* last) const {
+  const auto reach = reach_without(left_out);
+  const auto counts = not_of(left_out);
+  if (const Offset end = exclusive_.cover_end(at, reach, counts); end >= at) {
+    *last = std::min(end, limit);
+    return Mode::kExclusive;
+  }
+  if (const Lock* next = exclusive_.first_overlap({at, limit}, reach, counts)) {
+    limit = next->range.first - 1;
+  }
+  if (const Offset end = shared_.cover_end(at, reach, counts); end >= at) {
+    *last = std::min(end, limit);
+    return Mode::kShared;
+  }
+  const Lock* next = shared_.first_overlap({at, limit}, reach, counts);
+  *last = next != nullptr ? next->range.first - 1 : limit;
+  return Mode::kNone;
+}
+
+bool FileLocks::covered(const Range& range) const {
+  Offset at = range.first;
+  for (int step = 0; step < kCoverSteps; ++step) {
+    const Offset end = shared_.cover_end(at, kFullReach, kAnyLock);
+    if (end >= range.last) return true;
+    if (end < at) return false;
+    at = end + 1;
+  }
+  return false;
+}
+
+// -- owners --------------------------------------------------------------------------------------
+
+Owner* FileLocks::find_owner(const OwnerId& id) const noexcept {
+  const auto it = owners_.find(id);
+  return it == owners_.end() ? nullptr : it->second.get();
+}
+
+Owner& FileLocks::get_owner(Opened& opened, const OwnerId& id, const Caller& caller) {
+  Owner* owner = nullptr;
+  for (owner = opened.owners_; owner != nullptr && !(owner->id == id);) {
+    owner = owner->next_of_opened;
+  }
+  if (owner == nullptr) owner = find_owner(id);
+  if (owner != nullptr && owner->idle() && owner->tally.uid() != caller.uid) {
+    // The file description has changed hands; charge whom it works for now.
+    remove_owner(*owner);
+    owner = nullptr;
+  }
+  if (owner == nullptr) {
+    auto fresh = std::make_unique<Owner>(manager_.ledger_, id, caller);
+    owner = fresh.get();
+    owners_.emplace(id, std::move(fresh));
+  }
+  if (owner->opened == nullptr) join_opened(*owner, opened);
+  owner->caller = caller;
+  return *owner;
+}
+
+void FileLocks::join_opened(Owner& owner, Opened& opened) noexcept {
+  owner.opened = &opened;
+  owner.next_of_opened = opened.owners_;
+  opened.owners_ = &owner;
+}
+
+void FileLocks::leave_opened(Owner& owner) noexcept {
+  if (owner.opened == nullptr) return;
+  Owner** link = &owner.opened->owners_;
+  while (*link != &owner) link = &(*link)->next_of_opened;
+  *link = owner.next_of_opened;
+  owner.opened = nullptr;
+  owner.next_of_opened = nullptr;
+}
+
+void FileLocks::remove_owner(Owner& owner) noexcept {
+  leave_opened(owner);
+  owners_.erase(owners_.find(owner.id));
+}
+
+void FileLocks::drop_if_idle(Owner& owner) noexcept {
+  if (!owner.idle()) return;
+  int idle = 0;
+  if (owner.opened != nullptr) {
+    for (const Owner* o = owner.opened->owners_; o != nullptr; o = o->next_of_opened) {
+      if (o->idle()) ++idle;
+    }
+    if (idle <= kIdleOwnersKept) return;
+  }
+  remove_owner(owner);
+}
+
+// -- the backing ---------------------------------------------------------------------------------
+
+int FileLocks::set_backing(const Range& range, Mode mode, bool unlocking) noexcept {
+  for (const auto& wait : outside_) {
+    if (wait->range.overlaps(range)) wait->disturbed = true;
+  }
+  manager_.counters_.add(Counter::kBackingCalls);
+  const int error = backing_->set(range, mode, *this);
+  if (error != 0 && (error != EAGAIN || unlocking)) {
+    manager_.counters_.add(Counter::kBackingErrors);
+    if (manager_.observer_ != nullptr) {
+      manager_.observer_->backing_failed(*this, range, mode, error, unlocking);
+    }
+  }
+  return error;
+}
+
+void FileLocks::for_each(const std::function<bool(const Range&, Mode)>& visit) const {
+  for (Offset at = 0;;) {
+    Offset last = at;
+    const Mode mode = mode_at(at, kEof, nullptr, &last);
+    if (mode != Mode::kNone && !visit({at, last}, mode)) return;
+    if (last == kEof) return;
+    at = last + 1;
+  }
+}
+
+/// To be called before the backing is weakened: afterwards those who waited there no longer do.
+void FileLocks::note_outsiders(Outcomes& out) noexcept {
+  if (!blocked_.empty() && !out.yields) out.yields = backing_->outsiders_waiting();
+}
+
+void FileLocks::mark_stale(const Range& range) noexcept {
+  stale_ = stale_ ? hull(*stale_, range) : range;
+}
+
+bool FileLocks::restore_backing(const Range& range) noexcept {
+  bool well = true;
+  for (Offset at = range.first;;) {
+    Offset last = at;
+    const Mode mode = mode_at(at, range.last, nullptr, &last);
+    well = set_backing({at, last}, mode, true) == 0 && well;
+    if (last >= range.last) break;
+    at = last + 1;
+  }
+  if (!well) mark_stale(range);
+  return well;
+}
+
+void FileLocks::repair_backing() noexcept {
+  if (!stale_) return;
+  const Range range = *std::exchange(stale_, std::nullopt);
+  restore_backing(range);
+}
+
+bool FileLocks::must_raise(const Owner& owner, const Range& range, Mode mode) const {
+  if (mode == Mode::kExclusive) {
+    const auto it = owner.from(range.first);
+    return it == owner.locks.end() || it->mode != mode || !it->range.contains(range);
+  }
+  // A downgrade is carried by the same call as a raise, hence an exclusive lock also needs one.
+  return exclusive_.first_overlap(range, kFullReach, kAnyLock) != nullptr || !covered(range);
+}
+
+int FileLocks::raise_backing(const Owner& owner, const Range& range, Mode mode) noexcept {
+  if (mode == Mode::kExclusive ||
+      exclusive_.first_overlap(range, reach_without(&owner), not_of(&owner)) == nullptr) {
+    return set_backing(range, mode, false);
+  }
+  // A shared lock beside exclusive ones of owners that the policy exempts: those must stay.
+  for (Offset at = range.first;;) {
+    Offset last = at;
+    const Mode others = mode_at(at, range.last, &owner, &last);
+    const int error =
+        others == Mode::kExclusive ? 0 : set_backing({at, last}, Mode::kShared, false);
+    if (error != 0) {
+      restore_backing(range);
+      return error;
+    }
+    if (last >= range.last) return 0;
+    at = last + 1;
+  }
+}
+
+void FileLocks::lower_to_others(const Owner& owner, const Range& part, Mode held) noexcept {
+  for (Offset at = part.first;;) {
+    Offset last = at;
+    const Mode others = mode_at(at, part.last, &owner, &last);
+    if (others < held && set_backing({at, last}, others, true) != 0) mark_stale({at, last});
+    if (last >= part.last) return;
+    at = last + 1;
+  }
+}
+
+void FileLocks::lower_backing(Owner& owner, const Range& range) noexcept {
+  const auto begin = owner.from(range.first);
+  if (begin == owner.locks.end() || begin->range.first > range.last) return;
+  auto end = begin;
+  Offset last = 0;
+  for (; end != owner.locks.end() && end->range.first <= range.last; ++end) last = end->range.last;
+  const Range held{std::max(begin->range.first, range.first), std::min(last, range.last)};
+  const auto reach = reach_without(&owner);
+  const auto counts = not_of(&owner);
+  if (exclusive_.first_overlap(held, reach, counts) == nullptr &&
+      shared_.first_overlap(held, reach, counts) == nullptr) {
+    if (set_backing(held, Mode::kNone, true) != 0) mark_stale(held);
+    return;
+  }
+  for (auto it = begin; it != end; ++it) {
+    lower_to_others(owner,
+                    {std::max(it->range.first, range.first), std::min(it->range.last, range.last)},
+                    it->mode);
+  }
+}
+
+// -- granting and releasing ----------------------------------------------------------------------
+
+void FileLocks::link(Lock& lock) noexcept {
+  tree_of(lock.mode).insert(lock);
+  lock.owner->locks.insert(lock);
+}
+
+void FileLocks::unlink(Lock& lock) noexcept {
+  tree_of(lock.mode).erase(lock);
+  lock.owner->locks.erase(lock.owner->locks.iterator_to(lock));
+}
+
+std::uint64_t FileLocks::growth(const Owner& owner, const Range& range, Mode mode) const {
+  std::uint64_t gone = 0;
+  std::uint64_t come = 1;
+  auto it = owner.from(range.first == 0 ? 0 : range.first - 1);
+  for (; it != owner.locks.end() && it->range.touches(range); ++it) {
+    const Overlap how = relate(it->range, range);
+    if (it->mode == mode || how == Overlap::kEqual || how == Overlap::kInside) ++gone;
+    if (it->mode != mode && how == Overlap::kContains) ++come;
+  }
+  return come > gone ? come - gone : 0;
+}
+
+int FileLocks::reserve(Owner& owner, const Range& range, Mode mode, Spares& spares) noexcept {
+  try {
+    if (mode != Mode::kNone) spares.fresh = std::make_unique<Lock>();
+    const auto it = owner.from(range.first);
+    if (it != owner.locks.end() && it->mode != mode &&
+        relate(it->range, range) == Overlap::kContains) {
+      spares.tail = std::make_unique<Lock>();
+    }
+    return 0;
+  } catch (const std::bad_alloc&) {
+    return ENOLCK;
+  }
+}
+
+void FileLocks::trim(Lock& lock, const Range& range, Spares& spares) noexcept {
+  switch (relate(lock.range, range)) {
+    case Overlap::kApart:
+      return;
+    case Overlap::kEqual:
+    case Overlap::kInside:
+      unlink(lock);
+      delete &lock;
+      return;
+    case Overlap::kContains: {
+      Lock& tail = *spares.tail.release();
+      tail.range = {range.last + 1, lock.range.last};
+      tail.owner = lock.owner;
+      tail.mode = lock.mode;
+      tail.since = lock.since;
+      lock.range.last = range.first - 1;
+      tree_of(lock.mode).refresh(lock);
+      link(tail);
+      return;
+    }
+    case Overlap::kOverHead:
+      lock.range.last = range.first - 1;
+      tree_of(lock.mode).refresh(lock);
+      return;
+    case Overlap::kOverTail:
+      unlink(lock);
+      lock.range.first = range.last + 1;
+      link(lock);
+      return;
+  }
+}
+
+Range FileLocks::carve(Owner& owner, const Range& range, Mode mode, Spares& spares) noexcept {
+  Range merged = range;
+  auto it = owner.from(range.first == 0 ? 0 : range.first - 1);
+  while (it != owner.locks.end() && it->range.touches(range)) {
+    Lock& lock = *it++;
+    if (lock.mode == mode) {
+      merged = hull(merged, lock.range);
+      if (spares.fresh != nullptr) spares.fresh->since = std::min(spares.fresh->since, lock.since);
+      unlink(lock);
+      delete &lock;
+    } else {
+      trim(lock, range, spares);
+    }
+  }
+  return merged;
+}
+
+void FileLocks::commit(Owner& owner, const Range& range, Mode mode, Spares& spares) noexcept {
+  if (mode != Mode::kNone) spares.fresh->since = seconds_now();
+  const Range merged = carve(owner, range, mode, spares);
+  if (mode != Mode::kNone) {
+    Lock& lock = *spares.fresh.release();
+    lock.range = merged;
+    lock.owner = &owner;
+    lock.mode = mode;
+    link(lock);
+  }
+  owner.tally.set(owner.locks.size());
+}
+
+int FileLocks::refuse(const Request& request, Limit limit) noexcept {
+  manager_.counters_.add(Counter::kLimits);
+  if (manager_.observer_ != nullptr) {
+    const Limits& l = manager_.ledger_.limits();
+    const std::uint64_t values[] = {l.locks,   l.locks_per_user,   l.locks_per_owner,
+                                    l.waiters, l.waiters_per_user, l.outside_waits};
+    manager_.observer_->limit_reached(*this, request, limit,
+                                      values[static_cast<std::size_t>(limit)]);
+  }
+  return ENOLCK;
+}
+
+FileLocks::Attempt FileLocks::attempt(Owner& owner, const Request& request, std::uint64_t arrival,
+                                      bool queues, const OutsideWait* have, bool yields,
+                                      Outcomes& out) noexcept {
+  const Range& range = request.range;
+  const Mode mode = request.mode;
+  const auto failed = [](int error) {
+    return Attempt{.verdict = Verdict::kFailed, .error = error};
+  };
+
+  if (queues && !queue_.empty()) {
+    if (Waiter* ahead = latest_ahead(owner.id, request.caller, range, mode, arrival)) {
+      return {.verdict = Verdict::kBehind, .ahead = ahead};
+    }
+  }
+  if (find_conflict(owner.id, &owner, range, mode) != nullptr)
+    return {.verdict = Verdict::kBlocked};
+  if (!outside_.empty()) {
+    if (OutsideWait* wait = find_collision(owner.id, range, mode)) {
+      return {.verdict = Verdict::kCollides, .collision = wait};
+    }
+  }
+  // Two more is the most that one request can add: itself, and the tail of a lock it splits.
+  if (owner.tally.would_break(2)) {
+    if (const std::uint64_t more = growth(owner, range, mode); more > 0) {
+      if (const auto limit = owner.tally.would_break(more)) return failed(refuse(request, *limit));
+    }
+  }
+  Spares spares;
+  if (const int error = reserve(owner, range, mode, spares); error != 0) return failed(error);
+  const bool held_already = have != nullptr && !have->disturbed && have->range == range;
+  if (!held_already && must_raise(owner, range, mode)) {
+    if (yields) {
+      return {.verdict = Verdict::kOutside, .yields = true};
+    }
+    if (mode == Mode::kShared) note_outsiders(out);
+    const int error = raise_backing(owner, range, mode);
+    if (error == EAGAIN) return {.verdict = Verdict::kOutside};
+    if (error != 0) return failed(error);
+  }
+  const bool may_weaken = mode == Mode::kShared && !owner.locks.empty();
+  commit(owner, range, mode, spares);
+  manager_.counters_.add(Counter::kGrants);
+  if (may_weaken) wake(range, out);
+  return {.verdict = Verdict::kGranted};
+}
+
+int FileLocks::unlock(Owner& owner, const Range& range, Outcomes& out) noexcept {
+  Spares spares;
+  if (const int error = reserve(owner, range, Mode::kNone, spares); error != 0) return error;
+  note_outsiders(out);
+  lower_backing(owner, range);
+  commit(owner, range, Mode::kNone, spares);
+  wake(range, out);
+  return 0;
+}
+
+void FileLocks::unlock_all(Owner& owner, Outcomes& out) noexcept {
+  // The whole file contains every lock, so nothing is split and nothing can fail.
+  if (!owner.locks.empty()) unlock(owner, kWholeFile, out);
+}
+
+// -- requests ------------------------------------------------------------------------------------
+
+std::optional<int> FileLocks::answer(Owner& owner, const Request& request,
+                                     const Attempt& attempt) noexcept {
+  switch (attempt.verdict) {
+    case Verdict::kGranted:
+      return 0;
+    case Verdict::kFailed:
+      drop_if_idle(owner);
+      return attempt.error;
+    case Verdict::kBlocked:
+    case Verdict::kOutside:
+      if (!request.wait) {
+        drop_if_idle(owner);
+        manager_.counters_.add(Counter::kRefusals);
+        return EAGAIN;
+      }
+      return std::nullopt;
+    case Verdict::kBehind:
+    case Verdict::kCollides:
+      return std::nullopt;
+  }
+  return EIO;
+}
+
+std::optional<int> FileLocks::try_now(Opened& opened, const Request& request) noexcept {
+  if (const int error = manager_.policy().check_open_mode(request.owner.type, request.mode,
+                                                          opened.readable_, opened.writable_)) {
+    return error;
+  }
+  Outcomes out;
+  std::optional<int> result;
+  try {
+    const std::lock_guard guard(mutex_);
+    repair_backing();
+    if (request.mode == Mode::kNone) {
+      manager_.counters_.add(Counter::kUnlocks);
+      Owner* owner = find_owner(request.owner);
+      result = owner == nullptr ? 0 : unlock(*owner, request.range, out);
+      if (owner != nullptr) drop_if_idle(*owner);
+    } else {
+      Owner& owner = get_owner(opened, request.owner, request.caller);
+      const bool queues = request.wait && manager_.policy().queues_behind_waiters();
+      result = answer(owner, request,
+                      attempt(owner, request, next_arrival_, queues, nullptr, false, out));
+      if (!result) drop_if_idle(owner);
+    }
+    settle(out);
+    verify();
+  } catch (const std::bad_alloc&) {
+    return ENOLCK;
+  }
+  announce(out);
+  return result;
+}
+
+std::optional<int> FileLocks::park(Opened& opened, const Request& request, Ticket ticket,
+                                   Completion done) noexcept {
+  const std::optional<int> result = decide_or_park(opened, request, ticket, std::move(done));
+  if (result) manager_.use_up(ticket);
+  return result;
+}
+
+std::optional<int> FileLocks::decide_or_park(Opened& opened, const Request& request, Ticket ticket,
+                                             Completion done) noexcept {
+  if (const auto now = try_now(opened, request)) return now;
+  Outcomes out;
+  std::optional<int> result;
+  try {
+    std::unique_lock<std::mutex> block;
+    if (request.wait && manager_.policy().in_deadlock_detection(request.owner.type)) {
+      block = std::unique_lock(manager_.block_mutex_);
+    }
+    const std::lock_guard guard(mutex_);
+    repair_backing();
+    Owner& owner = get_owner(opened, request.owner, request.caller);
+    const bool queues = request.wait && manager_.policy().queues_behind_waiters();
+    const Attempt tried = attempt(owner, request, next_arrival_, queues, nullptr, false, out);
+    result = answer(owner, request, tried);
+    if (!result) {
+      const int error = admit(owner, opened, request, ticket, std::move(done), tried, out);
+      if (error != 0) {
+        drop_if_idle(owner);
+        result = error;
+      }
+    }
+    settle(out);
+    verify();
+  } catch (const std::bad_alloc&) {
+    return ENOLCK;
+  }
+  announce(out);
+  return result;
+}
+
+/// Makes a waiter of a request that has to wait. Returns 0, or the errno that it is refused with.
+int FileLocks::admit(Owner& owner, Opened& opened, const Request& request, Ticket ticket,
+                     Completion done, const Attempt& attempt, Outcomes& out) {
+  if (const int closed = manager_.closed_.load(); closed != 0) return closed;
+  if (request.wait && manager_.policy().in_deadlock_detection(owner.id.type) &&
+      closes_cycle(owner, request)) {
+    manager_.counters_.add(Counter::kDeadlocks);
+    return EDEADLK;
+  }
+  auto waiter = std::make_shared<Waiter>(*this, request, ticket, std::move(done), manager_.ledger_);
+  if (const auto limit = waiter->tally.would_break(1)) return refuse(request, *limit);
+  outside_.reserve(outside_.size() + 1);
+  if (const int cancelled = manager_.enroll(waiter); cancelled != 0) return cancelled;
+  // From here on nothing throws.
+  waiter->tally.set(1);
+  waiter->owner = &owner;
+  waiter->opened = &opened;
+  waiter->arrival = next_arrival_++;
+  ++owner.waiting;
+  ++opened.parked_;
+  queue_.insert(*waiter);
+  manager_.counters_.add(Counter::kWaits);
+  place(*waiter, attempt, out);
+  return 0;
+}
+
+int FileLocks::test(const Request& request, std::optional<Blocker>& blocker) noexcept {
+  blocker.reset();
+  const std::lock_guard guard(mutex_);
+  const Owner* self = find_owner(request.owner);
+  if (const Lock* lock = find_conflict(request.owner, self, request.range, request.mode)) {
+    blocker = Blocker{lock->owner->id, lock->owner->caller.pid, lock->range, lock->mode};
+    return 0;
+  }
+  std::optional<OutsideLock> found;
+  if (const int error = backing_->test(request.range, request.mode, found); error != 0)
+    return error;
+  if (found) blocker = Blocker{std::nullopt, found->pid, found->range, found->mode};
+  return 0;
+}
+
+void FileLocks::close_by_process(std::uint64_t cookie) noexcept {
+  Outcomes out;
+  {
+    const std::lock_guard guard(mutex_);
+    Owner* owner = find_owner({OwnerType::kProcess, cookie});
+    if (owner == nullptr) return;
+    repair_backing();
+    unlock_all(*owner, out);
+    // The cookie may name another process next; only a thread that still waits keeps the owner.
+    if (owner->idle()) {
+      remove_owner(*owner);
+    } else {
+      leave_opened(*owner);
+    }
+    settle(out);
+    verify();
+  }
+  announce(out);
+}
+
+void FileLocks::close(Opened& opened) noexcept {
+  Outcomes out;
+  {
+    const std::lock_guard guard(mutex_);
+    repair_backing();
+    // The kernel keeps a file open while a request on it is under way; an embedder might not.
+    while (opened.parked_ != 0) {
+      Waiter* left = nullptr;
+      queue_.for_each([&](Waiter& w) {
+        if (w.opened == &opened) left = &w;
+        return left == nullptr;
+      });
+      detach(*left);
+      finish(*left, EBADF, out);
+    }
+    while (Owner* owner = opened.owners_) {
+      unlock_all(*owner, out);
+      if (owner->idle()) {
+        remove_owner(*owner);
+      } else {
+        leave_opened(*owner);
+      }
+    }
+    settle(out);
+    verify();
+  }
+  announce(out);
+}
+
+bool FileLocks::quiet() const noexcept {
+  const std::lock_guard guard(mutex_);
+  return exclusive_.empty() && shared_.empty() && queue_.empty() && outside_.empty();
+}
+
+// -- waiting -------------------------------------------------------------------------------------
+
+void FileLocks::place(Waiter& waiter, const Attempt& attempt, Outcomes& out) noexcept {
+  waiter.placed = LockManager::Clock::now();
+  switch (attempt.verdict) {
+    case Verdict::kBehind:
+      waiter.place = Waiter::Place::kBehind;
+      waiter.ahead = attempt.ahead;
+      attempt.ahead->followers.push_back(waiter);
+      ++queued_;
+      manager_.queued_.fetch_add(1, std::memory_order_relaxed);
+      return;
+    case Verdict::kBlocked:
+      waiter.place = Waiter::Place::kBlocked;
+      blocked_.insert(waiter);
+      return;
+    case Verdict::kCollides:
+      waiter.place = Waiter::Place::kAside;
+      waiter.outside = attempt.collision;
+      attempt.collision->aside.push_back(waiter);
+      // Whoever may not be kept waiting by a mere waiter has that wait called back.
+      if (!waiter.request.wait || waiter.bypass) recall(*attempt.collision);
+      return;
+    case Verdict::kOutside:
+      wait_outside(waiter, attempt.yields, out);
+      return;
+    case Verdict::kGranted:
+      finish(waiter, 0, out);
+      return;
+    case Verdict::kFailed:
+      finish(waiter, attempt.error, out);
+      return;
+  }
+}
+
+/// The part of a request to wait for. A wait that is called off after it took the lock must be
+/// undone by weakening the backing only; so where the owner's own exclusive lock is about to become
+/// shared, that part is left to the final attempt.
+Range FileLocks::outside_range(const Request& request) const {
+  if (request.mode == Mode::kExclusive) return request.range;
+  Range range = request.range;
+  Offset at = range.first;
+  while (const Lock* own = exclusive_.first_overlap({at, range.last}, kFullReach, kAnyLock)) {
+    if (own->range.first > at) return {at, own->range.first - 1};
+    if (own->range.last >= range.last) break;
+    at = own->range.last + 1;
+  }
+  return at > range.first ? Range{at, range.last} : range;
+}
+
+void FileLocks::wait_outside(Waiter& waiter, bool yield_first, Outcomes& out) noexcept {
+  const Range range = outside_range(waiter.request);
+  const Mode mode = waiter.request.mode;
+  const auto attach = [&waiter](OutsideWait& wait) {
+    waiter.place = Waiter::Place::kOutside;
+    waiter.outside = &wait;
+    wait.attached.push_back(waiter);
+  };
+  for (const auto& wait : outside_) {
+    if (wait->range == range && wait->mode == mode && !wait->recalled) {
+      attach(*wait);
+      return;
+    }
+  }
+  const std::uint64_t limit = manager_.ledger_.limits().outside_waits;
+  if (manager_.outside_waits_.fetch_add(1, std::memory_order_relaxed) >= limit) {
+    manager_.outside_waits_.fetch_sub(1, std::memory_order_relaxed);
+    finish(waiter, refuse(waiter.request, Limit::kOutsideWaits), out);
+    return;
+  }
+  int error = ENOLCK;
+  try {
+    auto wait = std::make_unique<OutsideWait>();
+    wait->id = manager_.next_wait_.fetch_add(1, std::memory_order_relaxed);
+    wait->range = range;
+    wait->mode = mode;
+    wait->owner = waiter.request.owner;
+    outside_.reserve(outside_.size() + 1);
+    error = backing_->wait(wait->id, range, mode, yield_first,
+                           [self = shared_from_this(), id = wait->id](int result) {
+                             self->outside_ended(id, result);
+                           });
+    if (error == 0) {
+      manager_.counters_.add(Counter::kOutsideWaits);
+      outside_.push_back(std::move(wait));
+      attach(*outside_.back());
+      return;
+    }
+  } catch (const std::bad_alloc&) {
+    error = ENOLCK;
+  }
+  manager_.outside_waits_.fetch_sub(1, std::memory_order_relaxed);
+  finish(waiter, error, out);
+}
+
+void FileLocks::recall(OutsideWait& wait) noexcept {
+  if (std::exchange(wait.recalled, true)) return;
+  backing_->recall(wait.id);
+}
+
+void FileLocks::outside_ended(Backing::WaitId id, int error) noexcept {
+  Outcomes out;
+  {
+    const std::lock_guard guard(mutex_);
+    const auto it = std::find_if(outside_.begin(), outside_.end(),
+                                 [id](const auto& wait) { return wait->id == id; });
+    const std::unique_ptr<OutsideWait> wait = std::move(*it);
+    outside_.erase(it);
+    manager_.outside_waits_.fetch_sub(1, std::memory_order_relaxed);
+
+    const auto settle_list = [&](Waiter::PeerList& list) {
+      bool granted = false;
+      while (!list.empty()) {
+        Waiter& waiter = list.front();
+        detach(waiter);
+        if (error != 0 && error != EINTR && &list == &wait->attached) {
+          finish(waiter, error, out);
+          continue;
+        }
+        granted = reconsider(waiter, error == 0 ? wait.get() : nullptr, false, out) || granted;
+      }
+      return granted;
+    };
+    // A wait that was called back makes room for those aside; one that succeeded was for its own.
+    if (error == EINTR) settle_list(wait->aside);
+    const bool used = settle_list(wait->attached);
+    if (error == 0 && !used) restore_backing(wait->range);
+    settle_list(wait->aside);
+    settle(out);
+    verify();
+  }
+  announce(out);
+}
+
+/// Takes a waiter out of its place; it stays in the queue.
+void FileLocks::detach(Waiter& waiter) noexcept {
+  switch (waiter.place) {
+    case Waiter::Place::kBehind:
+      waiter.ahead->followers.erase(Waiter::PeerList::s_iterator_to(waiter));
+      waiter.ahead = nullptr;
+      --queued_;
+      manager_.queued_.fetch_sub(1, std::memory_order_relaxed);
+      break;
+    case Waiter::Place::kBlocked:
+      blocked_.erase(waiter);
+      break;
+    case Waiter::Place::kOutside:
+      waiter.outside->attached.erase(Waiter::PeerList::s_iterator_to(waiter));
+      waiter.outside = nullptr;
+      break;
+    case Waiter::Place::kAside:
+      waiter.outside->aside.erase(Waiter::PeerList::s_iterator_to(waiter));
+      waiter.outside = nullptr;
+      break;
+    case Waiter::Place::kNowhere:
+    case Waiter::Place::kDone:
+      break;
+  }
+  waiter.place = Waiter::Place::kNowhere;
+}
+
+/// Takes a detached waiter out of the queue and puts down its result.
+void FileLocks::finish(Waiter& waiter, int error, Outcomes& out) noexcept {
+  queue_.erase(waiter);
+  while (!waiter.followers.empty()) {
+    Waiter& follower = waiter.followers.front();
+    detach(follower);
+    if (!follower.work_hook.is_linked()) out.again.insert(follower);
+  }
+  if (waiter.work_hook.is_linked()) out.again.erase(out.again.iterator_to(waiter));
+  --waiter.owner->waiting;
+  --waiter.opened->parked_;
+  waiter.tally.set(0);
+  waiter.place = Waiter::Place::kDone;
+  waiter.result = error;
+  out.finished.push_back(waiter);
+  drop_if_idle(*waiter.owner);
+  waiter.owner = nullptr;
+}
+
+/// Looks again at a detached waiter. Returns whether it was granted.
+bool FileLocks::reconsider(Waiter& waiter, const OutsideWait* have, bool yields,
+                           Outcomes& out) noexcept {
+  const Request& request = waiter.request;
+  const bool queues = request.wait && !waiter.bypass && manager_.policy().queues_behind_waiters();
+  Attempt tried = attempt(*waiter.owner, request, waiter.arrival, queues, have, yields, out);
+  const bool refused = tried.verdict == Verdict::kBlocked || tried.verdict == Verdict::kOutside;
+  if (!request.wait && refused) {
+    manager_.counters_.add(Counter::kRefusals);
+    tried = {.verdict = Verdict::kFailed, .error = EAGAIN};
+  }
+  const bool granted = tried.verdict == Verdict::kGranted;
+  if (granted) {
+    if (!waiter.bypass) patience_ = kPatience;
+    // A close by the process may have come while this thread waited: the lock belongs to the open
+    // file that it came through.
+    if (waiter.owner->opened == nullptr) join_opened(*waiter.owner, *waiter.opened);
+  }
+  place(waiter, tried, out);
+  return granted;
+}
+
+void FileLocks::wake(const Range& range, Outcomes& out) noexcept {
+  blocked_.for_each_overlap(
+      range, [](const Waiter& w) { return w.blocked_reach; },
+      [&](Waiter& w) {
+        if (!w.work_hook.is_linked()) out.again.insert(w);
+        return true;
+      });
+}
+
+void FileLocks::settle(Outcomes& out) noexcept {
+  while (!out.again.empty()) {
+    Waiter& waiter = *out.again.begin();
+    out.again.erase(out.again.begin());
+    detach(waiter);
+    reconsider(waiter, nullptr, out.yields, out);
+  }
+}
+
+void FileLocks::announce(Outcomes& out) noexcept {
+  if (out.finished.empty()) return;
+  const auto self = shared_from_this();
+  while (!out.finished.empty()) {
+    Waiter& waiter = out.finished.front();
+    out.finished.pop_front();
+    const int result = waiter.result;
+    const Completion done = std::move(waiter.done);
+    manager_.strike(waiter);
+    done(result);
+  }
+}
+
+void FileLocks::cancel(Waiter& waiter, int error) noexcept {
+  Outcomes out;
+  {
+    const std::lock_guard guard(mutex_);
+    if (waiter.place == Waiter::Place::kDone || waiter.place == Waiter::Place::kNowhere) return;
+    OutsideWait* outside = waiter.place == Waiter::Place::kOutside ? waiter.outside : nullptr;
+    detach(waiter);
+    if (outside != nullptr && outside->attached.empty()) recall(*outside);
+    finish(waiter, error, out);
+    manager_.counters_.add(Counter::kInterrupts);
+    settle(out);
+    verify();
+  }
+  announce(out);
+}
+
+/// The waiter at the front of the chain that `waiter` stands in. Whenever something in its way is
+/// released it is looked at anew, so the time it was placed tells how long nothing has moved.
+const Waiter& FileLocks::front_of(const Waiter& waiter) {
+  const Waiter* front = &waiter;
+  while (front->ahead != nullptr) front = front->ahead;
+  return *front;
+}
+
+void FileLocks::relent(LockManager::Clock::time_point now) noexcept {
+  Outcomes out;
+  {
+    const std::lock_guard guard(mutex_);
+    if (queued_ == 0) return;
+    queue_.for_each([&](Waiter& w) {
+      const Request& r = w.request;
+      if (w.place == Waiter::Place::kBehind && now - w.since >= patience_ &&
+          find_conflict(r.owner, w.owner, r.range, r.mode) == nullptr &&
+          now - front_of(w).placed >= patience_) {
+        w.bypass = true;
+        manager_.counters_.add(Counter::kBypasses);
+        out.again.insert(w);
+      }
+      return true;
+    });
+    if (out.again.empty()) return;
+    patience_ = std::min<LockManager::Clock::duration>(patience_ * 2, kMostPatience);
+    settle(out);
+    verify();
+  }
+  announce(out);
+}
+
+// -- deadlocks -----------------------------------------------------------------------------------
+
+void FileLocks::deadlock_edges(const OwnerId& id, const Owner* self, const Range& range, Mode mode,
+                               std::vector<std::uint64_t>& out) const {
+  const auto visit = [&](const Lock& lock) {
+    const OwnerId& holder = lock.owner->id;
+    if (lock.owner != self && manager_.policy().in_deadlock_detection(holder.type) &&
+        manager_.policy().exclusive_of(holder, id) &&
+        (out.empty() || out.back() != holder.cookie)) {
+      out.push_back(holder.cookie);
+    }
+    return true;
+  };
+  exclusive_.for_each_overlap(range, reach_without(self), visit);
+  if (mode == Mode::kExclusive) shared_.for_each_overlap(range, reach_without(self), visit);
+}
+
+/// The processes that parked requests wait for, over all files. Keeps each file it has looked at
+/// locked, so that the graph stands still during the search; LockManager::block_mutex_ makes that
+/// safe.
+class FileLocks::WaitingProcesses final : public WaitGraph::Source {
+ public:
+  WaitingProcesses(const FileLocks& home) : home_(home) {}
+
+  void waits_for(WaitGraph::Node cookie, std::vector<WaitGraph::Node>& out) override {
+    for (const auto& waiter : home_.manager_.waiters_of_process(cookie)) {
+      const FileLocks& file = *waiter->file;
+      hold(waiter->file);
+      if (waiter->place == Waiter::Place::kDone || waiter->place == Waiter::Place::kNowhere)
+        continue;
+      const Request& r = waiter->request;
+      file.deadlock_edges(r.owner, waiter->owner, r.range, r.mode, out);
+    }
+  }
+
+ private:
+  void hold(const std::shared_ptr<FileLocks>& file) {
+    if (file.get() == &home_) return;
+    for (const auto& held : held_) {
+      if (held.first == file) return;
+    }
+    held_.emplace_back(file, std::unique_lock(file->mutex_));
+  }
+
+  const FileLocks& home_;  ///< locked by the caller
+  // Destroyed last to first: a pair unlocks (second) before it lets go of the file (first).
+  std::vector<std::pair<std::shared_ptr<FileLocks>, std::unique_lock<std::mutex>>> held_;
+};
+
+bool FileLocks::closes_cycle(const Owner& owner, const Request& request) const {
+  std::vector<std::uint64_t> blockers;
+  deadlock_edges(owner.id, &owner, request.range, request.mode, blockers);
+  if (blockers.empty()) return false;
+  WaitingProcesses source(*this);
+  const std::vector<std::uint64_t> cycle = WaitGraph::find_path(source, blockers, owner.id.cookie);
+  if (cycle.empty()) return false;
+  if (manager_.observer_ != nullptr) manager_.observer_->deadlock(*this, request, cycle);
+  return true;
+}
+
+// -- reports -------------------------------------------------------------------------------------
+
+std::vector<LockView> FileLocks::locks() const {
+  const std::lock_guard guard(mutex_);
+  const std::uint32_t now = seconds_now();
+  std::vector<LockView> views;
+  for (const LockTree* tree : {&exclusive_, &shared_}) {
+    tree->for_each([&](const Lock& l) {
+      views.push_back({l.owner->id, l.owner->caller, l.range, l.mode, now - l.since});
+      return true;
+    });
+  }
+  std::stable_sort(views.begin(), views.end(), [](const LockView& a, const LockView& b) {
+    return a.range.first < b.range.first;
+  });
+  return views;
+}
+
+std::vector<WaitView> FileLocks::waiters() const {
+  const std::lock_guard guard(mutex_);
+  const auto now = LockManager::Clock::now();
+  std::vector<std::pair<std::uint64_t, WaitView>> found;
+  queue_.for_each([&](const Waiter& w) {
+    const auto waited = std::chrono::duration_cast<std::chrono::seconds>(now - w.since);
+    found.emplace_back(w.arrival, WaitView{w.ticket, w.request, w.place,
+                                           static_cast<std::uint32_t>(waited.count())});
+    return true;
+  });
+  std::sort(found.begin(), found.end(),
+            [](const auto& a, const auto& b) { return a.first < b.first; });
+  std::vector<WaitView> views;
+  views.reserve(found.size());
+  for (auto& [arrival, view] : found) views.push_back(view);
+  return views;
+}
+
+// -- invariants ----------------------------------------------------------------------------------
+
+const char* FileLocks::check_locks() const {
+  for (const LockTree* tree : {&exclusive_, &shared_}) {
+    if (const char* broken = tree->check()) return broken;
+  }
+  std::size_t in_trees = 0;
+  const char* broken = nullptr;
+  for (const LockTree* tree : {&exclusive_, &shared_}) {
+    tree->for_each([&](const Lock& l) {
+      ++in_trees;
+      const Mode mode = tree == &exclusive_ ? Mode::kExclusive : Mode::kShared;
+      if (l.mode != mode) broken = "a lock is in the tree of another mode";
+      if (l.range.first < 0 || l.range.first > l.range.last) broken = "a lock has no proper range";
+      if (find_conflict(l.owner->id, l.owner, l.range, l.mode) != nullptr) {
+        broken = "granted locks of owners that exclude each other overlap";
+      }
+      if (find_collision(l.owner->id, l.range, l.mode) != nullptr) {
+        broken = "a granted lock collides with a wait outside";
+      }
+      return broken == nullptr;
+    });
+  }
+  if (broken != nullptr) return broken;
+
+  std::size_t of_owners = 0;
+  for (const auto& [id, owner] : owners_) {
+    const Lock* previous = nullptr;
+    for (const Lock& l : owner->locks) {
+      if (l.owner != owner.get()) return "a lock is in the set of another owner";
+      if (previous != nullptr && previous->range.overlaps(l.range)) {
+        return "an owner's locks overlap";
+      }
+      if (previous != nullptr && previous->mode == l.mode && previous->range.touches(l.range)) {
+        return "an owner's neighbouring locks of one mode are not merged";
+      }
+      previous = &l;
+      ++of_owners;
+    }
+    if (owner->tally.charged() != owner->locks.size()) return "an owner's tally has drifted";
+    if (owner->idle() && owner->opened == nullptr) return "an idle owner belongs to nobody";
+  }
+  return in_trees == of_owners ? nullptr : "trees and owners disagree on what is granted";
+}
+
+const char* FileLocks::check_waiters() const {
+  if (const char* broken = queue_.check()) return broken;
+  if (const char* broken = blocked_.check()) return broken;
+  const char* broken = nullptr;
+  std::uint64_t behind = 0;
+  queue_.for_each([&](const Waiter& w) {
+    const Request& r = w.request;
+    switch (w.place) {
+      case Waiter::Place::kBehind:
+        ++behind;
+        if (w.ahead == nullptr || w.ahead->arrival >= w.arrival) {
+          broken = "a waiter stands behind a later one";
+        } else if (!w.ahead->request.range.overlaps(r.range) ||
+                   !requests_conflict(w.ahead->request, r.owner, r.mode)) {
+          broken = "a waiter stands behind one that it does not conflict with";
+        } else if (!w.ahead->queue_hook.linked()) {
+          broken = "a waiter stands behind one that has left";
+        }
+        break;
+      case Waiter::Place::kBlocked:
+        if (find_conflict(r.owner, w.owner, r.range, r.mode) == nullptr) {
+          broken = "a blocked waiter has nothing in its way";
+        }
+        break;
+      case Waiter::Place::kOutside:
+      case Waiter::Place::kAside:
+        if (w.outside == nullptr) broken = "a waiter outside is attached to nothing";
+        break;
+      case Waiter::Place::kNowhere:
+      case Waiter::Place::kDone:
+        broken = "a parked waiter is nowhere";
+        break;
+    }
+    return broken == nullptr;
+  });
+  if (broken == nullptr && behind != queued_) broken = "the number of queued waiters has drifted";
+  for (const auto& wait : outside_) {
+    if (broken == nullptr && wait->attached.empty() && !wait->recalled) {
+      broken = "a wait outside serves nobody and was not recalled";
+    }
+  }
+  return broken;
+}
+
+const char* FileLocks::check() const {
+  const std::lock_guard guard(mutex_);
+  if (const char* broken = check_locks()) return broken;
+  return check_waiters();
+}
+
+/// In debug builds: verifies the invariants of a small file after a change, and stops on a break.
+void FileLocks::verify() const noexcept {
+#ifdef LOCKMGR_CHECK_INVARIANTS
+  constexpr std::uint64_t kMostChecked = 256;
+  if (manager_.ledger_.locks() + manager_.ledger_.waiters() > kMostChecked) return;
+  const char* broken = check_locks();
+  if (broken == nullptr) broken = check_waiters();
+  if (broken != nullptr) {
+    std::fprintf(stderr, "lockmgr: invariant broken: %s\n", broken);
+    std::abort();
+  }
+#endif
+}
+
+}  // namespace lockmgr

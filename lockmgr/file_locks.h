@@ -1,0 +1,423 @@
+/// The locks of one file: who holds what, who waits for what, and what the backing carries.
+///
+/// Two graphs meet here. The first is of bytes: granted locks lie in two interval trees, the
+/// exclusive and the shared ones, each of which also knows the farthest byte that an owner *other
+/// than the asker* reaches below each node; so the search for a conflict stays logarithmic even
+/// among a million locks of the asker itself. Each owner has its own locks in order besides: they
+/// are disjoint, and neighbours of equal mode are merged, as POSIX asks.
+///
+/// The second is of waiting. A parked request stands in exactly one of four places:
+///
+///   behind   chained to the latest earlier waiter it conflicts with. It is looked at again only
+///            when that one leaves the queue, so a release costs the same with one waiter as with
+///            ten thousand: it wakes those it can grant and nobody else.
+///   blocked  in the tree of those that a granted lock stands in the way of; a release looks up the
+///            ones that overlap what was released.
+///   outside  attached to a wait for an outsider on the backing (OutsideWait).
+///   aside    until an OutsideWait that its grant would collide with has come to its end.
+///
+/// The mirror: at every byte the backing carries exactly the strongest mode granted there. A grant
+/// that raises it is carried first and committed when the backing accepts; a release is committed
+/// whatever the backing says. While an OutsideWait is under way its range may become locked at the
+/// backing at any moment; nothing that this would weaken is granted meanwhile (invariant 6).
+///
+/// A request that finds nothing granted in its way still queues behind an earlier waiter that it
+/// conflicts with, unless that one waits for a lock of the same owner or thread (an upgrade, a
+/// second shared lock): queueing would then wait for itself. See also LockManager::relent().
+///
+/// Thread safety: all public methods may be called from any thread; each takes mutex_. None blocks
+/// longer than a non-blocking call of the backing takes.
+///
+/// Invariants (verified after each change when LOCKMGR_CHECK_INVARIANTS is defined):
+///  1. Two granted locks of owners that exclude each other do not overlap unless both are shared.
+///  2. An owner's locks are disjoint; neighbours that touch differ in mode.
+///  3. Every granted lock is in exactly one of exclusive_ and shared_ and in its owner's set.
+///  4. An owner's tally is the number of its locks.
+///  5. A waiter that is `behind` conflicts with the one ahead, which came earlier and still waits;
+///  a
+///     waiter that is `blocked` conflicts with a granted lock of another owner.
+///  6. No granted lock collides with an OutsideWait under way (see collides()).
+///  7. An owner without locks and waiters belongs to an Opened, which keeps only a few such.
+#pragma once
+
+#include <array>
+#include <boost/intrusive/list.hpp>
+#include <boost/intrusive/set.hpp>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <unordered_map>
+#include <vector>
+
+#include "lockmgr/accounting.h"
+#include "lockmgr/backing.h"
+#include "lockmgr/interval_tree.h"
+#include "lockmgr/lock_manager.h"
+#include "lockmgr/owner.h"
+#include "lockmgr/range.h"
+
+namespace lockmgr {
+
+namespace bi = boost::intrusive;
+
+struct Owner;
+struct OutsideWait;
+class FileLocks;
+
+/// A granted lock. Lives in a tree of its mode and in its owner's set.
+struct Lock {
+  using OwnHook = bi::set_member_hook<bi::optimize_size<true>>;
+
+  Range range;
+  Owner* owner = nullptr;
+  Mode mode = Mode::kNone;
+  std::uint32_t since = 0;  ///< seconds on the manager's clock when it was granted
+  TreeHook<Lock> hook;
+  OwnHook own_hook;
+  // Summary of the subtree: the farthest byte reached, by whom, and the farthest reached by others.
+  Offset reach = -1;
+  const Owner* reacher = nullptr;
+  Offset other_reach = -1;
+
+  Offset reach_without(const Owner* owner_left_out) const {
+    return reacher == owner_left_out ? other_reach : reach;
+  }
+};
+
+struct LockTreeTraits {
+  using Node = Lock;
+  static TreeHook<Lock>& hook(Lock& n) { return n.hook; }
+  static Range range(const Lock& n) { return n.range; }
+  static void summarise(Lock& n, const Lock* left, const Lock* right);
+  static bool summary_ok(const Lock& n, const Lock* left, const Lock* right);
+};
+using LockTree = IntervalTree<LockTreeTraits>;
+
+/// An open file description as the manager sees it: what modes it may take, and the owners that
+/// first came through it. Its holder passes it to FileLocks and must close() it there before it is
+/// destroyed. Fields are guarded by FileLocks::mutex_.
+class Opened {
+ public:
+  Opened(bool readable, bool writable) : readable_(readable), writable_(writable) {}
+  ~Opened() = default;
+  Opened(const Opened&) = delete;
+  Opened& operator=(const Opened&) = delete;
+
+ private:
+  friend class FileLocks;
+  friend struct Owner;
+
+  const bool readable_;
+  const bool writable_;
+  Owner* owners_ = nullptr;   ///< linked by Owner::next_of_opened
+  std::uint32_t parked_ = 0;  ///< requests that came through it and wait
+};
+
+/// Somebody who holds or awaits locks on this file. Guarded by FileLocks::mutex_.
+struct Owner {
+  struct ByFirst {
+    using type = Offset;
+    Offset operator()(const Lock& lock) const { return lock.range.first; }
+  };
+  using LockSet = bi::set<Lock, bi::member_hook<Lock, Lock::OwnHook, &Lock::own_hook>,
+                          bi::key_of_value<ByFirst>, bi::constant_time_size<true>>;
+
+  Owner(Ledger& ledger, const OwnerId& owner_id, const Caller& who)
+      : id(owner_id), caller(who), tally(ledger, who.uid, Tally::Kind::kLocks) {}
+
+  /// The first of this owner's locks that overlaps or follows `at`.
+  LockSet::iterator from(Offset at) const;
+  bool idle() const { return locks.empty() && waiting == 0; }
+
+  const OwnerId id;
+  Caller caller;  ///< who asked last
+  LockSet locks;
+  std::uint32_t waiting = 0;  ///< parked requests
+  Tally tally;
+  Opened* opened = nullptr;         ///< the open file it first came through; null once that closed
+  Owner* next_of_opened = nullptr;  ///< list of Opened::owners_
+};
+
+/// A parked request. Guarded by the mutex of its file but for what is const.
+struct Waiter {
+  enum class Place : std::uint8_t { kNowhere, kBehind, kBlocked, kOutside, kAside, kDone };
+  using ListHook = bi::list_member_hook<>;
+  using WorkHook = bi::set_member_hook<>;
+
+  Waiter(FileLocks& waits_on, const Request& what, Ticket name, Completion on_done, Ledger& ledger);
+
+  const std::shared_ptr<FileLocks> file;
+  const Request request;
+  const Ticket ticket;
+  const LockManager::Clock::time_point since;
+  Completion done;
+  Tally tally;
+
+  Owner* owner = nullptr;
+  Opened* opened = nullptr;
+  std::uint64_t arrival = 0;              ///< position in the file's queue: smaller came earlier
+  LockManager::Clock::time_point placed;  ///< when it was last looked at
+  Place place = Place::kNowhere;
+  bool bypass = false;  ///< no longer queues behind other waiters
+  int result = 0;       ///< for the completion, once kDone
+
+  Waiter* ahead = nullptr;         ///< kBehind: the waiter it is chained to
+  OutsideWait* outside = nullptr;  ///< kOutside, kAside
+  ListHook peer_hook;              ///< in `followers` of the one ahead, or a list of `outside`
+  WorkHook work_hook;              ///< in the worklist of a settle()
+
+  using PeerList = bi::list<Waiter, bi::member_hook<Waiter, ListHook, &Waiter::peer_hook>>;
+  PeerList followers;  ///< those chained behind this one
+
+  // In the tree of all waiters, and (kBlocked) in that of the blocked ones.
+  TreeHook<Waiter> queue_hook;
+  TreeHook<Waiter> blocked_hook;
+  /// Arrivals within a subtree; newest 0: none.
+  struct Arrivals {
+    std::uint64_t newest = 0;
+    std::uint64_t oldest = UINT64_MAX;
+  };
+  Offset queue_reach = -1;      ///< summary in the first tree, with ...
+  Arrivals all_arrivals;        ///< ... all waiters of the subtree and ...
+  Arrivals exclusive_arrivals;  ///< ... those that want an exclusive lock
+  Offset blocked_reach = -1;    ///< summary in the second tree
+};
+
+struct QueueTreeTraits {
+  using Node = Waiter;
+  static TreeHook<Waiter>& hook(Waiter& n) { return n.queue_hook; }
+  static Range range(const Waiter& n) { return n.request.range; }
+  static void summarise(Waiter& n, const Waiter* left, const Waiter* right);
+  static bool summary_ok(const Waiter& n, const Waiter* left, const Waiter* right);
+};
+struct BlockedTreeTraits {
+  using Node = Waiter;
+  static TreeHook<Waiter>& hook(Waiter& n) { return n.blocked_hook; }
+  static Range range(const Waiter& n) { return n.request.range; }
+  static void summarise(Waiter& n, const Waiter* left, const Waiter* right);
+  static bool summary_ok(const Waiter& n, const Waiter* left, const Waiter* right);
+};
+
+/// A wait at the backing for an outsider, under way until the backing says how it ended. Identical
+/// requests share one.
+struct OutsideWait {
+  Backing::WaitId id = 0;
+  Range range;
+  Mode mode = Mode::kNone;
+  OwnerId owner;              ///< of the request it was begun for
+  bool recalled = false;      ///< asked to end
+  bool disturbed = false;     ///< the mirror was changed within `range` since it began
+  Waiter::PeerList attached;  ///< kOutside: it waits for these
+  Waiter::PeerList aside;     ///< kAside: these wait for its end
+};
+
+/// A granted lock as reports show it.
+struct LockView {
+  OwnerId owner;
+  Caller caller;
+  Range range;
+  Mode mode = Mode::kNone;
+  std::uint32_t held_seconds = 0;
+};
+
+/// A parked request as reports show it.
+struct WaitView {
+  Ticket ticket = 0;
+  Request request;
+  Waiter::Place place = Waiter::Place::kNowhere;
+  std::uint32_t waited_seconds = 0;
+};
+
+/// What stands in the way of a tested request.
+struct Blocker {
+  std::optional<OwnerId> owner;  ///< nothing: an outsider on the backing
+  pid_t pid = 0;
+  Range range;
+  Mode mode = Mode::kNone;
+};
+
+class FileLocks : public std::enable_shared_from_this<FileLocks>, private Backing::Carried {
+ public:
+  FileLocks(LockManager& manager, const FileKey& key, std::unique_ptr<Backing> backing);
+  /// REQUIRES: every Opened is closed and nothing is parked.
+  ~FileLocks();
+  FileLocks(const FileLocks&) = delete;
+  FileLocks& operator=(const FileLocks&) = delete;
+
+  const FileKey& key() const { return key_; }
+  const Backing& backing() const { return *backing_; }
+
+  /// Decides a request (lock or unlock) at once if it can: 0 when done; EAGAIN for a conflict (only
+  /// when it is not to wait); EBADF when the open mode forbids it; ENOLCK for a limit or want of
+  /// memory; an errno of the backing. Nothing: it must wait; call park().
+  std::optional<int> try_now(Opened& opened, const Request& request) noexcept;
+
+  /// Decides a request, or parks it: then returns nothing and calls `done` once. Besides the
+  /// results of try_now(): EDEADLK when a process would wait for itself. `ticket` is for cancel();
+  /// it is valid from this call's beginning. `opened` must stay until `done`.
+  std::optional<int> park(Opened& opened, const Request& request, Ticket ticket,
+                          Completion done) noexcept;
+
+  /// What would refuse the request, or nothing. Returns 0 and fills `blocker`, or an errno of the
+  /// backing. Looks at granted locks only, then at the backing.
+  int test(const Request& request, std::optional<Blocker>& blocker) noexcept;
+
+  /// close(2) by a process of any descriptor of this file: drops the locks of that process.
+  void close_by_process(std::uint64_t cookie) noexcept;
+
+  /// The last close of an open file: drops the locks of every owner that belongs to it, and ends
+  /// what they wait for with EBADF.
+  void close(Opened& opened) noexcept;
+
+  /// True when nothing is granted, parked or under way here.
+  bool quiet() const noexcept;
+
+  /// Lists what is granted, in order of the first byte. May throw std::bad_alloc.
+  std::vector<LockView> locks() const;
+  /// Lists what is parked, in order of arrival. May throw std::bad_alloc.
+  std::vector<WaitView> waiters() const;
+
+  /// Verifies the invariants. Returns nullptr or what is broken.
+  const char* check() const;
+
+ private:
+  friend class LockManager;
+  friend struct Waiter;
+
+  /// Why an attempt did not end in a grant.
+  enum class Verdict : std::uint8_t {
+    kGranted,
+    kBehind,    ///< an earlier waiter comes first
+    kBlocked,   ///< a granted lock is in the way
+    kCollides,  ///< an OutsideWait must end first
+    kOutside,   ///< an outsider is in the way
+    kFailed,    ///< an errno
+  };
+  struct Attempt {
+    Verdict verdict = Verdict::kFailed;
+    int error = 0;                     ///< kFailed
+    Waiter* ahead = nullptr;           ///< kBehind
+    OutsideWait* collision = nullptr;  ///< kCollides
+    bool yields = false;               ///< kOutside: those who wait outside come first
+  };
+
+  struct ByArrival {
+    using type = std::uint64_t;
+    std::uint64_t operator()(const Waiter& w) const { return w.arrival; }
+  };
+  using Worklist = bi::set<Waiter, bi::member_hook<Waiter, Waiter::WorkHook, &Waiter::work_hook>,
+                           bi::key_of_value<ByArrival>>;
+  /// What a public method has decided, to be announced when mutex_ is released.
+  struct Outcomes {
+    Worklist again;             ///< waiters whose situation may have changed
+    Waiter::PeerList finished;  ///< waiters whose completion is due
+    bool yields = false;        ///< outsiders were waiting for what was released: they come first
+  };
+  /// Memory for a grant, taken before anything is changed.
+  struct Spares {
+    std::unique_ptr<Lock> fresh;
+    std::unique_ptr<Lock> tail;
+  };
+  class WaitingProcesses;
+
+  // -- looking ---------------------------------------------------------------------------------
+  const Lock* find_conflict(const OwnerId& id, const Owner* self, const Range& range,
+                            Mode mode) const;
+  const Lock* find_conflict_in(const LockTree& tree, const OwnerId& id, const Owner* self,
+                               const Range& range) const;
+  Waiter* latest_ahead(const OwnerId& id, const Caller& caller, const Range& range, Mode mode,
+                       std::uint64_t before) const;
+  void search_ahead(Waiter* node, const OwnerId& id, const Range& range, Mode mode,
+                    std::uint64_t before, Waiter** best) const;
+  bool depends_on(const Waiter& waiter, const OwnerId& id, const Caller& caller) const;
+  bool blocked_by(const Waiter& waiter, const OwnerId& id, const Caller& caller) const;
+  bool requests_conflict(const Request& waiting, const OwnerId& id, Mode mode) const;
+  OutsideWait* find_collision(const OwnerId& id, const Range& range, Mode mode) const;
+  bool collides(const OutsideWait& wait, const OwnerId& id, const Range& range, Mode mode) const;
+  /// The strongest mode that owners other than `left_out` hold at `at`, and in `last` how far,
+  /// within `limit`, that is certain.
+  Mode mode_at(Offset at, Offset limit, const Owner* left_out, Offset* last) const;
+  bool covered(const Range& range) const;
+
+  // -- owners ----------------------------------------------------------------------------------
+  Owner* find_owner(const OwnerId& id) const noexcept;
+  Owner& get_owner(Opened& opened, const OwnerId& id, const Caller& caller);
+  void drop_if_idle(Owner& owner) noexcept;
+  void remove_owner(Owner& owner) noexcept;
+  static void join_opened(Owner& owner, Opened& opened) noexcept;
+  static void leave_opened(Owner& owner) noexcept;
+
+  // -- granting and releasing ------------------------------------------------------------------
+  /// `arrival` is the asker's position in the queue; `queues`: earlier waiters come first; `have`:
+  /// a wait that has just taken the lock at the backing; `yields`: outsiders who wait come first.
+  Attempt attempt(Owner& owner, const Request& request, std::uint64_t arrival, bool queues,
+                  const OutsideWait* have, bool yields, Outcomes& out) noexcept;
+  int reserve(Owner& owner, const Range& range, Mode mode, Spares& spares) noexcept;
+  std::uint64_t growth(const Owner& owner, const Range& range, Mode mode) const;
+  bool must_raise(const Owner& owner, const Range& range, Mode mode) const;
+  int raise_backing(const Owner& owner, const Range& range, Mode mode) noexcept;
+  void commit(Owner& owner, const Range& range, Mode mode, Spares& spares) noexcept;
+  Range carve(Owner& owner, const Range& range, Mode mode, Spares& spares) noexcept;
+  void trim(Lock& lock, const Range& range, Spares& spares) noexcept;
+  int unlock(Owner& owner, const Range& range, Outcomes& out) noexcept;
+  void unlock_all(Owner& owner, Outcomes& out) noexcept;
+  void lower_backing(Owner& owner, const Range& range) noexcept;
+  void lower_to_others(const Owner& owner, const Range& part, Mode held) noexcept;
+  void for_each(const std::function<bool(const Range&, Mode)>& visit) const override;
+  void note_outsiders(Outcomes& out) noexcept;
+  int set_backing(const Range& range, Mode mode, bool unlocking) noexcept;
+  bool restore_backing(const Range& range) noexcept;
+  void mark_stale(const Range& range) noexcept;
+  void repair_backing() noexcept;
+  void link(Lock& lock) noexcept;
+  void unlink(Lock& lock) noexcept;
+  LockTree& tree_of(Mode mode) { return mode == Mode::kExclusive ? exclusive_ : shared_; }
+
+  // -- waiting ---------------------------------------------------------------------------------
+  std::optional<int> decide_or_park(Opened& opened, const Request& request, Ticket ticket,
+                                    Completion done) noexcept;
+  std::optional<int> answer(Owner& owner, const Request& request, const Attempt& attempt) noexcept;
+  int admit(Owner& owner, Opened& opened, const Request& request, Ticket ticket, Completion done,
+            const Attempt& attempt, Outcomes& out);
+  void place(Waiter& waiter, const Attempt& attempt, Outcomes& out) noexcept;
+  void wait_outside(Waiter& waiter, bool yield_first, Outcomes& out) noexcept;
+  Range outside_range(const Request& request) const;
+  void outside_ended(Backing::WaitId id, int error) noexcept;
+  void recall(OutsideWait& wait) noexcept;
+  void detach(Waiter& waiter) noexcept;
+  void finish(Waiter& waiter, int error, Outcomes& out) noexcept;
+  bool reconsider(Waiter& waiter, const OutsideWait* have, bool yields, Outcomes& out) noexcept;
+  void wake(const Range& range, Outcomes& out) noexcept;
+  void settle(Outcomes& out) noexcept;
+  void announce(Outcomes& out) noexcept;
+  void cancel(Waiter& waiter, int error) noexcept;
+  static const Waiter& front_of(const Waiter& waiter);
+  void relent(LockManager::Clock::time_point now) noexcept;
+  int refuse(const Request& request, Limit limit) noexcept;
+  bool closes_cycle(const Owner& owner, const Request& request) const;
+  void deadlock_edges(const OwnerId& id, const Owner* self, const Range& range, Mode mode,
+                      std::vector<std::uint64_t>& out) const;
+
+  const char* check_locks() const;
+  const char* check_waiters() const;
+  void verify() const noexcept;
+
+  LockManager& manager_;
+  const FileKey key_;
+  const std::unique_ptr<Backing> backing_;
+
+  mutable std::mutex mutex_;  ///< guards all that follows
+  LockTree exclusive_;
+  LockTree shared_;
+  std::unordered_map<OwnerId, std::unique_ptr<Owner>, OwnerIdHash> owners_;
+  IntervalTree<QueueTreeTraits> queue_;
+  IntervalTree<BlockedTreeTraits> blocked_;
+  std::vector<std::unique_ptr<OutsideWait>> outside_;
+  std::uint64_t next_arrival_ = 1;
+  std::uint64_t queued_ = 0;    ///< waiters that are kBehind
+  std::optional<Range> stale_;  ///< where the backing may carry more or less than it should
+  LockManager::Clock::duration patience_;  ///< see relent()
+};
+
+}  // namespace lockmgr

@@ -1,0 +1,136 @@
+#include "lockmgr/lock_manager.h"
+
+#include <cassert>
+#include <cerrno>
+#include <thread>
+
+#include "lockmgr/file_locks.h"
+
+namespace lockmgr {
+
+LockManager::LockManager(const Limits& limits, const Policy& policy, Observer* observer)
+    : policy_(policy), ledger_(limits), observer_(observer) {}
+
+LockManager::~LockManager() { assert(files_.empty() && by_process_.empty()); }
+
+std::shared_ptr<FileLocks> LockManager::open_file(const FileKey& key,
+                                                  std::unique_ptr<Backing> backing) {
+  auto file = std::make_shared<FileLocks>(*this, key, std::move(backing));
+  const std::lock_guard guard(registry_mutex_);
+  files_.emplace(file.get(), file);
+  return file;
+}
+
+void LockManager::forget_file(const FileLocks& file) noexcept {
+  const std::lock_guard guard(registry_mutex_);
+  files_.erase(&file);
+}
+
+Ticket LockManager::new_ticket() {
+  const std::lock_guard guard(registry_mutex_);
+  tickets_.emplace_hint(tickets_.end(), next_ticket_, Slot{});
+  return next_ticket_++;
+}
+
+/// Returns 0, or the error that the ticket was cancelled with before.
+int LockManager::enroll(const std::shared_ptr<Waiter>& waiter) {
+  const std::lock_guard guard(registry_mutex_);
+  Slot& slot = tickets_.at(waiter->ticket);
+  if (slot.cancelled != 0) return slot.cancelled;
+  const Request& r = waiter->request;
+  if (policy_.in_deadlock_detection(r.owner.type)) {
+    by_process_.emplace(r.owner.cookie, waiter->ticket);
+  }
+  slot.waiter = waiter;
+  return 0;
+}
+
+void LockManager::strike(Waiter& waiter) noexcept {
+  std::shared_ptr<Waiter> last;  // freed after the mutex is released: it may hold the file
+  const std::lock_guard guard(registry_mutex_);
+  const auto it = tickets_.find(waiter.ticket);
+  last = std::move(it->second.waiter);
+  tickets_.erase(it);
+  by_process_.erase({waiter.request.owner.cookie, waiter.ticket});
+}
+
+void LockManager::use_up(Ticket ticket) noexcept {
+  const std::lock_guard guard(registry_mutex_);
+  tickets_.erase(ticket);
+}
+
+std::vector<std::shared_ptr<Waiter>> LockManager::waiters_of_process(std::uint64_t cookie) const {
+  std::vector<std::shared_ptr<Waiter>> found;
+  const std::lock_guard guard(registry_mutex_);
+  for (auto it = by_process_.lower_bound({cookie, 0});
+       it != by_process_.end() && it->first == cookie; ++it) {
+    found.push_back(tickets_.at(it->second).waiter);
+  }
+  return found;
+}
+
+void LockManager::cancel(Ticket ticket, int error) noexcept {
+  std::shared_ptr<Waiter> waiter;
+  {
+    const std::lock_guard guard(registry_mutex_);
+    const auto it = tickets_.find(ticket);
+    if (it == tickets_.end()) return;
+    waiter = it->second.waiter;
+    if (waiter == nullptr) it->second.cancelled = error;
+  }
+  if (waiter != nullptr) waiter->file->cancel(*waiter, error);
+}
+
+void LockManager::shut_down(int error) noexcept {
+  closed_.store(error);
+  // Whoever was parking meanwhile has seen closed_, or has a waiter once its file's mutex is free;
+  // so go on until none is left.
+  while (true) {
+    std::shared_ptr<Waiter> waiter;
+    {
+      const std::lock_guard guard(registry_mutex_);
+      for (const auto& [ticket, slot] : tickets_) {
+        if (slot.waiter != nullptr) waiter = slot.waiter;
+        if (waiter != nullptr) break;
+      }
+      if (waiter == nullptr) return;
+    }
+    waiter->file->cancel(*waiter, error);
+    // Decided already: another thread is about to take it out of the registry.
+    std::this_thread::yield();
+  }
+}
+
+void LockManager::relent(Clock::time_point now) noexcept {
+  if (!has_queued()) return;
+  try {
+    for (const auto& file : files()) file->relent(now);
+  } catch (const std::bad_alloc&) {
+    return;  // the next call comes soon
+  }
+}
+
+std::vector<std::shared_ptr<FileLocks>> LockManager::files() const {
+  std::vector<std::shared_ptr<FileLocks>> found;
+  const std::lock_guard guard(registry_mutex_);
+  found.reserve(files_.size());
+  for (const auto& [raw, weak] : files_) {
+    if (auto file = weak.lock()) found.push_back(std::move(file));
+  }
+  return found;
+}
+
+const char* LockManager::check() const {
+  std::uint64_t locks = 0;
+  std::uint64_t waiters = 0;
+  for (const auto& file : files()) {
+    if (const char* broken = file->check()) return broken;
+    locks += file->locks().size();
+    waiters += file->waiters().size();
+  }
+  if (locks != ledger_.locks()) return "the number of granted locks has drifted";
+  if (waiters != ledger_.waiters()) return "the number of parked requests has drifted";
+  return nullptr;
+}
+
+}  // namespace lockmgr

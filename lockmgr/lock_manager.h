@@ -1,0 +1,180 @@
+/// A byte-range lock manager for many files: flock, POSIX and open-file-description locks in one
+/// conflict space, carried to a backing that arbitrates with everybody else.
+///
+///   LockManager manager({}, *Policy::named("nfs"), nullptr);
+///   auto file = manager.open_file({dev, ino}, std::make_unique<MyBacking>(...));
+///   Opened opened(readable, writable);
+///   std::optional<int> now = file->try_now(opened, request);
+///   if (!now) now = file->park(opened, request, manager.new_ticket(), on_done);
+///   ...
+///   file->close(opened);
+///
+/// What happens per file, and how, is in file_locks.h. The manager holds what files share: policy,
+/// limits and counts, the parked requests by ticket, and the search for deadlocks.
+///
+/// Thread safety: all methods may be called from any thread.
+///
+/// Order in which mutexes are taken: block_mutex_, then FileLocks::mutex_ (several only by a thread
+/// that holds block_mutex_), then registry_mutex_ or the ledger's, which are never held while
+/// another is taken.
+///
+/// Invariants:
+///  1. A parked request is in the registry from before it is visible in its file until its
+///     completion is about to be called.
+///  2. Requests of process owners are parked under block_mutex_, so two that would close a cycle
+///     cannot both miss it.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <set>
+#include <utility>
+#include <vector>
+
+#include "lockmgr/accounting.h"
+#include "lockmgr/backing.h"
+#include "lockmgr/owner.h"
+#include "lockmgr/policy.h"
+
+namespace lockmgr {
+
+class FileLocks;
+struct Waiter;
+
+/// Names a file: the backing's device and inode number, never a path.
+struct FileKey {
+  std::uint64_t device = 0;
+  std::uint64_t inode = 0;
+};
+
+/// Told of what an administrator wants to know. Called with a file's lock held: must not call the
+/// manager back, must not throw, and should not block.
+class Observer {
+ public:
+  virtual ~Observer() = default;
+  /// A request was refused with ENOLCK because `limit` (of `value`) is reached.
+  virtual void limit_reached(const FileLocks&, const Request&, Limit, std::uint64_t /*value*/) {}
+  /// The backing refused with something else than a conflict. `unlocking`: the manager has let go
+  /// all the same and will set the backing right later.
+  virtual void backing_failed(const FileLocks&, const Range&, Mode, int /*error*/,
+                              bool /*unlocking*/) {}
+  /// A request was refused with EDEADLK; `cycle` lists the owners' cookies from the blocker on.
+  virtual void deadlock(const FileLocks&, const Request&,
+                        const std::vector<std::uint64_t>& /*cycle*/) {}
+};
+
+/// Events counted since the manager was made.
+enum class Counter : std::uint8_t {
+  kGrants,         ///< requests granted, at once or after waiting
+  kRefusals,       ///< non-blocking requests refused for a conflict
+  kWaits,          ///< requests parked
+  kInterrupts,     ///< parked requests cancelled
+  kDeadlocks,      ///< requests refused with EDEADLK
+  kLimits,         ///< requests refused with ENOLCK for a limit
+  kUnlocks,        ///< unlock requests, those of nothing included
+  kBackingCalls,   ///< calls that changed the backing's lock state
+  kBackingErrors,  ///< of these, failed other than by conflict
+  kOutsideWaits,   ///< waits for outsiders begun
+  kBypasses,       ///< waiters granted out of turn since those ahead stood still
+  kCount,
+};
+
+/// Relaxed counters, one a Counter.
+class Counters {
+ public:
+  void add(Counter c) noexcept {
+    values_[static_cast<std::size_t>(c)].fetch_add(1, std::memory_order_relaxed);
+  }
+  std::uint64_t get(Counter c) const noexcept {
+    return values_[static_cast<std::size_t>(c)].load(std::memory_order_relaxed);
+  }
+
+ private:
+  std::array<std::atomic<std::uint64_t>, static_cast<std::size_t>(Counter::kCount)> values_{};
+};
+
+class LockManager {
+ public:
+  using Clock = std::chrono::steady_clock;
+
+  /// `observer` may be null; else it must outlive the manager.
+  LockManager(const Limits& limits, const Policy& policy, Observer* observer);
+  /// REQUIRES: every FileLocks is gone.
+  ~LockManager();
+  LockManager(const LockManager&) = delete;
+  LockManager& operator=(const LockManager&) = delete;
+
+  /// The locks of one file, from now until the last reference goes. The caller keeps one FileLocks
+  /// a file. May throw std::bad_alloc.
+  std::shared_ptr<FileLocks> open_file(const FileKey& key, std::unique_ptr<Backing> backing);
+
+  /// A name for a request that is about to be passed to FileLocks::park(), which uses it up,
+  /// whatever it answers. May throw std::bad_alloc.
+  Ticket new_ticket();
+
+  /// Ends the wait of a request: its completion gets `error` unless it was decided before. A
+  /// request that is not parked yet is answered `error` when it would be. Tickets used up are
+  /// ignored.
+  void cancel(Ticket ticket, int error) noexcept;
+
+  /// Ends every wait with `error` and refuses to park from now on (same error).
+  void shut_down(int error) noexcept;
+
+  /// Lets waiters pass that stand behind a waiter ahead while nothing granted is in their own way,
+  /// and have done so for `Patience`: the one ahead may depend on them in a way no lock manager can
+  /// see. To be called a few times a second while has_queued() is true. Does not block on files'
+  /// backings longer than their try calls.
+  void relent(Clock::time_point now) noexcept;
+  bool has_queued() const noexcept { return queued_.load(std::memory_order_relaxed) != 0; }
+
+  const Policy& policy() const { return policy_; }
+  const Ledger& ledger() const { return ledger_; }
+  const Counters& counters() const { return counters_; }
+  std::uint64_t outside_waits() const { return outside_waits_.load(std::memory_order_relaxed); }
+
+  /// Every file with locks or waiters now. May throw std::bad_alloc.
+  std::vector<std::shared_ptr<FileLocks>> files() const;
+
+  /// Verifies the invariants of every file and that counts agree with what is granted and parked.
+  /// REQUIRES: no call is under way. Returns nullptr or what is broken.
+  const char* check() const;
+
+ private:
+  friend class FileLocks;
+
+  /// What a ticket stands for.
+  struct Slot {
+    std::shared_ptr<Waiter> waiter;  ///< null: not parked yet
+    int cancelled = 0;               ///< error that it was cancelled with before it was parked
+  };
+
+  int enroll(const std::shared_ptr<Waiter>& waiter);
+  void strike(Waiter& waiter) noexcept;
+  void use_up(Ticket ticket) noexcept;
+  std::vector<std::shared_ptr<Waiter>> waiters_of_process(std::uint64_t cookie) const;
+  void forget_file(const FileLocks& file) noexcept;
+
+  const Policy policy_;
+  Ledger ledger_;
+  Counters counters_;
+  Observer* const observer_;
+  std::atomic<std::uint64_t> next_wait_{1};
+  std::atomic<std::uint64_t> outside_waits_{0};
+  std::atomic<std::uint64_t> queued_{0};  ///< waiters that stand behind another waiter
+  std::atomic<int> closed_{0};            ///< error of shut_down(), 0 before
+
+  std::mutex block_mutex_;  ///< serialises parking of requests that take part in deadlock detection
+
+  mutable std::mutex registry_mutex_;
+  Ticket next_ticket_ = 1;                                      ///< guarded by registry_mutex_
+  std::map<Ticket, Slot> tickets_;                              ///< guarded by registry_mutex_
+  std::set<std::pair<std::uint64_t, Ticket>> by_process_;       ///< guarded by registry_mutex_
+  std::map<const FileLocks*, std::weak_ptr<FileLocks>> files_;  ///< guarded by registry_mutex_
+};
+
+}  // namespace lockmgr

@@ -1,0 +1,42 @@
+# shellcheck shell=bash
+# The one list of the Debian packages that lockfs needs, and their installation. To be sourced.
+# shellcheck disable=SC2034  # the lists are read by name
+
+PACKAGES_BUILD=(
+  g++ make cmake ninja-build pkg-config ccache
+  libfuse3-dev libspdlog-dev libcli11-dev nlohmann-json3-dev libboost-dev libsystemd-dev
+)
+PACKAGES_RUN=(fuse3 util-linux mount python3)
+PACKAGES_TEST=(libgtest-dev acl attr e2fsprogs git procps sqlite3 stress-ng)
+PACKAGES_LINT=(clang-format clang-tidy)
+PACKAGES_BENCH=(libbenchmark-dev)
+
+# missing_packages NAME...: prints those that are not installed.
+missing_packages() {
+  local name
+  for name in "$@"; do
+    [[ $(dpkg-query -W -f '${db:Status-Status}' "$name" 2>/dev/null) == installed ]] || echo "$name"
+  done
+}
+
+# install_packages GROUP...: installs what is missing of the groups build, run, test, lint, bench.
+install_packages() {
+  local group wanted=() missing
+  for group in "$@"; do
+    local -n list="PACKAGES_${group^^}"
+    wanted+=("${list[@]}")
+  done
+  mapfile -t missing < <(missing_packages "${wanted[@]}")
+  ((${#missing[@]})) || return 0
+
+  if ((EUID != 0)); then
+    echo "These packages are missing; run this as root once, or install them: ${missing[*]}" >&2
+    return 1
+  fi
+  echo "Installing packages: ${missing[*]}"
+  local apt=(env DEBIAN_FRONTEND=noninteractive apt-get -q -y)
+  local install=("${apt[@]}" install --no-install-recommends "${missing[@]}")
+  # The package lists are fetched only when they are absent or too old to be of use.
+  apt-cache show "${missing[@]}" >/dev/null 2>&1 || "${apt[@]}" update
+  "${install[@]}" || { "${apt[@]}" update && "${install[@]}"; }
+}

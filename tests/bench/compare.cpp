@@ -1,0 +1,165 @@
+#include "tests/bench/compare.h"
+
+#include <sys/utsname.h>
+
+#include <algorithm>
+#include <csignal>
+#include <cstdio>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <numeric>
+#include <stdexcept>
+#include <thread>
+
+namespace lockfs::bench {
+namespace {
+
+volatile std::sig_atomic_t g_interrupted = 0;
+
+/// `values` must be sorted.
+double percentile(const Samples& values, double fraction) {
+  if (values.empty()) return 0;
+  const auto last = static_cast<double>(values.size() - 1);
+  return values[static_cast<std::size_t>(last * fraction + 0.5)];
+}
+
+double median(Samples values) {
+  std::sort(values.begin(), values.end());
+  return percentile(values, 0.5);
+}
+
+double median_ratio(const Samples& medians, const Samples* reference) {
+  if (reference == nullptr || reference == &medians) return 0;
+  Samples ratios;
+  for (std::size_t i = 0; i < medians.size(); ++i) ratios.push_back(medians[i] / (*reference)[i]);
+  return median(ratios);
+}
+
+std::string cpu_model() {
+  std::ifstream in("/proc/cpuinfo");
+  for (std::string line; std::getline(in, line);) {
+    if (line.rfind("model name", 0) == 0) return line.substr(line.find(':') + 2);
+  }
+  return "unknown";
+}
+
+std::string ratio_text(double ratio) {
+  if (ratio == 0) return "-";
+  char text[32];
+  std::snprintf(text, sizeof text, "%.2f", ratio);
+  return text;
+}
+
+}  // namespace
+
+void catch_signals() {
+  struct sigaction action = {};
+  action.sa_handler = [](int) { g_interrupted = 1; };
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP}) sigaction(signal, &action, nullptr);
+}
+
+void Report::compare(const std::string& group, const std::string& name,
+                     const std::vector<Side>& sides, int rounds, std::size_t bytes_per_sample) {
+  std::vector<Samples> all(sides.size());      // every sample, by side
+  std::vector<Samples> medians(sides.size());  // median of each round, by side
+
+  for (int round = -1; round < rounds; ++round) {
+    for (std::size_t turn = 0; turn < sides.size(); ++turn) {
+      if (g_interrupted != 0) throw std::runtime_error("interrupted");
+      const std::size_t i = (turn + static_cast<std::size_t>(round + 1)) % sides.size();
+      Samples samples;
+      sides[i].round(samples);
+      if (round < 0) continue;
+      all[i].insert(all[i].end(), samples.begin(), samples.end());
+      medians[i].push_back(median(std::move(samples)));
+    }
+  }
+
+  const auto medians_of = [&](const char* target) -> const Samples* {
+    for (std::size_t i = 0; i < sides.size(); ++i) {
+      if (sides[i].target == target) return &medians[i];
+    }
+    return nullptr;
+  };
+  for (std::size_t i = 0; i < sides.size(); ++i) {
+    std::sort(all[i].begin(), all[i].end());
+    Row row;
+    row.group = group;
+    row.name = name;
+    row.target = sides[i].target;
+    row.samples = all[i].size();
+    row.p50 = percentile(all[i], 0.5);
+    row.p99 = percentile(all[i], 0.99);
+    row.p999 = percentile(all[i], 0.999);
+    row.mean = std::accumulate(all[i].begin(), all[i].end(), 0.0) /
+               static_cast<double>(std::max<std::size_t>(all[i].size(), 1));
+    row.round_p50_min = *std::min_element(medians[i].begin(), medians[i].end());
+    row.round_p50_max = *std::max_element(medians[i].begin(), medians[i].end());
+    row.ratio_backing = median_ratio(medians[i], medians_of(kBacking));
+    row.ratio_floor = median_ratio(medians[i], medians_of(kFloor));
+    if (bytes_per_sample != 0) {
+      row.mb_per_second = static_cast<double>(bytes_per_sample) * 1e3 / row.mean;
+    }
+    print(row);
+    rows_.push_back(std::move(row));
+  }
+}
+
+void Report::print(const Row& row) {
+  if (row.group != printed_group_) {
+    std::printf("\n%-28s %-23s %9s %9s %9s  %-17s %9s %12s %8s\n", row.group.c_str(), "where",
+                "p50 us", "p99 us", "p99.9 us", "p50 of rounds", "x backing", "x do-nothing",
+                "MB/s");
+    printed_group_ = row.group;
+    printed_name_.clear();
+  }
+  char spread[32];
+  std::snprintf(spread, sizeof spread, "%.2f..%.2f", row.round_p50_min / 1e3,
+                row.round_p50_max / 1e3);
+  char speed[32] = "-";
+  if (row.mb_per_second != 0) std::snprintf(speed, sizeof speed, "%.0f", row.mb_per_second);
+  std::printf("%-28s %-23s %9.2f %9.2f %9.2f  %-17s %9s %12s %8s\n",
+              row.name == printed_name_ ? "" : row.name.c_str(), row.target.c_str(), row.p50 / 1e3,
+              row.p99 / 1e3, row.p999 / 1e3, spread, ratio_text(row.ratio_backing).c_str(),
+              ratio_text(row.ratio_floor).c_str(), speed);
+  std::fflush(stdout);
+  printed_name_ = row.name;
+}
+
+void Report::write_json(const std::string& path, const Settings& settings) const {
+  utsname host = {};
+  uname(&host);
+  nlohmann::json document;
+  document["lockfs_version"] = LOCKFS_VERSION;
+  document["kernel"] = host.release;
+  document["cpu"] = cpu_model();
+  document["cpus"] = std::thread::hardware_concurrency();
+  document["unix_time"] = std::time(nullptr);
+  document["quick"] = settings.quick;
+  document["unit"] = "ns";
+  document["results"] = nlohmann::json::array();
+  for (const Row& row : rows_) {
+    nlohmann::json result = {
+        {"group", row.group},
+        {"name", row.name},
+        {"target", row.target},
+        {"samples", row.samples},
+        {"p50", row.p50},
+        {"p99", row.p99},
+        {"p99.9", row.p999},
+        {"mean", row.mean},
+        {"round_p50_min", row.round_p50_min},
+        {"round_p50_max", row.round_p50_max},
+    };
+    if (row.ratio_backing != 0) result["ratio_backing"] = row.ratio_backing;
+    if (row.ratio_floor != 0) result["ratio_do_nothing"] = row.ratio_floor;
+    if (row.mb_per_second != 0) result["mb_per_second"] = row.mb_per_second;
+    document["results"].push_back(std::move(result));
+  }
+  std::ofstream out(path);
+  out << document.dump(2) << '\n';
+  out.close();
+  if (!out) throw std::runtime_error("cannot write " + path);
+}
+
+}  // namespace lockfs::bench

@@ -1,0 +1,98 @@
+/// Measuring the same operation in several places ("sides") in interleaved rounds, so that drift of
+/// the machine hits all of them alike, and the report of it. Not thread-safe.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <ctime>
+#include <functional>
+#include <string>
+#include <vector>
+
+namespace lockfs::bench {
+
+/// CLOCK_MONOTONIC in nanoseconds.
+inline std::int64_t now_ns() {
+  timespec ts = {};
+  clock_gettime(CLOCK_MONOTONIC, &ts);
+  return static_cast<std::int64_t>(ts.tv_sec) * 1'000'000'000 + ts.tv_nsec;
+}
+
+/// Latencies in nanoseconds.
+using Samples = std::vector<double>;
+
+/// Appends the duration of `operation()` to `samples`.
+template <typename Operation>
+void time_into(Samples& samples, const Operation& operation) {
+  const std::int64_t start = now_ns();
+  operation();
+  samples.push_back(static_cast<double>(now_ns() - start));
+}
+
+// Names of sides that others are compared with.
+inline constexpr const char* kBacking = "backing";
+inline constexpr const char* kFloor = "do-nothing";
+
+/// One place where an operation is measured. `round` appends the latencies of one round.
+struct Side {
+  std::string target;
+  std::function<void(Samples&)> round;
+};
+
+/// What came out for one operation on one side. Times in nanoseconds; ratios are medians over the
+/// rounds of (this side's median in the round) / (the other's), 0 where there is nothing to
+/// compare.
+struct Row {
+  std::string group;
+  std::string name;
+  std::string target;
+  std::size_t samples = 0;
+  double p50 = 0;
+  double p99 = 0;
+  double p999 = 0;
+  double mean = 0;
+  double round_p50_min = 0;  ///< median of the best round
+  double round_p50_max = 0;  ///< median of the worst round
+  double ratio_backing = 0;
+  double ratio_floor = 0;
+  double mb_per_second = 0;  ///< 0 where no data is moved
+};
+
+struct Settings {
+  std::string lockfs;       ///< the lockfs program
+  std::string null_daemon;  ///< the do-nothing daemon
+  std::string scratch;      ///< an empty folder of this run
+  bool quick = false;       ///< fewer rounds, to see that everything runs
+
+  [[nodiscard]] int rounds(int wanted) const { return quick ? 2 : wanted; }
+};
+
+class Report {
+ public:
+  /// Runs every side once for warming up and then `rounds` times, the order of sides turning by one
+  /// from round to round, and records and prints one row a side. `bytes_per_sample`: data moved by
+  /// one sample. Throws what the sides throw, and std::runtime_error after SIGINT or SIGTERM.
+  void compare(const std::string& group, const std::string& name, const std::vector<Side>& sides,
+               int rounds, std::size_t bytes_per_sample = 0);
+
+  /// Writes everything recorded as JSON. Throws std::runtime_error if `path` can't be written.
+  void write_json(const std::string& path, const Settings& settings) const;
+
+ private:
+  void print(const Row& row);
+
+  std::vector<Row> rows_;
+  std::string printed_group_;
+  std::string printed_name_;
+};
+
+/// Makes SIGINT, SIGTERM and SIGHUP end the run at the next round, with all mounts undone.
+void catch_signals();
+
+// The groups of benchmarks.
+void run_lock_benchmarks(Report& report, const Settings& settings);
+void run_handover_benchmarks(Report& report, const Settings& settings);
+void run_metadata_benchmarks(Report& report, const Settings& settings);
+void run_data_benchmarks(Report& report, const Settings& settings);
+
+}  // namespace lockfs::bench

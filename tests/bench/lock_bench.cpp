@@ -1,0 +1,240 @@
+/// Lock calls: the round trip without contention, and the hand-over from one process to another.
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <array>
+#include <csignal>
+#include <cstdlib>
+#include <fstream>
+#include <memory>
+#include <stdexcept>
+
+#include "tests/bench/compare.h"
+#include "tests/bench/mounts.h"
+
+namespace lockfs::bench {
+namespace {
+
+enum class Kind { kFlock, kPosix, kOfd };
+
+constexpr std::array<Kind, 3> kKinds = {Kind::kFlock, Kind::kPosix, Kind::kOfd};
+
+const char* name_of(Kind kind) {
+  switch (kind) {
+    case Kind::kFlock:
+      return "flock";
+    case Kind::kPosix:
+      return "POSIX";
+    case Kind::kOfd:
+      return "OFD";
+  }
+  return "";
+}
+
+bool record_lock(int fd, int command, short type) {
+  struct flock lock = {};
+  lock.l_type = type;
+  lock.l_whence = SEEK_SET;
+  return fcntl(fd, command, &lock) == 0;
+}
+
+bool lock(Kind kind, int fd) {
+  switch (kind) {
+    case Kind::kFlock:
+      return flock(fd, LOCK_EX) == 0;
+    case Kind::kPosix:
+      return record_lock(fd, F_SETLKW, F_WRLCK);
+    case Kind::kOfd:
+      return record_lock(fd, F_OFD_SETLKW, F_WRLCK);
+  }
+  return false;
+}
+
+bool unlock(Kind kind, int fd) {
+  switch (kind) {
+    case Kind::kFlock:
+      return flock(fd, LOCK_UN) == 0;
+    case Kind::kPosix:
+      return record_lock(fd, F_SETLK, F_UNLCK);
+    case Kind::kOfd:
+      return record_lock(fd, F_OFD_SETLK, F_UNLCK);
+  }
+  return false;
+}
+
+/// A place to measure locks in.
+struct Place {
+  std::string target;
+  std::string path;  ///< of the file to lock
+};
+
+/// State that the two processes of a hand-over share.
+struct Shared {
+  std::int64_t granted_at = 0;
+};
+
+/// The second process of a hand-over: on each byte from the command pipe it asks for the lock,
+/// which the first one holds, notes when it got it, lets go and answers with a byte.
+class Waiter {
+ public:
+  Waiter(Kind kind, const std::string& path) {
+    void* memory =
+        mmap(nullptr, sizeof(Shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    check(memory != MAP_FAILED, "mmap");
+    shared_ = new (memory) Shared;
+    std::array<int, 2> command = {};
+    std::array<int, 2> answer = {};
+    check(pipe2(command.data(), O_CLOEXEC) == 0 && pipe2(answer.data(), O_CLOEXEC) == 0, "pipe");
+    pid_ = fork();
+    check(pid_ >= 0, "fork");
+    if (pid_ == 0) {
+      prctl(PR_SET_PDEATHSIG, SIGKILL);
+      close(command[1]);
+      close(answer[0]);
+      serve(kind, path, command[0], answer[1]);
+    }
+    close(command[0]);
+    close(answer[1]);
+    command_ = command[1];
+    answer_ = answer[0];
+  }
+  Waiter(const Waiter&) = delete;
+  Waiter& operator=(const Waiter&) = delete;
+  ~Waiter() {
+    // Closing the pipe would not end it: a waiter started later holds a copy of the other end.
+    kill(pid_, SIGKILL);
+    close(command_);
+    close(answer_);
+    waitpid(pid_, nullptr, 0);
+    munmap(shared_, sizeof(Shared));
+  }
+
+  /// Has the process ask for the lock; returns once it sleeps in the call.
+  void ask() {
+    const char byte = 0;
+    check(write(command_, &byte, 1) == 1, "write to the waiter");
+    const std::string path = "/proc/" + std::to_string(pid_) + "/syscall";
+    const std::string flock_call = std::to_string(SYS_flock) + " ";
+    const std::string fcntl_call = std::to_string(SYS_fcntl) + " ";
+    for (;;) {
+      std::ifstream in(path);
+      std::string call;
+      std::getline(in, call);
+      if (call.rfind(flock_call, 0) == 0 || call.rfind(fcntl_call, 0) == 0) break;
+    }
+    // The daemon is given time to park the request and the processors to go idle, as they are when
+    // a lock has been held for a while.
+    usleep(200);
+  }
+
+  /// Waits until it has had the lock; returns when it got it, in nanoseconds of now_ns().
+  std::int64_t granted_at() {
+    char byte = 0;
+    check(read(answer_, &byte, 1) == 1, "read from the waiter");
+    if (byte != 0) throw std::runtime_error("the waiting process could not lock");
+    return shared_->granted_at;
+  }
+
+ private:
+  [[noreturn]] void serve(Kind kind, const std::string& path, int command, int answer) {
+    const int fd = open(path.c_str(), O_RDWR | O_CLOEXEC);
+    char byte = 0;
+    while (read(command, &byte, 1) == 1) {
+      char result = fd >= 0 && lock(kind, fd) ? 0 : 1;
+      shared_->granted_at = now_ns();
+      if (result == 0 && !unlock(kind, fd)) result = 1;
+      if (write(answer, &result, 1) != 1) break;
+    }
+    _exit(0);
+  }
+
+  pid_t pid_ = -1;
+  int command_ = -1;
+  int answer_ = -1;
+  Shared* shared_ = nullptr;
+};
+
+}  // namespace
+
+void run_lock_benchmarks(Report& report, const Settings& settings) {
+  constexpr int kRounds = 20;
+  constexpr int kPairs = 1000;
+  const Mount mount = Mount::lockfs(settings, "lock", "");
+  const Mount no_mirror = Mount::lockfs(settings, "lock-nomirror", "nomirror");
+  const Mount null = Mount::null(settings);
+  const std::array<Place, 4> places = {{
+      {kBacking, make_folder(settings, "lock-backing") + "/file"},
+      {"lockfs", mount.dir() + "/file"},
+      {"lockfs, mirror off", no_mirror.dir() + "/file"},
+      {kFloor, null.dir() + "/file"},
+  }};
+  for (const Place& place : places) {
+    if (place.target != kFloor) const File created(place.path, O_RDWR | O_CREAT);
+  }
+
+  for (const Kind kind : kKinds) {
+    std::vector<Side> sides;
+    for (const Place& place : places) {
+      auto file = std::make_shared<File>(place.path, O_RDWR);
+      sides.push_back({place.target, [kind, file](Samples& samples) {
+                         for (int i = 0; i < kPairs; ++i) {
+                           time_into(samples, [&] {
+                             check(lock(kind, file->fd()) && unlock(kind, file->fd()), "lock");
+                           });
+                         }
+                       }});
+    }
+    report.compare("lock + unlock", name_of(kind), sides, settings.rounds(kRounds));
+  }
+
+  for (const Kind kind : kKinds) {
+    std::vector<Side> sides;
+    for (const Place& place : places) {
+      sides.push_back({place.target, [kind, path = place.path](Samples& samples) {
+                         for (int i = 0; i < kPairs / 4; ++i) {
+                           time_into(samples, [&] {
+                             const File file(path, O_RDWR);
+                             check(lock(kind, file.fd()), "lock");
+                           });
+                         }
+                       }});
+    }
+    report.compare("open + lock + close", name_of(kind), sides, settings.rounds(kRounds));
+  }
+}
+
+void run_handover_benchmarks(Report& report, const Settings& settings) {
+  constexpr int kRounds = 10;
+  constexpr int kHandovers = 200;
+  const Mount mount = Mount::lockfs(settings, "handover", "");
+  const std::array<Place, 2> places = {{
+      {kBacking, make_folder(settings, "handover-backing") + "/file"},
+      {"lockfs", mount.dir() + "/file"},
+  }};
+  for (const Place& place : places) const File created(place.path, O_RDWR | O_CREAT);
+
+  for (const Kind kind : kKinds) {
+    std::vector<Side> sides;
+    for (const Place& place : places) {
+      auto file = std::make_shared<File>(place.path, O_RDWR);
+      auto waiter = std::make_shared<Waiter>(kind, place.path);
+      sides.push_back({place.target, [kind, file, waiter](Samples& samples) {
+                         for (int i = 0; i < kHandovers; ++i) {
+                           check(lock(kind, file->fd()), "lock");
+                           waiter->ask();
+                           const std::int64_t start = now_ns();
+                           check(unlock(kind, file->fd()), "unlock");
+                           samples.push_back(static_cast<double>(waiter->granted_at() - start));
+                         }
+                       }});
+    }
+    report.compare("unlock to next one's grant", name_of(kind), sides, settings.rounds(kRounds));
+  }
+}
+
+}  // namespace lockfs::bench

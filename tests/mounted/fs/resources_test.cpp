@@ -1,0 +1,321 @@
+// What the daemon holds: descriptors and memory stay bounded however many files are visited, and go
+// back when the kernel forgets. The table of files works the same when descriptors are scarce.
+// ctest: serial timeout=600
+#include <dirent.h>
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <fstream>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "tests/mounted/fs/fs_support.h"
+
+namespace lockfs::fstest {
+namespace {
+
+class ResourcesTest : public FsTest {
+ protected:
+  long descriptors() const {
+    const std::string path = "/proc/" + std::to_string(fs().pid()) + "/fd";
+    long count = 0;
+    DIR* stream = ::opendir(path.c_str());
+    if (stream == nullptr) {
+      ADD_FAILURE() << path;
+      return 0;
+    }
+    while (::readdir(stream) != nullptr) ++count;  // NOLINT(concurrency-mt-unsafe)
+    ::closedir(stream);
+    return count - 2;
+  }
+  long descriptor_limit() const {
+    std::ifstream limits("/proc/" + std::to_string(fs().pid()) + "/limits");
+    std::string line;
+    while (std::getline(limits, line)) {
+      long soft = 0;
+      if (std::sscanf(line.c_str(), "Max open files %ld", &soft) == 1) return soft;
+    }
+    ADD_FAILURE() << "no limit of open files";
+    return 0;
+  }
+  long resident_kilobytes() const {
+    std::ifstream status("/proc/" + std::to_string(fs().pid()) + "/status");
+    std::string line;
+    while (std::getline(status, line)) {
+      long kilobytes = 0;
+      if (std::sscanf(line.c_str(), "VmRSS: %ld", &kilobytes) == 1) return kilobytes;
+    }
+    ADD_FAILURE() << "no resident size";
+    return 0;
+  }
+  /// Makes the kernel forget what it need not remember, and waits until the daemon has heard of it.
+  void forget(long expected_descriptors) {
+    const auto end = std::chrono::steady_clock::now() + test::deadline();
+    do {
+      // More than once: entries are let go of before inodes, and FORGETs travel in the background.
+      write_file("/proc/sys/vm/drop_caches", "2");
+      fs().settle();
+    } while (descriptors() > expected_descriptors && std::chrono::steady_clock::now() < end);
+  }
+  void make_files(int count, int per_directory) {
+    for (int number = 0; number < count; ++number) {
+      const std::string directory = "d" + std::to_string(number / per_directory);
+      if (number % per_directory == 0) {
+        ASSERT_EQ(::mkdirat(behind_.fd, directory.c_str(), 0755), 0);
+      }
+      ASSERT_EQ(::mknodat(behind_.fd, (directory + "/f" + std::to_string(number)).c_str(),
+                          S_IFREG | 0644, 0),
+                0);
+    }
+  }
+  std::string file(int number, int per_directory) const {
+    return "d" + std::to_string(number / per_directory) + "/f" + std::to_string(number);
+  }
+};
+
+TEST_F(ResourcesTest, ManyFilesVisitedAndForgotten) {
+  LOCKFS_NOT_PLAIN();
+  const int count = scaled(200000, 2000);
+  constexpr int kPerDirectory = 1000;
+  make_files(count, kPerDirectory);
+  const long few = descriptors();
+  const long limit = descriptor_limit();
+  long most = 0;
+  for (int number = 0; number < count; ++number) {
+    struct stat stat {};
+    ASSERT_EQ(::fstatat(mounted_.fd, file(number, kPerDirectory).c_str(), &stat, 0), 0) << number;
+    if (number % 20000 == 0) most = std::max(most, descriptors());
+  }
+  most = std::max(most, descriptors());
+  const long memory_full = resident_kilobytes();
+  // Half the limit may pin files; the rest is for open files.
+  EXPECT_LE(most, limit / 2 + few + 64);
+  std::printf("%d files: %ld descriptors at most (limit %ld), %ld kB resident\n", count, most, limit,
+              memory_full);
+  // Each is still itself, whether its descriptor was kept or not.
+  auto random = make_random(20);
+  for (int round = 0; round < scaled(2000); ++round) {
+    const std::string name =
+        file(static_cast<int>(below(random, static_cast<std::uint64_t>(count))), kPerDirectory);
+    const Fd fd(::openat(mounted_.fd, name.c_str(), O_RDWR | O_CLOEXEC));
+    ASSERT_TRUE(fd.ok()) << name;
+    struct stat here {};
+    struct stat behind {};
+    ASSERT_EQ(::fstat(fd, &here), 0);
+    ASSERT_EQ(::fstatat(behind_.fd, name.c_str(), &behind, 0), 0);
+    ASSERT_EQ(here.st_ino, behind.st_ino) << name;
+  }
+  forget(few + 100);
+  EXPECT_LE(descriptors(), few + 100);
+  // A second tour takes no more memory than the first: what was forgotten was given back.
+  for (int number = 0; number < count; ++number) {
+    struct stat stat {};
+    ASSERT_EQ(::fstatat(mounted_.fd, file(number, kPerDirectory).c_str(), &stat, 0), 0) << number;
+  }
+  EXPECT_LE(resident_kilobytes(), memory_full + memory_full / 4 + 4096);
+  forget(few + 100);
+  EXPECT_LE(descriptors(), few + 100);
+}
+
+TEST_F(ResourcesTest, OpenFilesGiveTheirDescriptorsBack) {
+  LOCKFS_NOT_PLAIN();
+  write_file(mounted_ / "file", "contents");
+  const auto round_trip = [&] {
+    std::vector<Fd> fds;
+    for (int number = 0; number < 300; ++number) {
+      fds.emplace_back(::openat(mounted_.fd, "file", O_RDWR | O_CLOEXEC));
+      ASSERT_TRUE(fds.back().ok());
+      fds.emplace_back(::openat(mounted_.fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+      ASSERT_TRUE(fds.back().ok());
+      const std::string name = "gone" + std::to_string(number);
+      fds.emplace_back(::openat(mounted_.fd, name.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644));
+      ASSERT_TRUE(fds.back().ok());
+      ASSERT_EQ(::unlinkat(mounted_.fd, name.c_str(), 0), 0);
+    }
+  };
+  round_trip();
+  forget(0);
+  const long before = descriptors();
+  for (int round = 0; round < scaled(10, 2); ++round) round_trip();
+  forget(before + 8);
+  EXPECT_LE(descriptors(), before + 8);
+}
+
+TEST_F(ResourcesTest, ErrorsLeaveNothingBehind) {
+  LOCKFS_NOT_PLAIN();
+  write_file(mounted_ / "file", "contents");
+  const auto fail = [&] {
+    const std::string too_long(256, 'x');
+    ::openat(mounted_.fd, "missing", O_RDONLY | O_CLOEXEC);
+    ::openat(mounted_.fd, "file", O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+    ::openat(mounted_.fd, too_long.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+    ::openat(mounted_.fd, "file/x", O_RDONLY | O_CLOEXEC);
+    ::mkdirat(mounted_.fd, "file", 0755);
+    ::unlinkat(mounted_.fd, "missing", 0);
+    ::renameat(mounted_.fd, "missing", mounted_.fd, "file");
+    ::linkat(mounted_.fd, "file", mounted_.fd, too_long.c_str(), 0);
+    ::symlinkat("x", mounted_.fd, too_long.c_str());
+    ::mknodat(mounted_.fd, "file", S_IFREG, 0);
+    const Fd dir(::openat(mounted_.fd, "file", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  };
+  fail();
+  forget(0);
+  const long before = descriptors();
+  for (int round = 0; round < scaled(500, 50); ++round) fail();
+  forget(before + 4);
+  EXPECT_LE(descriptors(), before + 4);
+}
+
+/// The daemon with room for few descriptors, so that most files have to be found again by handle.
+class FewDescriptorsTest : public ResourcesTest {
+ protected:
+  static constexpr int kLimit = 300;
+
+  void SetUp() override {
+    if (!plain_mode()) {
+      program_ = test::lockfs_program();
+      // A script in the daemon's place: this process may not raise a hard limit again.
+      wrapper_ = ::testing::TempDir() + "lockfs-few-" + std::to_string(::getpid());
+      write_file(wrapper_,
+                 "#!/bin/sh\nulimit -n " + std::to_string(kLimit) + "\nexec '" + program_ + "' \"$@\"\n",
+                 0755);
+      const char* before = std::getenv("LOCKFS_BIN");  // NOLINT(concurrency-mt-unsafe)
+      had_variable_ = before != nullptr;
+      ::setenv("LOCKFS_BIN", wrapper_.c_str(), 1);  // NOLINT(concurrency-mt-unsafe)
+    }
+    ResourcesTest::SetUp();
+    if (!plain_mode()) {
+      if (had_variable_) {
+        ::setenv("LOCKFS_BIN", program_.c_str(), 1);  // NOLINT(concurrency-mt-unsafe)
+      } else {
+        ::unsetenv("LOCKFS_BIN");  // NOLINT(concurrency-mt-unsafe)
+      }
+      ::unlink(wrapper_.c_str());
+    }
+  }
+
+ private:
+  std::string program_;
+  std::string wrapper_;
+  bool had_variable_ = false;
+};
+
+TEST_F(FewDescriptorsTest, ManyMoreFilesThanDescriptors) {
+  const int count = scaled(5000, 1000);
+  constexpr int kPerDirectory = 50;
+  make_files(count, kPerDirectory);
+  for (int number = 0; number < count; ++number) {
+    write_file(behind_ / file(number, kPerDirectory), "contents of " + std::to_string(number));
+  }
+  // All known to the kernel at once, by descriptors that the daemon knows nothing of.
+  std::vector<Fd> paths;
+  for (int number = 0; number < count; ++number) {
+    paths.emplace_back(::openat(mounted_.fd, file(number, kPerDirectory).c_str(), O_PATH | O_CLOEXEC));
+    ASSERT_TRUE(paths.back().ok()) << number << " " << errno;
+  }
+  if (!plain_mode()) {
+    EXPECT_LE(descriptors(), kLimit);
+    EXPECT_EQ(descriptor_limit(), kLimit);
+  }
+  auto random = make_random(21);
+  for (int round = 0; round < scaled(5000, 500); ++round) {
+    const auto number = below(random, static_cast<std::uint64_t>(count));
+    const std::string link = "/proc/self/fd/" + std::to_string(paths[number]);
+    switch (below(random, 5)) {
+      case 0: {
+        struct stat here {};
+        struct stat behind {};
+        ASSERT_EQ(::stat(link.c_str(), &here), 0) << number;
+        ASSERT_EQ(::fstatat(behind_.fd, file(static_cast<int>(number), kPerDirectory).c_str(), &behind, 0), 0);
+        ASSERT_EQ(here.st_ino, behind.st_ino);
+        break;
+      }
+      case 1:
+        ASSERT_EQ(read_file(link), "contents of " + std::to_string(number));
+        break;
+      case 2:
+        ASSERT_EQ(::chmod(link.c_str(), 0600 + static_cast<mode_t>(round % 64)), 0);
+        break;
+      case 3:
+        ASSERT_EQ(::truncate(link.c_str(), static_cast<off_t>(12 + std::to_string(number).size())), 0);
+        break;
+      default: {
+        // Directories are found again as well: a name looked up below one long not used.
+        const std::string name = file(static_cast<int>(number), kPerDirectory);
+        ASSERT_EQ(::linkat(mounted_.fd, name.c_str(), mounted_.fd, (name + "h").c_str(), 0), 0);
+        ASSERT_EQ(attributes(mounted_.fd, name + "h").stx_nlink, 2U);
+        ASSERT_EQ(::unlinkat(mounted_.fd, (name + "h").c_str(), 0), 0);
+        break;
+      }
+    }
+  }
+  EXPECT_EQ(portrait(mounted_.path, Detail::kExact), portrait(behind_.path, Detail::kExact));
+  // Deleted behind the mount's back and the numbers used again: what the kernel still holds may be
+  // gone, but is never the new file.
+  for (int number = 0; number < count; number += 2) {
+    ASSERT_EQ(::unlinkat(behind_.fd, file(number, kPerDirectory).c_str(), 0), 0);
+  }
+  std::map<std::uint64_t, std::string> fresh;
+  for (int number = 0; number < count; number += 2) {
+    const std::string name = "d" + std::to_string(number / kPerDirectory) + "/new" + std::to_string(number);
+    write_file(behind_ / name, "another " + name);
+    fresh[attributes(behind_ / name).stx_ino] = name;
+  }
+  int gone = 0;
+  for (int number = 0; number < count; ++number) {
+    const Fd fd(::open(("/proc/self/fd/" + std::to_string(paths[static_cast<std::size_t>(number)])).c_str(),
+                       O_RDONLY | O_CLOEXEC));
+    if (!fd.ok()) {
+      EXPECT_TRUE(errno == ENOENT || errno == ESTALE) << errno;
+      EXPECT_EQ(number % 2, 0) << number;
+      ++gone;
+      continue;
+    }
+    std::string text(100, '\0');
+    const ssize_t size = ::pread(fd, text.data(), text.size(), 0);
+    ASSERT_GE(size, 0) << errno;
+    text.resize(static_cast<std::size_t>(size));
+    EXPECT_EQ(text, "contents of " + std::to_string(number));
+  }
+  if (!plain_mode()) {
+    // Only few can have been held open for the deleted to live on.
+    EXPECT_GT(gone, count / 2 - kLimit);
+  }
+  for (const auto& [inode, name] : fresh) {
+    EXPECT_EQ(read_file(mounted_ / name), "another " + name);
+    EXPECT_EQ(attributes(mounted_ / name).stx_ino, inode);
+  }
+}
+
+TEST_F(FewDescriptorsTest, RunningOutIsReportedAndPasses) {
+  LOCKFS_NOT_PLAIN();
+  write_file(mounted_ / "file", "contents");
+  std::vector<Fd> fds;
+  int error = 0;
+  for (int number = 0; number < 2 * kLimit; ++number) {
+    Fd fd(::openat(mounted_.fd, "file", O_RDWR | O_CLOEXEC));
+    if (!fd.ok()) {
+      error = errno;
+      break;
+    }
+    fds.push_back(std::move(fd));
+  }
+  // Too many open files at once: the opener hears of it, everybody else is served on.
+  EXPECT_TRUE(error == EMFILE || error == ENFILE) << error;
+  EXPECT_GT(fds.size(), 50U);
+  ASSERT_EQ(::pwrite(fds.front(), "CON", 3, 0), 3);
+  struct stat stat {};
+  EXPECT_EQ(::fstat(fds.front(), &stat), 0);
+  fds.clear();
+  EXPECT_EQ(read_file(mounted_ / "file"), "CONtents");
+  EXPECT_EQ(call_fd(::openat(mounted_.fd, "new", O_WRONLY | O_CREAT | O_CLOEXEC, 0644)).error, 0);
+}
+
+}  // namespace
+}  // namespace lockfs::fstest

@@ -1,0 +1,163 @@
+/// A grant is a point of coherence: with attributes that the kernel may believe for an hour,
+/// whoever gets a lock sees at once what the last holder left, an outsider included.
+
+#include <sys/stat.h>
+#include <sys/time.h>
+
+#include <string>
+#include <tuple>
+
+#include "tests/mounted/locks/lock_test.h"
+
+namespace lockfs::test {
+namespace {
+
+class CoherenceTest : public SharedMountTest, public ::testing::WithParamInterface<Kind> {
+ public:
+  static void SetUpTestSuite() {
+    start_suite({"attr_timeout=3600", "entry_timeout=3600", "passthrough=auto"});
+  }
+
+ protected:
+  static Kind kind() { return GetParam(); }
+
+  /// Everything about the file gets into the kernel's caches.
+  static void fill_caches(Locker& locker, const std::string& expected) {
+    for (int i = 0; i < 3; ++i) {
+      ASSERT_EQ(locker.read(locker.fd(), 10000, 0), expected);
+      ASSERT_EQ(locker.fstat(locker.fd()).st_size, static_cast<off_t>(expected.size()));
+    }
+  }
+
+  /// Size, times and data are those of the source.
+  static void expect_current(Locker& locker, const std::string& name) {
+    struct stat truth {};
+    ASSERT_EQ(::stat(in_source(name).c_str(), &truth), 0);
+    const struct stat seen = locker.fstat(locker.fd());
+    EXPECT_EQ(seen.st_size, truth.st_size);
+    EXPECT_EQ(seen.st_mtim.tv_sec, truth.st_mtim.tv_sec);
+    EXPECT_EQ(seen.st_mtim.tv_nsec, truth.st_mtim.tv_nsec);
+    EXPECT_EQ(seen.st_mode, truth.st_mode);
+    EXPECT_EQ(locker.read(locker.fd(), 10000, 0), read_file(in_source(name)));
+  }
+
+  static void run(const std::string& before, const std::string& after) {
+    SCOPED_TRACE(std::to_string(before.size()) + " to " + std::to_string(after.size()) + " bytes");
+    const auto change = [&](Locker& outside) {
+      ASSERT_EQ(outside.truncate(outside.fd(), 0), 0);
+      if (!after.empty()) {
+        ASSERT_EQ(outside.write(outside.fd(), after, 0), static_cast<std::int64_t>(after.size()));
+      }
+    };
+    for (const Mode mode : {kShared, kExclusive}) {
+      SCOPED_TRACE(name_of(mode));
+      {
+        // The outsider has come and gone before the request.
+        const std::string name = new_file(before);
+        Locker inside(in_mount(name));
+        Locker outside(in_source(name));
+        fill_caches(inside, before);
+        ASSERT_EQ(outside.try_lock(kPosix, kExclusive), 0);
+        change(outside);
+        ASSERT_EQ(outside.unlock(kPosix), 0);
+        ASSERT_EQ(inside.try_lock(kind(), mode), 0);
+        expect_current(inside, name);
+      }
+      {
+        // The request waits for the outsider.
+        const std::string name = new_file(before);
+        Locker inside(in_mount(name));
+        Locker outside(in_source(name));
+        fill_caches(inside, before);
+        ASSERT_EQ(outside.try_lock(kOfd, kExclusive), 0);
+        inside.start_lock(kind(), mode);
+        ASSERT_TRUE(inside.waits());
+        change(outside);
+        ASSERT_EQ(outside.unlock(kOfd), 0);
+        ASSERT_EQ(inside.result(), 0);
+        expect_current(inside, name);
+      }
+    }
+  }
+
+  static void run_all() {
+    if (plain_mode() && kind() == kFlock) GTEST_SKIP() << "a plain flock waits for no OFD lock";
+    run("short", "something longer");
+    run("something longer", "short");
+    run("same size", "SAME SIZE");
+    run("", "no longer empty");
+    run("gone soon", "");
+    run(std::string(9000, 'a'), std::string(9000, 'b'));
+  }
+
+  /// Rounds in which both sides take turns to append under their locks.
+  static void take_turns() {
+    const std::string name = new_file();
+    Locker inside(in_mount(name));
+    Locker outside(in_source(name));
+    std::string expected;
+    for (int round = 0; round < scaled(100, 20); ++round) {
+      Locker& writer = round % 2 == 0 ? outside : inside;
+      const Kind writer_kind = round % 2 == 0 ? kPosix : kind();
+      ASSERT_EQ(writer.lock(writer_kind, kExclusive), 0);
+      ASSERT_EQ(writer.fstat(writer.fd()).st_size, static_cast<off_t>(expected.size()));
+      ASSERT_EQ(writer.read(writer.fd(), 10000, 0), expected);
+      const std::string line = "round " + std::to_string(round) + "\n";
+      ASSERT_EQ(writer.write(writer.fd(), line, static_cast<std::int64_t>(expected.size())),
+                static_cast<std::int64_t>(line.size()));
+      expected += line;
+      ASSERT_EQ(writer.unlock(writer_kind), 0);
+    }
+    EXPECT_EQ(read_file(in_source(name)), expected);
+  }
+};
+
+TEST_P(CoherenceTest, GrantShowsWhatAnOutsiderLeft) { run_all(); }
+TEST_P(CoherenceTest, BothSidesTakeTurns) { take_turns(); }
+
+TEST_P(CoherenceTest, GrantShowsChangedTimesAndMode) {
+  const std::string name = new_file("text");
+  Locker inside(in_mount(name));
+  Locker outside(in_source(name));
+  fill_caches(inside, "text");
+  ASSERT_EQ(outside.try_lock(kPosix, kExclusive), 0);
+  const timespec times[2] = {{1000000000, 1}, {1100000000, 123456789}};
+  ASSERT_EQ(::utimensat(AT_FDCWD, in_source(name).c_str(), times, 0), 0);
+  ASSERT_EQ(::chmod(in_source(name).c_str(), 0600), 0);
+  ASSERT_EQ(outside.unlock(kPosix), 0);
+  ASSERT_EQ(inside.lock(kind(), kShared), 0);
+  const struct stat seen = inside.fstat(inside.fd());
+  EXPECT_EQ(seen.st_mtim.tv_sec, 1100000000);
+  EXPECT_EQ(seen.st_mtim.tv_nsec, 123456789);
+  EXPECT_EQ(seen.st_mode & 07777U, 0600U);
+}
+
+/// A lock that needed no new lock on the source is a grant like any other.
+TEST_P(CoherenceTest, SecondLocalHolderSeesItToo) {
+  const std::string name = new_file("text");
+  Locker first(in_mount(name));
+  Locker second(in_mount(name));
+  ASSERT_EQ(first.try_lock(kOfd, kShared), 0);
+  fill_caches(second, "text");
+  // Written without a lock of its own, by somebody who knows of a lock elsewhere.
+  ASSERT_TRUE(write_file(in_source(name), "longer text"));
+  ASSERT_EQ(second.try_lock(kind(), kShared), 0);
+  expect_current(second, name);
+}
+
+class FallbackCoherenceTest : public CoherenceTest {
+ public:
+  static void SetUpTestSuite() {
+    start_suite({"attr_timeout=3600", "entry_timeout=3600", "passthrough=off"});
+  }
+};
+
+TEST_P(FallbackCoherenceTest, GrantShowsWhatAnOutsiderLeft) { run_all(); }
+TEST_P(FallbackCoherenceTest, BothSidesTakeTurns) { take_turns(); }
+
+INSTANTIATE_TEST_SUITE_P(Every, CoherenceTest, ::testing::Values(kFlock, kPosix, kOfd), kind_name);
+INSTANTIATE_TEST_SUITE_P(Every, FallbackCoherenceTest, ::testing::Values(kFlock, kPosix, kOfd),
+                         kind_name);
+
+}  // namespace
+}  // namespace lockfs::test

@@ -1,0 +1,338 @@
+#include "tests/unit/fake_backing.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <set>
+#include <utility>
+
+namespace lockmgr::testing {
+
+namespace {
+
+void append(std::vector<Segment>& segments, const Range& range, Mode mode) {
+  if (mode == Mode::kNone) return;
+  if (!segments.empty() && segments.back().mode == mode && segments.back().range.touches(range)) {
+    segments.back().range.last = range.last;
+  } else {
+    segments.push_back({range, mode});
+  }
+}
+
+Mode mode_in(const std::vector<Segment>& segments, Offset at) {
+  for (const Segment& s : segments) {
+    if (s.range.first <= at && at <= s.range.last) return s.mode;
+  }
+  return Mode::kNone;
+}
+
+void add_edges(std::set<Offset>& edges, const Range& range) {
+  edges.insert(range.first);
+  if (range.last != kEof) edges.insert(range.last + 1);
+}
+
+}  // namespace
+
+std::string to_text(const Range& range) {
+  return "[" + std::to_string(range.first) + "," +
+         (range.last == kEof ? std::string("EOF") : std::to_string(range.last)) + "]";
+}
+
+std::string to_text(const std::vector<Segment>& segments) {
+  std::string text;
+  for (const Segment& s : segments) {
+    text += (s.mode == Mode::kExclusive ? "X" : "S") + to_text(s.range) + " ";
+  }
+  return text.empty() ? "nothing" : text;
+}
+
+std::vector<Segment> union_of(const std::vector<LockView>& locks) {
+  std::set<Offset> edges;
+  for (const LockView& lock : locks) add_edges(edges, lock.range);
+  std::vector<Segment> segments;
+  for (auto it = edges.begin(); it != edges.end(); ++it) {
+    const auto after = std::next(it);
+    const Range part{*it, after == edges.end() ? kEof : *after - 1};
+    Mode strongest = Mode::kNone;
+    for (const LockView& lock : locks) {
+      if (lock.range.contains(part)) strongest = std::max(strongest, lock.mode);
+    }
+    append(segments, part, strongest);
+  }
+  return segments;
+}
+
+// -- the model -------------------------------------------------------------------------------------
+
+void FakeBacking::replace(Who who, const Range& range, Mode mode) {
+  Holding& mine = held_[who];
+  Holding changed;
+  for (const auto& [first, lock] : mine) {
+    if (lock.last < range.first || first > range.last) {
+      changed.emplace(first, lock);
+      continue;
+    }
+    if (first < range.first) changed.emplace(first, Held{range.first - 1, lock.mode});
+    if (lock.last > range.last) changed.emplace(range.last + 1, lock);
+  }
+  if (mode != Mode::kNone) changed.emplace(range.first, Held{range.last, mode});
+  mine = std::move(changed);
+}
+
+bool FakeBacking::is_refused(Who who, const Range& range, Mode mode) const {
+  for (const auto& [holder, locks] : held_) {
+    if (holder == who) continue;
+    for (const auto& [first, lock] : locks) {
+      if (range.overlaps({first, lock.last}) && modes_conflict(lock.mode, mode)) return true;
+    }
+  }
+  return false;
+}
+
+bool FakeBacking::may_take(std::size_t position, bool outsiders) const {
+  const Pending& p = pending_[position];
+  if (p.who != kManager && !outsiders) return false;
+  if (is_refused(p.who, p.range, p.mode)) return false;
+  if (!p.yields) return true;
+  for (std::size_t i = 0; i < position; ++i) {
+    const Pending& ahead = pending_[i];
+    if (ahead.who != kManager && ahead.range.overlaps(p.range) &&
+        modes_conflict(ahead.mode, p.mode)) {
+      return false;
+    }
+  }
+  return true;
+}
+
+void FakeBacking::pump(bool outsiders) {
+  for (std::size_t i = 0; i < pending_.size();) {
+    if (!may_take(i, outsiders)) {
+      ++i;
+      continue;
+    }
+    Pending taken = std::move(pending_[i]);
+    pending_.erase(pending_.begin() + static_cast<std::ptrdiff_t>(i));
+    replace(taken.who, taken.range, taken.mode);
+    if (taken.who == kManager) {
+      due_.push_back({{taken.range, taken.mode}, 0, std::move(taken.done)});
+    }
+    i = 0;  // taking can weaken what the taker held
+  }
+}
+
+// -- Backing ---------------------------------------------------------------------------------------
+
+int FakeBacking::set(const Range& range, Mode mode, const Carried& carried) noexcept {
+  const std::lock_guard guard(mutex_);
+  ++sets_;
+  if (std::exchange(restart_next, false)) {
+    held_.erase(kManager);
+    carried.for_each([this](const Range& part, Mode strongest) {
+      replace(kManager, part, strongest);
+      return true;
+    });
+  }
+  if (fail_set) {
+    if (const int error = fail_set(range, mode); error != 0) return error;
+  }
+  if (mode != Mode::kNone && is_refused(kManager, range, mode)) return EAGAIN;
+  replace(kManager, range, mode);
+  pump(!lazy_outsiders);
+  return 0;
+}
+
+int FakeBacking::test(const Range& range, Mode mode, std::optional<OutsideLock>& found) noexcept {
+  const std::lock_guard guard(mutex_);
+  ++tests_;
+  found.reset();
+  if (fail_test) {
+    if (const int error = fail_test(range, mode); error != 0) return error;
+  }
+  for (const auto& [holder, locks] : held_) {
+    if (holder == kManager) continue;
+    for (const auto& [first, lock] : locks) {
+      const Range held{first, lock.last};
+      if (!range.overlaps(held) || !modes_conflict(lock.mode, mode)) continue;
+      if (!found || held.first < found->range.first) found = OutsideLock{held, lock.mode, holder};
+    }
+  }
+  return 0;
+}
+
+int FakeBacking::wait(WaitId id, const Range& range, Mode mode, bool yield_first,
+                      WaitDone done) noexcept {
+  const std::lock_guard guard(mutex_);
+  ++waits_;
+  if (fail_wait) {
+    if (const int error = fail_wait(range, mode); error != 0) return error;
+  }
+  if (yield_first) pump(true);
+  pending_.push_back({kManager, range, mode, id, yield_first, false, std::move(done)});
+  pump(!lazy_outsiders);
+  return 0;
+}
+
+void FakeBacking::recall(WaitId id) noexcept {
+  const std::lock_guard guard(mutex_);
+  ++recalls_;
+  const auto it = std::find_if(pending_.begin(), pending_.end(), [id](const Pending& p) {
+    return p.who == kManager && p.id == id;
+  });
+  if (it == pending_.end()) return;
+  if (lazy_recalls) {
+    it->recalled = true;
+    return;
+  }
+  due_.push_back({{it->range, it->mode}, EINTR, std::move(it->done)});
+  pending_.erase(it);
+}
+
+bool FakeBacking::outsiders_waiting() noexcept {
+  const std::lock_guard guard(mutex_);
+  return std::any_of(pending_.begin(), pending_.end(),
+                     [](const Pending& p) { return p.who != kManager; });
+}
+
+// -- outsiders -------------------------------------------------------------------------------------
+
+int FakeBacking::outsider_set(Who who, const Range& range, Mode mode) {
+  const std::lock_guard guard(mutex_);
+  if (mode != Mode::kNone && is_refused(who, range, mode)) return EAGAIN;
+  replace(who, range, mode);
+  pump(!lazy_outsiders);
+  return 0;
+}
+
+bool FakeBacking::outsider_wait(Who who, const Range& range, Mode mode) {
+  const std::lock_guard guard(mutex_);
+  if (!is_refused(who, range, mode)) {
+    replace(who, range, mode);
+    pump(!lazy_outsiders);
+    return true;
+  }
+  pending_.push_back({who, range, mode, 0, false, false, nullptr});
+  return false;
+}
+
+void FakeBacking::outsider_leaves(Who who) {
+  const std::lock_guard guard(mutex_);
+  std::erase_if(pending_, [who](const Pending& p) { return p.who == who; });
+  held_.erase(who);
+  pump(!lazy_outsiders);
+}
+
+void FakeBacking::let_outsiders_in() {
+  const std::lock_guard guard(mutex_);
+  pump(true);
+}
+
+// -- waits -----------------------------------------------------------------------------------------
+
+std::size_t FakeBacking::due() const {
+  const std::lock_guard guard(mutex_);
+  return due_.size();
+}
+
+bool FakeBacking::deliver(std::size_t n) {
+  Due ended;
+  {
+    const std::lock_guard guard(mutex_);
+    if (n >= due_.size()) return false;
+    ended = std::move(due_[n]);
+    due_.erase(due_.begin() + static_cast<std::ptrdiff_t>(n));
+  }
+  ended.done(ended.error);
+  return true;
+}
+
+std::size_t FakeBacking::deliver_all() {
+  std::size_t delivered = 0;
+  while (deliver()) ++delivered;
+  return delivered;
+}
+
+bool FakeBacking::fail_pending(int error) {
+  const std::lock_guard guard(mutex_);
+  const auto it = std::find_if(pending_.begin(), pending_.end(),
+                               [](const Pending& p) { return p.who == kManager; });
+  if (it == pending_.end()) return false;
+  due_.push_back({{it->range, it->mode}, error, std::move(it->done)});
+  pending_.erase(it);
+  return true;
+}
+
+void FakeBacking::land_recalls() {
+  const std::lock_guard guard(mutex_);
+  for (auto it = pending_.begin(); it != pending_.end();) {
+    if (!it->recalled) {
+      ++it;
+      continue;
+    }
+    due_.push_back({{it->range, it->mode}, EINTR, std::move(it->done)});
+    it = pending_.erase(it);
+  }
+}
+
+std::vector<Segment> FakeBacking::under_way() const {
+  const std::lock_guard guard(mutex_);
+  std::vector<Segment> found;
+  for (const Pending& p : pending_) {
+    if (p.who == kManager) found.push_back({p.range, p.mode});
+  }
+  for (const Due& d : due_) found.push_back(d.what);
+  return found;
+}
+
+// -- state -----------------------------------------------------------------------------------------
+
+std::vector<Segment> FakeBacking::held(Who who) const {
+  const std::lock_guard guard(mutex_);
+  std::vector<Segment> segments;
+  const auto it = held_.find(who);
+  if (it == held_.end()) return segments;
+  for (const auto& [first, lock] : it->second) append(segments, {first, lock.last}, lock.mode);
+  return segments;
+}
+
+bool FakeBacking::refused(Who who, const Range& range, Mode mode) const {
+  const std::lock_guard guard(mutex_);
+  return is_refused(who, range, mode);
+}
+
+std::string FakeBacking::compare(const std::vector<LockView>& granted) const {
+  const std::vector<Segment> want = union_of(granted);
+  const std::vector<Segment> have = held();
+  if (want == have) return "";
+  const std::vector<Segment> waits = under_way();
+  std::set<Offset> edges{0};
+  for (const auto* list : {&want, &have, &waits}) {
+    for (const Segment& s : *list) add_edges(edges, s.range);
+  }
+  for (const Offset at : edges) {
+    const Mode wanted = mode_in(want, at);
+    const Mode found = mode_in(have, at);
+    if (wanted == found) continue;
+    if (found > wanted && mode_in(waits, at) != Mode::kNone) continue;
+    return "at " + std::to_string(at) + ": granted " + to_text(want) + "; backing carries " +
+           to_text(have);
+  }
+  return "";
+}
+
+std::uint64_t FakeBacking::sets() const {
+  const std::lock_guard guard(mutex_);
+  return sets_;
+}
+std::uint64_t FakeBacking::waits() const {
+  const std::lock_guard guard(mutex_);
+  return waits_;
+}
+std::uint64_t FakeBacking::recalls() const {
+  const std::lock_guard guard(mutex_);
+  return recalls_;
+}
+std::uint64_t FakeBacking::tests() const {
+  const std::lock_guard guard(mutex_);
+  return tests_;
+}
+
+}  // namespace lockmgr::testing

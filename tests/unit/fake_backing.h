@@ -1,0 +1,142 @@
+/// A model of the record locks of one file beneath the manager: the manager's own lock owner,
+/// outsiders who hold and await locks, and waits that end when a test says so.
+///
+/// Thread safety: all methods may be called from any thread. Fields marked "set up" are to be
+/// changed only while nobody else uses the object.
+///
+/// Invariants:
+///  1. Locks of different holders do not overlap unless both are shared.
+///  2. Every wait() that returned 0 is in `pending_` or `due_` until its WaitDone was called.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "lockmgr/backing.h"
+#include "lockmgr/file_locks.h"
+
+namespace lockmgr::testing {
+
+/// A stretch of bytes locked in one mode.
+struct Segment {
+  Range range;
+  Mode mode = Mode::kNone;
+  friend bool operator==(const Segment& a, const Segment& b) {
+    return a.range == b.range && a.mode == b.mode;
+  }
+};
+
+std::string to_text(const Range& range);
+std::string to_text(const std::vector<Segment>& segments);
+
+/// The strongest mode granted at each byte, in order, neighbours of equal mode merged.
+std::vector<Segment> union_of(const std::vector<LockView>& locks);
+
+class FakeBacking final : public Backing {
+ public:
+  /// A lock owner of the model: the manager, or an outsider with a number above 0.
+  using Who = int;
+  static constexpr Who kManager = 0;
+
+  // -- set up --------------------------------------------------------------------------------
+  /// A recall takes effect only in land_recalls(), so a wait may succeed after its recall.
+  bool lazy_recalls = false;
+  /// Outsiders who wait get a lock that became free only in let_outsiders_in(), as a thread woken
+  /// by the kernel that has not run yet; the manager can overtake them.
+  bool lazy_outsiders = false;
+  /// Before the next set() all locks of the manager are lost, and put back as it says they were, as
+  /// by a backing that has to open its file anew. Waits under way are not lost.
+  bool restart_next = false;
+  /// Errors to inject: asked before each call, an errno fails the call and changes nothing.
+  std::function<int(const Range&, Mode)> fail_set;
+  std::function<int(const Range&, Mode)> fail_wait;
+  std::function<int(const Range&, Mode)> fail_test;
+
+  // -- Backing -------------------------------------------------------------------------------
+  int set(const Range& range, Mode mode, const Carried& carried) noexcept override;
+  int test(const Range& range, Mode mode, std::optional<OutsideLock>& found) noexcept override;
+  int wait(WaitId id, const Range& range, Mode mode, bool yield_first,
+           WaitDone done) noexcept override;
+  void recall(WaitId id) noexcept override;
+  bool outsiders_waiting() noexcept override;
+
+  // -- outsiders -----------------------------------------------------------------------------
+  /// Locks or unlocks at once: 0 or EAGAIN.
+  int outsider_set(Who who, const Range& range, Mode mode);
+  /// Locks at once (true) or queues up (false).
+  bool outsider_wait(Who who, const Range& range, Mode mode);
+  /// Takes back everything that `who` waits for and holds.
+  void outsider_leaves(Who who);
+  /// With lazy_outsiders: those whose turn it is take their locks.
+  void let_outsiders_in();
+
+  // -- waits of the manager ------------------------------------------------------------------
+  /// How many waits have ended and can be delivered.
+  std::size_t due() const;
+  /// Calls the WaitDone of the n-th wait that has ended; false when there are not so many.
+  bool deliver(std::size_t n = 0);
+  /// Delivers in order until nothing is due. Returns how many.
+  std::size_t deliver_all();
+  /// Ends a wait with an error of the test's choice; false when none is pending.
+  bool fail_pending(int error);
+  /// With lazy_recalls: recalled waits that have not got their lock end now.
+  void land_recalls();
+  /// The waits that have not been delivered, with their ranges and modes.
+  std::vector<Segment> under_way() const;
+
+  // -- state ---------------------------------------------------------------------------------
+  std::vector<Segment> held(Who who = kManager) const;
+  /// Whether somebody else than `who` holds what excludes `mode` on `range`.
+  bool refused(Who who, const Range& range, Mode mode) const;
+  /// "" when the manager's locks here are the union of `granted`; beyond it only where a wait is
+  /// under way. Else a description of the difference.
+  std::string compare(const std::vector<LockView>& granted) const;
+
+  std::uint64_t sets() const;
+  std::uint64_t waits() const;
+  std::uint64_t recalls() const;
+  std::uint64_t tests() const;
+
+ private:
+  struct Held {
+    Offset last = 0;
+    Mode mode = Mode::kNone;
+  };
+  using Holding = std::map<Offset, Held>;  ///< by first byte, disjoint
+  struct Pending {
+    Who who = kManager;
+    Range range;
+    Mode mode = Mode::kNone;
+    WaitId id = 0;
+    bool yields = false;
+    bool recalled = false;
+    WaitDone done;
+  };
+  struct Due {
+    Segment what;
+    int error = 0;
+    WaitDone done;
+  };
+
+  // All below: REQUIRES mutex_ held.
+  void replace(Who who, const Range& range, Mode mode);
+  bool is_refused(Who who, const Range& range, Mode mode) const;
+  bool may_take(std::size_t position, bool outsiders) const;
+  void pump(bool outsiders);
+
+  mutable std::mutex mutex_;  ///< guards all that follows
+  std::map<Who, Holding> held_;
+  std::vector<Pending> pending_;
+  std::vector<Due> due_;
+  std::uint64_t sets_ = 0;
+  std::uint64_t waits_ = 0;
+  std::uint64_t recalls_ = 0;
+  std::uint64_t tests_ = 0;
+};
+
+}  // namespace lockmgr::testing
