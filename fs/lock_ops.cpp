@@ -116,6 +116,7 @@ struct LockHandlers {
   }
 
   static void interrupt(fuse_req_t req, void* ticket) {
+    RequestLoop::allow_overtaking();  // the file may be busy with a slow backing
     ops_of(req).manager_.cancel(reinterpret_cast<lockmgr::Ticket>(ticket), EINTR);
   }
 };

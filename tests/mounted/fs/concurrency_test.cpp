@@ -148,7 +148,7 @@ TEST_P(ConcurrencyTest, RandomWorkOnFewNames) {
     return {};
   });
   // What is left, the mount and the source tell alike, and the contents are whole.
-  EXPECT_EQ(portrait(mounted_.path, Detail::kExact), portrait(behind_.path, Detail::kExact));
+  expect_alike(portrait(mounted_.path, Detail::kExact), portrait(behind_.path, Detail::kExact), "mount against source");
 }
 
 TEST_P(ConcurrencyTest, OneOfManyWins) {

@@ -147,6 +147,9 @@ enum class Detail {
 /// link target, a hash of the contents, extended attributes, and which paths are one file.
 std::string portrait(const std::string& root, Detail detail);
 
+/// Expects two portraits to be equal and shows only the lines that differ.
+void expect_alike(const std::string& one, const std::string& two, const std::string& what);
+
 /// Removes a tree of any depth, whatever its modes. Missing is fine.
 void remove_tree(const std::string& path);
 

@@ -1,0 +1,779 @@
+// What the backing carries, and how waits for outsiders begin and end.
+#include <gtest/gtest.h>
+
+#include <cerrno>
+#include <chrono>
+#include <string>
+#include <vector>
+
+#include "tests/unit/world.h"
+
+namespace lockmgr {
+namespace {
+
+using namespace std::chrono_literals;
+using namespace testing;  // NOLINT(google-build-using-namespace): the vocabulary of these tests
+using Place = Waiter::Place;
+
+constexpr FakeBacking::Who kOne = 1;
+constexpr FakeBacking::Who kTwo = 2;
+
+std::string carried(World& w) { return to_text(w.backing().held()); }
+
+// -- the union -----------------------------------------------------------------------------------------
+
+TEST(Union, RisesAndFallsWithWhatIsGranted) {
+  World w;
+  ASSERT_EQ(w.lock(ofd(1), {0, 9}, kS), 0);
+  ASSERT_EQ(w.lock(process(2), {5, 14}, kS), 0);
+  EXPECT_EQ(carried(w), "S[0,14] ");
+  ASSERT_EQ(w.lock(flock_of(3), kWholeFile, kS), 0);
+  EXPECT_EQ(carried(w), "S[0,EOF] ");
+  w.unlock(ofd(1), kWholeFile);
+  EXPECT_EQ(carried(w), "S[0,EOF] ");
+  w.close(flock_of(3));
+  EXPECT_EQ(carried(w), "S[5,14] ");
+  ASSERT_EQ(w.lock(process(2), {10, 12}, kX), 0);
+  EXPECT_EQ(carried(w), "S[5,9] X[10,12] S[13,14] ");
+  ASSERT_EQ(w.lock(process(2), {8, 11}, kS), 0);
+  EXPECT_EQ(carried(w), "S[5,11] X[12,12] S[13,14] ");
+  w.close_by_process(process(2));
+  EXPECT_EQ(carried(w), "nothing");
+}
+
+TEST(Union, NoCallForWhatIsCarriedAlready) {
+  World w;
+  ASSERT_EQ(w.lock(flock_of(1), kWholeFile, kS), 0);
+  const auto calls = w.backing().sets();
+  for (std::uint64_t n = 2; n < 20; ++n) ASSERT_EQ(w.lock(flock_of(n), kWholeFile, kS), 0);
+  for (std::uint64_t n = 2; n < 20; ++n) w.unlock(flock_of(n), kWholeFile);
+  ASSERT_EQ(w.lock(ofd(3), {10, 19}, kS), 0);
+  w.unlock(ofd(3), kWholeFile);
+  EXPECT_EQ(w.backing().sets(), calls);
+}
+
+TEST(Union, ManyPiecesAreDroppedInOneCall) {
+  World w;
+  for (Offset at = 0; at < 100; at += 2) ASSERT_EQ(w.lock(ofd(1), {at, at}, kX), 0);
+  const auto calls = w.backing().sets();
+  w.close(1);
+  EXPECT_EQ(w.backing().sets(), calls + 1);
+  EXPECT_EQ(carried(w), "nothing");
+}
+
+TEST(Union, ReleaseBesideOthersLeavesTheirs) {
+  World w;
+  ASSERT_EQ(w.lock(ofd(1), {0, 99}, kS), 0);
+  ASSERT_EQ(w.lock(ofd(2), {10, 19}, kS), 0);
+  ASSERT_EQ(w.lock(ofd(3), {30, 39}, kS), 0);
+  ASSERT_EQ(w.lock(ofd(1), {50, 59}, kX), 0);
+  w.close(1);
+  EXPECT_EQ(carried(w), "S[10,19] S[30,39] ");
+}
+
+TEST(Union, ExemptOwnersAddUp) {
+  World w;
+  ASSERT_EQ(w.lock(flock_of(1), kWholeFile, kX), 0);
+  ASSERT_EQ(w.lock(ofd(1), {10, 19}, kX), 0);
+  ASSERT_EQ(w.lock(flock_of(1), kWholeFile, kS), 0);
+  EXPECT_EQ(carried(w), "S[0,9] X[10,19] S[20,EOF] ");
+  ASSERT_EQ(w.lock(ofd(1), {0, 14}, kS), 0);
+  EXPECT_EQ(carried(w), "S[0,14] X[15,19] S[20,EOF] ");
+  w.unlock(flock_of(1), kWholeFile);
+  EXPECT_EQ(carried(w), "S[0,14] X[15,19] ");
+}
+
+TEST(Union, RestartedBackingIsToldEverything) {
+  World w;
+  ASSERT_EQ(w.lock(ofd(1), {0, 9}, kS), 0);
+  ASSERT_EQ(w.lock(ofd(2), {5, 14}, kS), 0);
+  ASSERT_EQ(w.lock(process(3), {20, kEof}, kX), 0);
+  w.backing().restart_next = true;
+  ASSERT_EQ(w.lock(ofd(4), {16, 17}, kX), 0);
+  EXPECT_EQ(carried(w), "S[0,14] X[16,17] X[20,EOF] ");
+  w.backing().restart_next = true;
+  w.unlock(ofd(1), kWholeFile);
+  EXPECT_EQ(carried(w), "S[5,14] X[16,17] X[20,EOF] ");
+}
+
+TEST(Union, RestartInTheMiddleOfARelease) {
+  World w;
+  // The release takes one call for each gap between the others' locks; the backing restarts before
+  // the second of them.
+  ASSERT_EQ(w.lock(ofd(1), {0, 99}, kS), 0);
+  ASSERT_EQ(w.lock(ofd(2), {10, 19}, kS), 0);
+  ASSERT_EQ(w.lock(ofd(3), {30, 39}, kS), 0);
+  int calls = 0;
+  w.backing().fail_set = [&](const Range&, Mode) {
+    if (++calls == 1) w.backing().restart_next = true;
+    return 0;
+  };
+  w.close(1);
+  EXPECT_GT(calls, 1);
+  EXPECT_EQ(carried(w), "S[10,19] S[30,39] ");
+}
+
+// -- outsiders and requests that do not wait --------------------------------------------------------------
+
+TEST(Outsider, RefusesAtOnce) {
+  World w;
+  ASSERT_EQ(w.backing().outsider_set(kOne, {10, 19}, kS), 0);
+  EXPECT_EQ(w.lock(ofd(1), {0, 29}, kX), EAGAIN);
+  EXPECT_EQ(w.lock(ofd(1), {0, 29}, kS), 0);
+  EXPECT_EQ(w.lock(ofd(1), {15, 40}, kX), EAGAIN);
+  EXPECT_EQ(w.held(ofd(1)), "S[0,29] ");
+  EXPECT_EQ(w.lock(ofd(1), {20, 40}, kX), 0);
+  EXPECT_EQ(w.backing().outsider_set(kTwo, {30, 30}, kS), EAGAIN);
+  EXPECT_EQ(w.backing().outsider_set(kTwo, {0, 5}, kS), 0);
+}
+
+TEST(Outsider, SeesTheUnionOnly) {
+  World w;
+  ASSERT_EQ(w.lock(ofd(1), {0, 9}, kS), 0);
+  ASSERT_EQ(w.lock(ofd(2), {5, 14}, kS), 0);
+  EXPECT_EQ(w.backing().outsider_set(kOne, {0, 14}, kX), EAGAIN);
+  w.unlock(ofd(1), kWholeFile);
+  EXPECT_EQ(w.backing().outsider_set(kOne, {0, 4}, kX), 0);
+  EXPECT_EQ(w.backing().outsider_set(kOne, {5, 5}, kX), EAGAIN);
+}
+
+// A shared lock beside an exclusive one of the same open file's flock takes several calls. When one
+// is refused, what the owner had must still be carried, though it gives up an exclusive lock.
+TEST(Outsider, RefusalInTheMiddleLeavesEverythingAsItWas) {
+  World w;
+  ASSERT_EQ(w.lock(ofd(1), {0, 9}, kX), 0);
+  ASSERT_EQ(w.lock(flock_of(1), {20, 29}, kX), 0);
+  ASSERT_EQ(w.backing().outsider_set(kOne, {40, 49}, kX), 0);
+  // An outsider's reader slips in as soon as the first part is shared.
+  ASSERT_FALSE(w.backing().outsider_wait(kTwo, {0, 9}, kS));
+  EXPECT_EQ(w.lock(ofd(1), {0, 49}, kS), EAGAIN);
+  EXPECT_EQ(w.held(ofd(1)), "X[0,9] ");
+  EXPECT_EQ(carried(w), "X[0,9] X[20,29] ");
+}
+
+// -- waiting for outsiders ---------------------------------------------------------------------------------
+
+TEST(OutsideWait, GrantedWhenTheOutsiderLeaves) {
+  for (const OwnerId& owner : {process(1), ofd(1), flock_of(1)}) {
+    World w;
+    ASSERT_EQ(w.backing().outsider_set(kOne, {10, 19}, kX), 0);
+    const AnswerPtr answer = w.wait(owner, {0, 29}, kX);
+    EXPECT_EQ(w.place(answer), Place::kOutside);
+    EXPECT_EQ(w.manager().outside_waits(), 1U);
+    w.backing().outsider_leaves(kOne);
+    EXPECT_TRUE(answer->waiting());
+    const auto calls = w.backing().sets();
+    w.deliver();
+    EXPECT_TRUE(answer->granted());
+    EXPECT_EQ(w.backing().sets(), calls) << "the wait took the lock, no call is needed";
+    EXPECT_EQ(carried(w), "X[0,29] ");
+    EXPECT_EQ(w.manager().outside_waits(), 0U);
+  }
+}
+
+TEST(OutsideWait, NobodyPolls) {
+  World w;
+  ASSERT_EQ(w.backing().outsider_set(kOne, kWholeFile, kX), 0);
+  std::vector<AnswerPtr> answers;
+  for (std::uint64_t n = 1; n < 10; ++n) answers.push_back(w.wait(ofd(n), kWholeFile, kX));
+  EXPECT_EQ(w.backing().waits(), 1U);
+  const auto calls = w.backing().sets();
+  w.backing().outsider_leaves(kOne);
+  w.deliver();
+  EXPECT_EQ(w.backing().sets(), calls);
+  EXPECT_TRUE(answers[0]->granted());
+  EXPECT_TRUE(answers[1]->waiting());
+}
+
+TEST(OutsideWait, IdenticalSharedWaitersShareOne) {
+  World w;
+  ASSERT_EQ(w.backing().outsider_set(kOne, {0, 9}, kX), 0);
+  std::vector<AnswerPtr> answers;
+  for (std::uint64_t n = 1; n <= 20; ++n) answers.push_back(w.wait(flock_of(n), kWholeFile, kS));
+  const AnswerPtr other = w.wait(ofd(30), {0, 19}, kS);
+  EXPECT_EQ(w.backing().waits(), 2U);
+  EXPECT_EQ(w.manager().outside_waits(), 2U);
+  w.cancel(answers[0]);
+  EXPECT_EQ(w.backing().recalls(), 0U);
+  w.backing().outsider_leaves(kOne);
+  w.deliver();
+  EXPECT_EQ(answers[0]->error, EINTR);
+  for (std::size_t i = 1; i < answers.size(); ++i) EXPECT_TRUE(answers[i]->granted());
+  EXPECT_TRUE(other->granted());
+}
+
+TEST(OutsideWait, DifferentRangesEndInAnyOrder) {
+  for (const bool reverse : {false, true}) {
+    World w;
+    ASSERT_EQ(w.backing().outsider_set(kOne, kWholeFile, kX), 0);
+    const AnswerPtr a = w.wait(ofd(1), {0, 9}, kX);
+    const AnswerPtr b = w.wait(ofd(2), {20, 29}, kX);
+    const AnswerPtr c = w.wait(ofd(3), {40, 49}, kS);
+    w.backing().outsider_leaves(kOne);
+    EXPECT_EQ(w.backing().due(), 3U);
+    w.backing().deliver(reverse ? 2 : 0);
+    w.inspect();
+    w.backing().deliver(reverse ? 1 : 0);
+    w.inspect();
+    w.backing().deliver();
+    w.inspect();
+    EXPECT_TRUE(a->granted() && b->granted() && c->granted());
+  }
+}
+
+TEST(OutsideWait, OverlappingSharedWaits) {
+  for (const std::size_t first : {0U, 1U}) {
+    World w;
+    ASSERT_EQ(w.backing().outsider_set(kOne, kWholeFile, kX), 0);
+    const AnswerPtr a = w.wait(ofd(1), {0, 19}, kS);
+    const AnswerPtr b = w.wait(ofd(2), {10, 29}, kS);
+    w.backing().outsider_leaves(kOne);
+    ASSERT_EQ(w.backing().due(), 2U);
+    // One is cancelled after its lock was taken; setting that right disturbs the other.
+    w.cancel(first == 0 ? a : b);
+    w.backing().deliver(first);
+    w.inspect();
+    w.deliver();
+    EXPECT_TRUE((first == 0 ? b : a)->granted());
+    EXPECT_EQ(carried(w), first == 0 ? "S[10,29] " : "S[0,19] ");
+  }
+}
+
+TEST(OutsideWait, CancelRecallsIt) {
+  World w;
+  ASSERT_EQ(w.backing().outsider_set(kOne, {0, 9}, kX), 0);
+  const AnswerPtr answer = w.wait(ofd(1), kWholeFile, kX);
+  w.cancel(answer);
+  EXPECT_EQ(answer->error, EINTR);
+  EXPECT_EQ(w.backing().recalls(), 1U);
+  EXPECT_FALSE(w.file().quiet());
+  w.deliver();
+  EXPECT_TRUE(w.file().quiet());
+  EXPECT_EQ(carried(w), "nothing");
+}
+
+TEST(OutsideWait, SuccessAfterRecallIsUndone) {
+  World w;
+  w.backing().lazy_recalls = true;
+  ASSERT_EQ(w.backing().outsider_set(kOne, {0, 9}, kX), 0);
+  ASSERT_EQ(w.lock(ofd(1), {20, 29}, kS), 0);
+  const AnswerPtr answer = w.wait(ofd(1), {0, 39}, kX);
+  w.cancel(answer);
+  w.backing().outsider_leaves(kOne);
+  EXPECT_EQ(carried(w), "X[0,39] ");
+  w.deliver();
+  EXPECT_EQ(carried(w), "S[20,29] ");
+}
+
+TEST(OutsideWait, NextInTheQueueTakesOverACancelledWait) {
+  for (const bool lazy : {false, true}) {
+    World w;
+    w.backing().lazy_recalls = lazy;
+    ASSERT_EQ(w.backing().outsider_set(kOne, {0, 9}, kX), 0);
+    const AnswerPtr a = w.wait(ofd(1), kWholeFile, kX);
+    const AnswerPtr b = w.wait(ofd(2), kWholeFile, kX);
+    EXPECT_EQ(w.place(b), Place::kBehind);
+    w.cancel(a);
+    EXPECT_EQ(w.place(b), Place::kAside);
+    w.backing().outsider_leaves(kOne);
+    w.deliver();
+    EXPECT_TRUE(b->granted());
+    EXPECT_EQ(carried(w), "X[0,EOF] ");
+  }
+}
+
+// The mirror was set back by the cancelled wait; the one that stood aside must take the lock itself,
+// even where it wants the very range that the wait had.
+TEST(OutsideWait, OneAsideDoesNotInheritALockThatWasSetBack) {
+  for (const bool waits : {false, true}) {
+    World w;
+    w.backing().lazy_recalls = true;
+    ASSERT_EQ(w.backing().outsider_set(kOne, {0, 9}, kX), 0);
+    const AnswerPtr reader = w.wait(ofd(1), {0, 9}, kS);
+    const AnswerPtr writer =
+        waits ? w.wait(ofd(2), {0, 9}, kX) : w.ask(ofd(2), {0, 9}, kX);
+    w.cancel(reader);
+    EXPECT_EQ(w.place(writer), Place::kAside);
+    w.backing().outsider_leaves(kOne);
+    w.deliver();
+    EXPECT_TRUE(writer->granted());
+    EXPECT_EQ(carried(w), "X[0,9] ");
+    EXPECT_EQ(w.backing().outsider_set(kOne, {0, 9}, kS), EAGAIN);
+  }
+}
+
+TEST(OutsideWait, CancelOneAside) {
+  World w;
+  w.backing().lazy_recalls = true;
+  ASSERT_EQ(w.backing().outsider_set(kOne, {0, 9}, kX), 0);
+  const AnswerPtr a = w.wait(ofd(1), kWholeFile, kX);
+  const AnswerPtr b = w.wait(ofd(2), kWholeFile, kX);
+  w.cancel(a);
+  ASSERT_EQ(w.place(b), Place::kAside);
+  w.cancel(b);
+  EXPECT_EQ(b->error, EINTR);
+  w.backing().land_recalls();
+  w.deliver();
+  EXPECT_TRUE(w.file().quiet());
+}
+
+TEST(OutsideWait, ErrorReachesTheCaller) {
+  World w;
+  ASSERT_EQ(w.backing().outsider_set(kOne, {0, 9}, kX), 0);
+  const AnswerPtr a = w.wait(ofd(1), kWholeFile, kX);
+  const AnswerPtr b = w.wait(ofd(2), kWholeFile, kX);
+  ASSERT_TRUE(w.backing().fail_pending(ESTALE));
+  w.deliver();
+  EXPECT_EQ(a->error, ESTALE);
+  EXPECT_EQ(w.place(b), Place::kOutside);
+  ASSERT_EQ(w.notes().failures.size(), 1U);
+  EXPECT_EQ(w.notes().failures[0].error, ESTALE);
+  EXPECT_FALSE(w.notes().failures[0].unlocking);
+  w.backing().outsider_leaves(kOne);
+  w.deliver();
+  EXPECT_TRUE(b->granted());
+}
+
+TEST(OutsideWait, RefusedByTheBacking) {
+  World w;
+  ASSERT_EQ(w.backing().outsider_set(kOne, {0, 9}, kX), 0);
+  w.backing().fail_wait = [](const Range&, Mode) { return ENOLCK; };
+  const AnswerPtr a = w.wait(ofd(1), kWholeFile, kX);
+  EXPECT_EQ(a->error, ENOLCK);
+  ASSERT_EQ(w.notes().failures.size(), 1U);
+  EXPECT_EQ(w.notes().failures[0].error, ENOLCK);
+}
+
+TEST(OutsideWait, LimitIsExactAndNamed) {
+  Limits limits;
+  limits.outside_waits = 2;
+  World w(limits, 2);
+  for (int i = 0; i < 2; ++i) {
+    w.use_file(i);
+    ASSERT_EQ(w.backing().outsider_set(kOne, kWholeFile, kX), 0);
+  }
+  const AnswerPtr a = w.wait(ofd(1), {0, 9}, kX);
+  w.use_file(0);
+  const AnswerPtr b = w.wait(ofd(2), {0, 9}, kX);
+  EXPECT_EQ(w.wait(ofd(3), {20, 29}, kX)->error, ENOLCK);
+  ASSERT_EQ(w.notes().limits.size(), 1U);
+  EXPECT_EQ(w.notes().limits[0], (std::pair{Limit::kOutsideWaits, std::uint64_t{2}}));
+  // Joining what is under way costs nothing.
+  EXPECT_TRUE(w.wait(ofd(4), {0, 9}, kX)->waiting());
+  w.cancel(a);
+  w.deliver();
+  EXPECT_TRUE(w.wait(ofd(3), {20, 29}, kX)->waiting());
+  EXPECT_TRUE(b->waiting());
+}
+
+TEST(OutsideWait, DisturbedByAReleaseWithinIt) {
+  World w;
+  ASSERT_EQ(w.lock(process(1), {0, 4}, kX), 0);
+  ASSERT_EQ(w.backing().outsider_set(kOne, {8, 9}, kX), 0);
+  const AnswerPtr answer = w.wait(process(1), {0, 9}, kX, {.tid = 2});
+  w.backing().outsider_leaves(kOne);
+  ASSERT_EQ(w.backing().due(), 1U);
+  // Another thread lets go of a part after the backing has given the whole.
+  w.unlock(process(1), {0, 2});
+  EXPECT_EQ(carried(w), "X[3,9] ");
+  w.deliver();
+  EXPECT_TRUE(answer->granted());
+  EXPECT_EQ(carried(w), "X[0,9] ");
+}
+
+TEST(OutsideWait, DisturbedAndMeanwhileTakenByAnOutsider) {
+  World w;
+  ASSERT_EQ(w.lock(process(1), {0, 4}, kX), 0);
+  ASSERT_EQ(w.backing().outsider_set(kOne, {8, 9}, kX), 0);
+  const AnswerPtr answer = w.wait(process(1), {0, 9}, kX, {.tid = 2});
+  w.backing().outsider_leaves(kOne);
+  w.unlock(process(1), {0, 2});
+  ASSERT_EQ(w.backing().outsider_set(kTwo, {0, 0}, kX), 0);
+  w.backing().deliver();
+  w.inspect();
+  EXPECT_EQ(w.place(answer), Place::kOutside);
+  EXPECT_EQ(carried(w), "X[3,4] ");
+  w.backing().outsider_leaves(kTwo);
+  w.deliver();
+  EXPECT_TRUE(answer->granted());
+}
+
+// -- aside: requests that a mere wait must not hold up ---------------------------------------------------------
+
+TEST(Aside, ATryIsAnsweredAlthoughAWaitIsUnderWay) {
+  World w;
+  ASSERT_EQ(w.backing().outsider_set(kOne, {0, 9}, kS), 0);
+  const AnswerPtr writer = w.wait(ofd(1), {0, 19}, kX);
+  const AnswerPtr reader = w.ask(ofd(2), {0, 9}, kS);
+  w.deliver();
+  EXPECT_TRUE(reader->granted());
+  EXPECT_EQ(carried(w), "S[0,9] ");
+  EXPECT_EQ(w.place(writer), Place::kBlocked);
+  w.unlock(ofd(2), kWholeFile);
+  EXPECT_EQ(w.place(writer), Place::kOutside);
+  w.backing().outsider_leaves(kOne);
+  w.deliver();
+  EXPECT_TRUE(writer->granted());
+}
+
+TEST(Aside, ATryThatTheOutsiderRefuses) {
+  World w;
+  ASSERT_EQ(w.backing().outsider_set(kOne, {0, 9}, kX), 0);
+  const AnswerPtr writer = w.wait(ofd(1), {0, 19}, kX);
+  const AnswerPtr other = w.ask(ofd(2), {0, 9}, kS);
+  w.deliver();
+  EXPECT_EQ(other->error, EAGAIN);
+  EXPECT_EQ(w.place(writer), Place::kOutside);
+  w.backing().outsider_leaves(kOne);
+  w.deliver();
+  EXPECT_TRUE(writer->granted());
+}
+
+// Programs that poll with requests that do not wait must not cost the waiter its turn outside.
+TEST(Aside, APollingTryDoesNotCostTheWaiterItsTurn) {
+  World w;
+  ASSERT_EQ(w.backing().outsider_set(kOne, {0, 9}, kX), 0);
+  const AnswerPtr writer = w.wait(ofd(1), {0, 9}, kX);
+  ASSERT_FALSE(w.backing().outsider_wait(kTwo, {0, 9}, kX));
+  for (int i = 0; i < 3; ++i) {
+    const AnswerPtr poll = w.ask(ofd(2), {0, 9}, kX);
+    w.deliver();
+    EXPECT_EQ(poll->error, EAGAIN);
+  }
+  w.backing().outsider_leaves(kOne);
+  w.deliver();
+  EXPECT_TRUE(writer->granted());
+}
+
+TEST(Aside, ATryWhenTheWaitHasSucceededAlready) {
+  World w;
+  ASSERT_EQ(w.backing().outsider_set(kOne, {0, 9}, kX), 0);
+  const AnswerPtr writer = w.wait(ofd(1), {0, 19}, kX);
+  w.backing().outsider_leaves(kOne);
+  ASSERT_EQ(w.backing().due(), 1U);
+  const AnswerPtr other = w.ask(ofd(2), {0, 9}, kS);
+  w.deliver();
+  EXPECT_TRUE(writer->granted());
+  EXPECT_EQ(other->error, EAGAIN);
+}
+
+TEST(Aside, ATryWhenTheWaitSucceedsAfterItsRecall) {
+  World w;
+  w.backing().lazy_recalls = true;
+  ASSERT_EQ(w.backing().outsider_set(kOne, {10, 19}, kX), 0);
+  const AnswerPtr writer = w.wait(ofd(1), {0, 19}, kX);
+  const AnswerPtr other = w.ask(ofd(2), {0, 9}, kS);
+  EXPECT_TRUE(other->waiting());
+  EXPECT_EQ(w.place(other), Place::kAside);
+  w.backing().outsider_leaves(kOne);
+  w.deliver();
+  EXPECT_TRUE(writer->granted());
+  EXPECT_EQ(other->error, EAGAIN);
+}
+
+TEST(Aside, CancelATry) {
+  World w;
+  w.backing().lazy_recalls = true;
+  ASSERT_EQ(w.backing().outsider_set(kOne, {10, 19}, kX), 0);
+  const AnswerPtr writer = w.wait(ofd(1), {0, 19}, kX);
+  const AnswerPtr other = w.ask(ofd(2), {0, 9}, kS);
+  w.cancel(other);
+  EXPECT_EQ(other->error, EINTR);
+  w.backing().land_recalls();
+  w.deliver();
+  EXPECT_EQ(w.place(writer), Place::kOutside);
+}
+
+// A thread that gives up a part of its lock must not wait until an outsider lets another thread of
+// the process have more.
+TEST(Aside, ADowngradeDoesNotWaitForAnOutsider) {
+  World w;
+  ASSERT_EQ(w.lock(process(1), {0, 9}, kX), 0);
+  ASSERT_EQ(w.backing().outsider_set(kOne, {10, 19}, kX), 0);
+  const AnswerPtr more = w.wait(process(1), {0, 19}, kX, {.tid = 1});
+  const AnswerPtr less = w.wait(process(1), {0, 9}, kS, {.tid = 2});
+  w.deliver();
+  EXPECT_TRUE(less->granted());
+  EXPECT_EQ(w.held(process(1)), "S[0,9] ");
+  EXPECT_EQ(w.place(more), Place::kOutside);
+}
+
+// Two threads of one process wait for outsiders, each in the way of the other.
+TEST(Aside, TwoWaitsOfOneProcessDoNotCallEachOtherBackForEver) {
+  World w;
+  ASSERT_EQ(w.backing().outsider_set(kOne, {0, 19}, kX), 0);
+  const AnswerPtr a = w.wait(process(1), {0, 19}, kX, {.tid = 1});
+  const AnswerPtr b = w.wait(process(1), {5, 6}, kS, {.tid = 2});
+  for (int i = 0; i < 100 && w.backing().deliver(); ++i) w.inspect();
+  EXPECT_EQ(w.backing().due(), 0U);
+  EXPECT_LE(w.backing().recalls(), 2U);
+  w.backing().outsider_leaves(kOne);
+  w.deliver();
+  EXPECT_TRUE(a->granted());
+  EXPECT_TRUE(b->granted());
+}
+
+TEST(Aside, RelentingWaitersDoNotCallEachOtherBackForEver) {
+  World w;
+  ASSERT_EQ(w.backing().outsider_set(kOne, kWholeFile, kX), 0);
+  std::vector<AnswerPtr> answers;
+  for (std::uint64_t n = 1; n <= 4; ++n) answers.push_back(w.wait(ofd(n), {0, 9}, kX));
+  for (int i = 1; i <= 8; ++i) {
+    w.relent(std::chrono::hours(i));
+    for (int k = 0; k < 100 && w.backing().deliver(); ++k) w.inspect();
+    ASSERT_EQ(w.backing().due(), 0U) << "waits are recalled again and again";
+  }
+  w.backing().outsider_leaves(kOne);
+  for (std::uint64_t n = 1; n <= 4; ++n) {
+    w.deliver();
+    std::uint64_t holder = 0;
+    for (std::uint64_t k = 1; k <= 4; ++k) {
+      if (w.held(ofd(k)) != "nothing") holder = k;
+    }
+    ASSERT_NE(holder, 0U);
+    w.unlock(ofd(holder), kWholeFile);
+  }
+  for (const AnswerPtr& answer : answers) EXPECT_TRUE(answer->granted());
+}
+
+// -- a shared request over parts that the owner holds exclusively ---------------------------------------------
+
+TEST(SplitWait, OnlyWhatIsNotHeldIsWaitedFor) {
+  World w;
+  w.backing().lazy_recalls = true;
+  ASSERT_EQ(w.lock(ofd(1), {0, 4}, kX), 0);
+  ASSERT_EQ(w.backing().outsider_set(kOne, {8, 9}, kX), 0);
+  const AnswerPtr answer = w.wait(ofd(1), {0, 9}, kS);
+  ASSERT_EQ(w.backing().under_way().size(), 1U);
+  EXPECT_EQ(w.backing().under_way()[0], (Segment{{5, 9}, kS}));
+  EXPECT_EQ(carried(w), "X[0,4] ");
+  w.cancel(answer);
+  w.backing().outsider_leaves(kOne);
+  w.deliver();
+  EXPECT_EQ(w.held(ofd(1)), "X[0,4] ");
+  EXPECT_EQ(carried(w), "X[0,4] ");
+}
+
+TEST(SplitWait, GrantedAsAWhole) {
+  World w;
+  ASSERT_EQ(w.lock(ofd(1), {5, 9}, kX), 0);
+  ASSERT_EQ(w.backing().outsider_set(kOne, {0, 0}, kX), 0);
+  const AnswerPtr answer = w.wait(ofd(1), {0, 19}, kS);
+  w.backing().outsider_leaves(kOne);
+  w.deliver();
+  EXPECT_TRUE(answer->granted());
+  EXPECT_EQ(w.held(ofd(1)), "S[0,19] ");
+  EXPECT_EQ(carried(w), "S[0,19] ");
+}
+
+// Whichever gap the outsider sits in, the wait must be for that one, and end.
+TEST(SplitWait, WaitsForTheGapThatIsTaken) {
+  for (const Offset taken : {0, 5, 9}) {
+    World w;
+    ASSERT_EQ(w.lock(ofd(1), {3, 4}, kX), 0);
+    ASSERT_EQ(w.lock(ofd(1), {6, 7}, kX), 0);
+    ASSERT_EQ(w.backing().outsider_set(kOne, {taken, taken}, kX), 0);
+    const AnswerPtr answer = w.wait(ofd(1), {0, 9}, kS);
+    for (int i = 0; i < 100 && w.backing().deliver(); ++i) w.inspect();
+    ASSERT_EQ(w.backing().due(), 0U) << "waits end and begin again without end";
+    EXPECT_TRUE(answer->waiting());
+    w.backing().outsider_leaves(kOne);
+    w.deliver();
+    EXPECT_TRUE(answer->granted());
+  }
+}
+
+// -- errors ---------------------------------------------------------------------------------------------------
+
+TEST(Errors, ReachTheCallerAndChangeNothing) {
+  for (const int error : {ENOLCK, EIO, ESTALE, EBADF}) {
+    World w;
+    ASSERT_EQ(w.lock(ofd(1), {0, 9}, kS), 0);
+    w.backing().fail_set = [error](const Range&, Mode) { return error; };
+    EXPECT_EQ(w.lock(ofd(1), {0, 19}, kX), error);
+    EXPECT_EQ(w.wait(ofd(1), {0, 19}, kX)->error, error);
+    EXPECT_EQ(w.held(ofd(1)), "S[0,9] ");
+    EXPECT_EQ(w.lock(ofd(2), {5, 6}, kS), 0);
+    ASSERT_FALSE(w.notes().failures.empty());
+    EXPECT_EQ(w.notes().failures[0].error, error);
+    EXPECT_EQ(w.notes().failures[0].range, (Range{0, 19}));
+    EXPECT_FALSE(w.notes().failures[0].unlocking);
+    EXPECT_EQ(w.count(Counter::kBackingErrors), w.notes().failures.size());
+  }
+}
+
+TEST(Errors, UnlockSucceedsAndIsRepairedLater) {
+  World w;
+  ASSERT_EQ(w.lock(ofd(1), {0, 9}, kX), 0);
+  ASSERT_EQ(w.lock(ofd(2), {20, 29}, kS), 0);
+  w.mirror_checked = false;
+  w.backing().fail_set = [](const Range&, Mode) { return EIO; };
+  EXPECT_EQ(w.unlock(ofd(1), {0, 4}), 0);
+  EXPECT_EQ(w.held(ofd(1)), "X[5,9] ");
+  EXPECT_EQ(carried(w), "X[0,9] S[20,29] ");
+  ASSERT_EQ(w.notes().failures.size(), 1U);
+  EXPECT_TRUE(w.notes().failures[0].unlocking);
+  EXPECT_EQ(w.unlock(ofd(2), {25, 29}), 0);
+  w.backing().fail_set = nullptr;
+  w.mirror_checked = true;
+  // The next call of any kind sets it right.
+  EXPECT_EQ(w.unlock(ofd(9), kWholeFile), 0);
+  EXPECT_EQ(carried(w), "X[5,9] S[20,24] ");
+}
+
+TEST(Errors, FailedReleaseStillHandsOver) {
+  World w;
+  ASSERT_EQ(w.lock(ofd(1), {0, 9}, kX), 0);
+  const AnswerPtr next = w.wait(ofd(2), {0, 9}, kX);
+  w.mirror_checked = false;
+  int failures = 1;
+  w.backing().fail_set = [&](const Range&, Mode) { return failures-- > 0 ? EIO : 0; };
+  w.unlock(ofd(1), kWholeFile);
+  EXPECT_TRUE(next->granted());
+  w.backing().fail_set = nullptr;
+  w.mirror_checked = true;
+  EXPECT_EQ(w.unlock(ofd(9), kWholeFile), 0);
+  EXPECT_EQ(carried(w), "X[0,9] ");
+}
+
+TEST(Errors, FailureToSetBackACancelledWait) {
+  World w;
+  w.backing().lazy_recalls = true;
+  ASSERT_EQ(w.backing().outsider_set(kOne, {0, 9}, kX), 0);
+  const AnswerPtr answer = w.wait(ofd(1), {0, 9}, kX);
+  w.cancel(answer);
+  w.backing().outsider_leaves(kOne);
+  w.backing().fail_set = [](const Range&, Mode) { return EIO; };
+  w.mirror_checked = false;
+  w.deliver();
+  EXPECT_EQ(carried(w), "X[0,9] ");
+  w.backing().fail_set = nullptr;
+  w.mirror_checked = true;
+  EXPECT_EQ(w.unlock(ofd(9), kWholeFile), 0);
+  EXPECT_EQ(carried(w), "nothing");
+}
+
+TEST(Errors, FailedDowngradeKeepsTheExclusiveLock) {
+  World w;
+  ASSERT_EQ(w.lock(ofd(1), {0, 9}, kX), 0);
+  w.backing().fail_set = [](const Range&, Mode) { return EIO; };
+  EXPECT_EQ(w.lock(ofd(1), {0, 9}, kS), EIO);
+  EXPECT_EQ(w.held(ofd(1)), "X[0,9] ");
+  w.backing().fail_set = nullptr;
+  EXPECT_EQ(w.lock(ofd(1), {0, 9}, kS), 0);
+}
+
+// -- fair hand-over ------------------------------------------------------------------------------------------
+
+TEST(HandOver, TheMirrorIsDroppedBetweenOwners) {
+  World w;
+  ASSERT_EQ(w.lock(ofd(1), {0, 9}, kX), 0);
+  const AnswerPtr next = w.wait(ofd(2), {0, 9}, kX);
+  std::string seen;
+  w.backing().fail_set = [&](const Range&, Mode mode) {
+    seen += mode == kU ? "drop " : "take ";
+    return 0;
+  };
+  w.unlock(ofd(1), kWholeFile);
+  EXPECT_TRUE(next->granted());
+  EXPECT_EQ(seen, "drop take ");
+}
+
+TEST(HandOver, AWaitingOutsiderComesFirst) {
+  for (const bool lazy : {false, true}) {
+    World w;
+    w.backing().lazy_outsiders = lazy;
+    ASSERT_EQ(w.lock(ofd(1), {0, 9}, kX), 0);
+    ASSERT_FALSE(w.backing().outsider_wait(kOne, {0, 9}, kX));
+    const AnswerPtr next = w.wait(ofd(2), {0, 9}, kX);
+    w.unlock(ofd(1), kWholeFile);
+    w.deliver();
+    EXPECT_EQ(to_text(w.backing().held(kOne)), "X[0,9] ");
+    EXPECT_TRUE(next->waiting());
+    w.backing().outsider_leaves(kOne);
+    w.deliver();
+    EXPECT_TRUE(next->granted());
+  }
+}
+
+TEST(HandOver, OutsidersAndLocalsTakeTurns) {
+  World w;
+  w.backing().lazy_outsiders = true;
+  ASSERT_EQ(w.lock(ofd(1), {0, 9}, kX), 0);
+  std::vector<AnswerPtr> locals;
+  for (std::uint64_t n = 2; n <= 4; ++n) locals.push_back(w.wait(ofd(n), {0, 9}, kX));
+  for (int who = 1; who <= 3; ++who) {
+    ASSERT_FALSE(w.backing().outsider_wait(who, {0, 9}, kX));
+  }
+  // Outsiders who wait when a local lets go are served before the next local, but none is starved.
+  std::string order;
+  for (int i = 0; i < 20; ++i) {
+    for (std::uint64_t n = 1; n <= 4; ++n) {
+      if (w.held(ofd(n)) == "nothing") continue;
+      order += "L";
+      w.unlock(ofd(n), kWholeFile);
+      w.deliver();
+      w.backing().let_outsiders_in();
+      break;
+    }
+    for (int who = 1; who <= 3; ++who) {
+      if (w.backing().held(who).empty()) continue;
+      order += "o";
+      w.backing().outsider_leaves(who);
+      w.deliver();
+      w.backing().let_outsiders_in();
+      w.deliver();
+    }
+  }
+  EXPECT_EQ(order.size(), 7U) << order;
+  EXPECT_EQ(order.substr(0, 2), "Lo") << order;
+  for (const AnswerPtr& answer : locals) EXPECT_TRUE(answer->granted());
+}
+
+TEST(HandOver, SharedWaitersFollowTheOutsiderTogether) {
+  World w;
+  w.backing().lazy_outsiders = true;
+  ASSERT_EQ(w.lock(ofd(1), {0, 9}, kX), 0);
+  ASSERT_FALSE(w.backing().outsider_wait(kOne, {0, 9}, kX));
+  std::vector<AnswerPtr> readers;
+  for (std::uint64_t n = 2; n <= 6; ++n) readers.push_back(w.wait(ofd(n), {0, 9}, kS));
+  w.unlock(ofd(1), kWholeFile);
+  w.deliver();
+  for (const AnswerPtr& reader : readers) EXPECT_TRUE(reader->waiting());
+  EXPECT_EQ(w.backing().waits(), 1U);
+  w.backing().outsider_leaves(kOne);
+  w.deliver();
+  for (const AnswerPtr& reader : readers) EXPECT_TRUE(reader->granted());
+}
+
+TEST(HandOver, NobodyOutsideCostsNoWait) {
+  World w;
+  ASSERT_EQ(w.lock(ofd(1), {0, 9}, kX), 0);
+  const AnswerPtr next = w.wait(ofd(2), {0, 9}, kX);
+  w.close(1);
+  EXPECT_TRUE(next->granted());
+  EXPECT_EQ(w.backing().waits(), 0U);
+}
+
+// One that passed the queue while an outsider held everybody up did not cost the others theirs.
+TEST(HandOver, ALongOutsideLockKeepsTheOrder) {
+  World w;
+  ASSERT_EQ(w.backing().outsider_set(kOne, kWholeFile, kX), 0);
+  std::vector<AnswerPtr> answers;
+  for (std::uint64_t n = 0; n < 20; ++n) answers.push_back(w.wait(ofd(n + 1), {0, 9}, kX));
+  for (int i = 1; i <= 8; ++i) {
+    w.relent(std::chrono::hours(i));
+    w.deliver();
+  }
+  w.backing().outsider_leaves(kOne);
+  w.deliver();
+  for (std::size_t i = 0; i < answers.size(); ++i) {
+    ASSERT_TRUE(answers[i]->granted());
+    if (i + 1 < answers.size()) ASSERT_TRUE(answers[i + 1]->waiting());
+    w.unlock(ofd(i + 1), kWholeFile);
+    w.deliver();
+  }
+}
+
+}  // namespace
+}  // namespace lockmgr
