@@ -45,7 +45,7 @@ UniqueFd open_source(const std::string& source) {
 
 Filesystem::Filesystem(const Options& options)
     : options_(options),
-      inodes_(open_source(options.source), std::min(raise_descriptor_limit() / 2, kMaxPins)),
+      inodes_(open_source(options.source_path), std::min(raise_descriptor_limit() / 2, kMaxPins)),
       passthrough_(options.passthrough),
       idle_closer_([this](const std::stop_token& stop) { run_idle_closer(stop); }) {}
 

@@ -57,6 +57,7 @@ int InodeTable::acquire(std::uint64_t nodeid, InodePtr& inode) noexcept {
     const auto it = shard.by_nodeid.find(nodeid);
     if (it == shard.by_nodeid.end()) return ESTALE;
     found = refer(*it->second);
+    found->used_ = true;
     pinned = found->fd_.valid();
   }
   if (!pinned) {
@@ -70,17 +71,17 @@ int InodeTable::repin(Shard& shard, Inode& inode) noexcept {
   const int fd = inode.device_.open_handle(inode.handle_);
   if (fd < 0) return -fd;
   UniqueFd mine(fd);
-  UniqueFd evicted;  // both are closed after the mutex is released
+  Evicted evicted;  // all are closed after the mutex is released
   const Lock lock(shard.mutex);
   pin(shard, inode, mine);
-  evicted = evict(shard);
+  evict(shard, evicted);
   return 0;
 }
 
 InodePtr InodeTable::intern(UniqueFd path_fd, const struct stat& st, bool* known) {
   Device& device = devices_.find_or_add(st, path_fd.get());
   std::string handle = device.handle_of(path_fd.get());
-  UniqueFd evicted;  // closed, as path_fd is, after the mutex is released
+  Evicted evicted;  // closed, as path_fd is, after the mutex is released
   Shard& shard = shards_[shard_index(st.st_ino)];
   const Lock lock(shard.mutex);
 
@@ -89,8 +90,9 @@ InodePtr InodeTable::intern(UniqueFd path_fd, const struct stat& st, bool* known
   if (known != nullptr) *known = same;
   if (same) {
     InodePtr inode = refer(*it->second);
+    inode->used_ = true;
     pin(shard, *inode, path_fd);
-    evicted = evict(shard);
+    evict(shard, evicted);
     return inode;
   }
   if (it != shard.by_id.end()) {
@@ -98,7 +100,7 @@ InodePtr InodeTable::intern(UniqueFd path_fd, const struct stat& st, bool* known
     shard.by_id.erase(it);
   }
   InodePtr inode = refer(add(shard, device, std::move(path_fd), st, std::move(handle)));
-  evicted = evict(shard);
+  evict(shard, evicted);
   return inode;
 }
 
@@ -199,7 +201,6 @@ Inode& InodeTable::add(Shard& shard, Device& device, UniqueFd path_fd, const str
 
 InodePtr InodeTable::refer(Inode& inode) noexcept {
   inode.refs_.fetch_add(1, std::memory_order_relaxed);
-  inode.used_ = true;
   return InodePtr(&inode);
 }
 
@@ -209,15 +210,13 @@ void InodeTable::pin(Shard& shard, Inode& inode, UniqueFd& path_fd) noexcept {
   shard.clock.push_back(inode);
 }
 
-UniqueFd InodeTable::evict(Shard& shard) noexcept {
-  // A few steps each time someone comes in keep the number at the limit in the long run without
-  // ever walking a long row of inodes in use.
-  constexpr int kSteps = 8;
-  UniqueFd evicted;
-  for (int step = 0; step < kSteps && !evicted && shard.clock.size() > pins_per_shard_; ++step) {
-    evicted = advance_hand(shard);
+void InodeTable::evict(Shard& shard, Evicted& evicted) const noexcept {
+  int steps = 16;  // never walks a long row of inodes in use
+  for (UniqueFd& slot : evicted) {
+    while (!slot && shard.clock.size() > pins_per_shard_ && steps-- > 0) {
+      slot = advance_hand(shard);
+    }
   }
-  return evicted;
 }
 
 UniqueFd InodeTable::advance_hand(Shard& shard) noexcept {

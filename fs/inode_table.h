@@ -101,8 +101,10 @@ class InodeTable {
   static InodePtr refer(Inode& inode) noexcept;
   /// Gives the inode this descriptor if it has none.
   static void pin(Shard& shard, Inode& inode, UniqueFd& path_fd) noexcept;
-  /// Returns a descriptor to close if the shard has more than its share.
-  UniqueFd evict(Shard& shard) noexcept;
+  /// Takes descriptors to close while the shard has more than its share: as a rule more than come
+  /// in, so that the limit holds in the long run.
+  using Evicted = std::array<UniqueFd, 2>;
+  void evict(Shard& shard, Evicted& evicted) const noexcept;
   /// One step of the clock: the descriptor of the inode under the hand if it is idle.
   static UniqueFd advance_hand(Shard& shard) noexcept;
   static std::unique_ptr<Inode> take_out(Shard& shard, Inode& inode) noexcept;

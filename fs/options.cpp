@@ -15,6 +15,7 @@ namespace lockfs {
 namespace {
 
 constexpr double kMaxSeconds = 365.0 * 24 * 60 * 60;
+constexpr unsigned kMinWorkers = 1;
 constexpr unsigned kMaxWorkers = 1'024;
 constexpr std::uint64_t kMaxLimit = 1'000'000'000;
 constexpr std::uint64_t kMaxOutsideWaits = 100'000;  // each one is a thread
@@ -129,10 +130,10 @@ std::string set_limit(State& state, const Given& given) {
 }
 
 std::string set_workers(State& state, const Given& given) {
-  const auto count = given.value == "auto" ? 0 : parse_count(given.value, 1, kMaxWorkers);
+  const auto count = given.value == "auto" ? 0 : parse_count(given.value, kMinWorkers, kMaxWorkers);
   if (!count) {
-    return fmt::format("option '{}': '{}' is not 'auto' or a whole number from 1 to {}", given.name,
-                       given.value, kMaxWorkers);
+    return fmt::format("option '{}': '{}' is not 'auto' or a whole number from {} to {}",
+                       given.name, given.value, kMinWorkers, kMaxWorkers);
   }
   state.result.options.workers = static_cast<unsigned>(*count);
   return {};

@@ -41,6 +41,7 @@ class RequestLoop {
   /// the loop. `on_disconnect` is called, on a thread of the loop, when the kernel has ended the
   /// connection (unmounted, aborted).
   RequestLoop(fuse_session* session, unsigned workers, std::function<void()> on_disconnect);
+  /// REQUIRES: stop() has returned true, or start() was not called.
   ~RequestLoop();
   RequestLoop(const RequestLoop&) = delete;
   RequestLoop& operator=(const RequestLoop&) = delete;

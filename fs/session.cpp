@@ -107,7 +107,7 @@ std::string mount_options(const Options& options) {
   add(true, options.nodev ? "nodev" : "dev");
   add(options.noexec, "noexec");
   add(options.noatime, "noatime");
-  for (const std::string& option : options.kernel_options) add(true, option.c_str());
+  for (const std::string& option : options.kernel_options) add(true, quoted(option).c_str());
   return text;
 }
 
@@ -142,6 +142,7 @@ class Mount {
   }
 
   ~Mount() {
+    if (loop_ != nullptr) loop_->stop(kStopPatience);
     if (mounted_) fuse_session_unmount(session_.get());
     // First what may still refer to locks, while these are there.
     filesystem_.reset();
@@ -151,6 +152,8 @@ class Mount {
 
   /// Returns an empty string, or why it failed.
   std::string mount();
+  /// Starts serving. Returns an empty string, or why it failed.
+  std::string start();
   /// Serves until the end. Returns the exit status.
   int serve();
 
@@ -161,6 +164,7 @@ class Mount {
   std::unique_ptr<Filesystem> filesystem_;
   LockOps lock_ops_;
   SessionPtr session_;
+  std::unique_ptr<RequestLoop> loop_;  ///< after what its threads use
   bool mounted_ = false;
 };
 
@@ -218,21 +222,23 @@ std::string Mount::exchange_init() {
   return {};
 }
 
-int Mount::serve() {
+std::string Mount::start() {
   // The end of the connection is one more signal to wait for.
-  RequestLoop loop(session_.get(), worker_count(options_), [] { kill(getpid(), SIGTERM); });
-  if (const int error = loop.start(); error != 0) {
-    spdlog::critical("cannot start serving: {}", std::strerror(error));
-    return 1;
-  }
+  loop_ = std::make_unique<RequestLoop>(session_.get(), worker_count(options_),
+                                        [] { kill(getpid(), SIGTERM); });
+  const int error = loop_->start();
+  return error == 0 ? "" : fmt::format("cannot start threads: {}", std::strerror(error));
+}
+
+int Mount::serve() {
   const sigset_t signals = end_signals();
   int signal = -1;
   while (signal < 0) signal = sigwaitinfo(&signals, nullptr);
-  if (!loop.ended()) {
+  if (!loop_->ended()) {
     spdlog::info("{}: unmounting {}", strsignal(signal), options_.mountpoint_path);
   }
   lock_ops_.shut_down();
-  if (!loop.stop(kStopPatience)) {
+  if (!loop_->stop(kStopPatience)) {
     spdlog::error("a request is stuck in the backing filesystem; leaving it behind");
     fuse_session_unmount(session_.get());
     std::_Exit(1);
@@ -257,7 +263,9 @@ int run_session(const Options& options,
       return 1;
     }
     Mount mount(options, *policy);
-    if (const std::string error = mount.mount(); !error.empty()) {
+    std::string error = mount.mount();
+    if (error.empty()) error = mount.start();
+    if (!error.empty()) {
       on_ready(error);
       return 1;
     }

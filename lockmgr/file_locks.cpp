@@ -291,7 +291,10 @@ bool FileLocks::depends_on(const Waiter& waiter, const OwnerId& id, const Caller
 bool FileLocks::collides(const OutsideWait& wait, const OwnerId& id, const Range& range,
                          Mode mode) const {
   if (!wait.range.overlaps(range) || !modes_conflict(wait.mode, mode)) return false;
-  return wait.mode != mode || manager_.policy().exclusive_of(wait.owner, id);
+  if (manager_.policy().exclusive_of(wait.owner, id)) return true;
+  // Of one owner, or of owners that go together: success of a shared wait would weaken an exclusive
+  // lock; a shared lock beside an exclusive wait at worst disturbs it.
+  return mode == Mode::kExclusive && wait.mode == Mode::kShared;
 }
 
 OutsideWait* FileLocks::find_collision(const OwnerId& id, const Range& range, Mode mode) const {
@@ -299,6 +302,12 @@ OutsideWait* FileLocks::find_collision(const OwnerId& id, const Range& range, Mo
     if (collides(*wait, id, range, mode)) return wait.get();
   }
   return nullptr;
+}
+
+/// Whether outsiders stand in the way of the request; `unknown` when the backing cannot tell.
+bool FileLocks::outsider_refuses(const Range& range, Mode mode, bool unknown) const noexcept {
+  std::optional<OutsideLock> found;
+  return backing_->test(range, mode, found) == 0 ? found.has_value() : unknown;
 }
 
 Mode FileLocks::mode_at(Offset at, Offset limit, const Owner* left_out, Offset* last) const {
@@ -399,19 +408,25 @@ int FileLocks::set_backing(const Range& range, Mode mode, bool unlocking) noexce
   }
   manager_.counters_.add(Counter::kBackingCalls);
   const int error = backing_->set(range, mode, *this);
-  if (error != 0 && (error != EAGAIN || unlocking)) {
-    manager_.counters_.add(Counter::kBackingErrors);
-    if (manager_.observer_ != nullptr) {
-      manager_.observer_->backing_failed(*this, range, mode, error, unlocking);
-    }
-  }
+  if (error != 0 && (error != EAGAIN || unlocking)) report(range, mode, error, unlocking);
   return error;
 }
 
+void FileLocks::report(const Range& range, Mode mode, int error, bool unlocking) noexcept {
+  manager_.counters_.add(Counter::kBackingErrors);
+  if (manager_.observer_ != nullptr) {
+    manager_.observer_->backing_failed(*this, range, mode, error, unlocking);
+  }
+}
+
 void FileLocks::for_each(const std::function<bool(const Range&, Mode)>& visit) const {
+  const Range leaving = releasing_ != nullptr ? released_ : kWholeFile;
   for (Offset at = 0;;) {
+    // What is being released is left out, for a part of it may have been let go already.
+    const Owner* left_out = leaving.first <= at && at <= leaving.last ? releasing_ : nullptr;
+    const Offset limit = at < leaving.first ? leaving.first - 1 : left_out ? leaving.last : kEof;
     Offset last = at;
-    const Mode mode = mode_at(at, kEof, nullptr, &last);
+    const Mode mode = mode_at(at, limit, left_out, &last);
     if (mode != Mode::kNone && !visit({at, last}, mode)) return;
     if (last == kEof) return;
     at = last + 1;
@@ -460,19 +475,25 @@ int FileLocks::raise_backing(const Owner& owner, const Range& range, Mode mode) 
       exclusive_.first_overlap(range, reach_without(&owner), not_of(&owner)) == nullptr) {
     return set_backing(range, mode, false);
   }
-  // A shared lock beside exclusive ones of owners that the policy exempts: those must stay.
-  for (Offset at = range.first;;) {
-    Offset last = at;
-    const Mode others = mode_at(at, range.last, &owner, &last);
-    const int error =
-        others == Mode::kExclusive ? 0 : set_backing({at, last}, Mode::kShared, false);
-    if (error != 0) {
-      restore_backing(range);
-      return error;
+  // A shared lock beside exclusive ones of owners that the policy exempts: those must stay. What is
+  // free comes first, since outsiders may refuse it, and what they refuse can be undone only while
+  // nothing was weakened; then what the owner itself held exclusively.
+  for (const bool weaken : {false, true}) {
+    for (Offset at = range.first;;) {
+      Offset last = at;
+      const Mode now = mode_at(at, range.last, nullptr, &last);
+      const Mode others = mode_at(at, last, &owner, &last);
+      const bool due = weaken ? now == Mode::kExclusive && others != now : now == Mode::kNone;
+      const int error = due ? set_backing({at, last}, Mode::kShared, false) : 0;
+      if (error != 0) {
+        restore_backing(range);
+        return error;
+      }
+      if (last >= range.last) break;
+      at = last + 1;
     }
-    if (last >= range.last) return 0;
-    at = last + 1;
   }
+  return 0;
 }
 
 void FileLocks::lower_to_others(const Owner& owner, const Range& part, Mode held) noexcept {
@@ -636,7 +657,10 @@ FileLocks::Attempt FileLocks::attempt(Owner& owner, const Request& request, std:
     return {.verdict = Verdict::kBlocked};
   if (!outside_.empty()) {
     if (OutsideWait* wait = find_collision(owner.id, range, mode)) {
-      return {.verdict = Verdict::kCollides, .collision = wait};
+      // To call that wait back costs it its turn outside: not for one whom outsiders refuse anyway.
+      const bool refused = outsider_refuses(range, mode, request.wait);
+      if (refused && !request.wait) return {.verdict = Verdict::kOutside};
+      return {.verdict = Verdict::kCollides, .collision = wait, .recalls = !refused};
     }
   }
   // Two more is the most that one request can add: itself, and the tail of a lock it splits.
@@ -665,10 +689,15 @@ FileLocks::Attempt FileLocks::attempt(Owner& owner, const Request& request, std:
 }
 
 int FileLocks::unlock(Owner& owner, const Range& range, Outcomes& out) noexcept {
+  const auto first = owner.from(range.first);
+  if (first == owner.locks.end() || first->range.first > range.last) return 0;
   Spares spares;
   if (const int error = reserve(owner, range, Mode::kNone, spares); error != 0) return error;
   note_outsiders(out);
+  releasing_ = &owner;
+  released_ = range;
   lower_backing(owner, range);
+  releasing_ = nullptr;
   commit(owner, range, Mode::kNone, spares);
   wake(range, out);
   return 0;
@@ -847,8 +876,7 @@ void FileLocks::close(Opened& opened) noexcept {
         if (w.opened == &opened) left = &w;
         return left == nullptr;
       });
-      detach(*left);
-      finish(*left, EBADF, out);
+      abandon(*left, EBADF, out);
     }
     while (Owner* owner = opened.owners_) {
       unlock_all(*owner, out);
@@ -889,8 +917,8 @@ void FileLocks::place(Waiter& waiter, const Attempt& attempt, Outcomes& out) noe
       waiter.place = Waiter::Place::kAside;
       waiter.outside = attempt.collision;
       attempt.collision->aside.push_back(waiter);
-      // Whoever may not be kept waiting by a mere waiter has that wait called back.
-      if (!waiter.request.wait || waiter.bypass) recall(*attempt.collision);
+      // It got past the queue, so it need not wait for a mere waiter.
+      if (attempt.recalls) recall(*attempt.collision);
       return;
     case Verdict::kOutside:
       wait_outside(waiter, attempt.yields, out);
@@ -909,14 +937,19 @@ void FileLocks::place(Waiter& waiter, const Attempt& attempt, Outcomes& out) noe
 /// shared, that part is left to the final attempt.
 Range FileLocks::outside_range(const Request& request) const {
   if (request.mode == Mode::kExclusive) return request.range;
-  Range range = request.range;
+  const Range range = request.range;
+  std::optional<Range> free;
   Offset at = range.first;
   while (const Lock* own = exclusive_.first_overlap({at, range.last}, kFullReach, kAnyLock)) {
-    if (own->range.first > at) return {at, own->range.first - 1};
-    if (own->range.last >= range.last) break;
+    if (own->range.first > at) {
+      free = Range{at, own->range.first - 1};
+      // Of several parts, one that an outsider has: a wait for another would end at once, in vain.
+      if (outsider_refuses(*free, request.mode, true)) return *free;
+    }
+    if (own->range.last >= range.last) return free.value_or(range);
     at = own->range.last + 1;
   }
-  return at > range.first ? Range{at, range.last} : range;
+  return {at, range.last};
 }
 
 void FileLocks::wait_outside(Waiter& waiter, bool yield_first, Outcomes& out) noexcept {
@@ -957,6 +990,7 @@ void FileLocks::wait_outside(Waiter& waiter, bool yield_first, Outcomes& out) no
       attach(*outside_.back());
       return;
     }
+    report(range, mode, error, false);
   } catch (const std::bad_alloc&) {
     error = ENOLCK;
   }
@@ -979,24 +1013,31 @@ void FileLocks::outside_ended(Backing::WaitId id, int error) noexcept {
     outside_.erase(it);
     manager_.outside_waits_.fetch_sub(1, std::memory_order_relaxed);
 
-    const auto settle_list = [&](Waiter::PeerList& list) {
-      bool granted = false;
-      while (!list.empty()) {
-        Waiter& waiter = list.front();
+    const bool failed = error != 0 && error != EINTR;
+    if (failed) report(wait->range, wait->mode, error, false);
+    const auto settle_aside = [&] {
+      while (!wait->aside.empty()) {
+        Waiter& waiter = wait->aside.front();
         detach(waiter);
-        if (error != 0 && error != EINTR && &list == &wait->attached) {
-          finish(waiter, error, out);
-          continue;
-        }
-        granted = reconsider(waiter, error == 0 ? wait.get() : nullptr, false, out) || granted;
+        reconsider(waiter, nullptr, false, out);
       }
-      return granted;
     };
     // A wait that was called back makes room for those aside; one that succeeded was for its own.
-    if (error == EINTR) settle_list(wait->aside);
-    const bool used = settle_list(wait->attached);
+    if (error == EINTR) settle_aside();
+    bool used = false;
+    while (!wait->attached.empty()) {
+      Waiter& waiter = wait->attached.front();
+      detach(waiter);
+      if (failed) {
+        finish(waiter, error, out);
+      } else if (reconsider(waiter, error == 0 ? wait.get() : nullptr, false, out)) {
+        used = true;
+      } else {
+        wait->disturbed = true;  // a refused attempt may have set the mirror back
+      }
+    }
     if (error == 0 && !used) restore_backing(wait->range);
-    settle_list(wait->aside);
+    settle_aside();
     settle(out);
     verify();
   }
@@ -1047,6 +1088,14 @@ void FileLocks::finish(Waiter& waiter, int error, Outcomes& out) noexcept {
   out.finished.push_back(waiter);
   drop_if_idle(*waiter.owner);
   waiter.owner = nullptr;
+}
+
+/// Ends the wait of a parked request from without.
+void FileLocks::abandon(Waiter& waiter, int error, Outcomes& out) noexcept {
+  OutsideWait* outside = waiter.place == Waiter::Place::kOutside ? waiter.outside : nullptr;
+  detach(waiter);
+  if (outside != nullptr && outside->attached.empty()) recall(*outside);
+  finish(waiter, error, out);
 }
 
 /// Looks again at a detached waiter. Returns whether it was granted.
@@ -1107,10 +1156,7 @@ void FileLocks::cancel(Waiter& waiter, int error) noexcept {
   {
     const std::lock_guard guard(mutex_);
     if (waiter.place == Waiter::Place::kDone || waiter.place == Waiter::Place::kNowhere) return;
-    OutsideWait* outside = waiter.place == Waiter::Place::kOutside ? waiter.outside : nullptr;
-    detach(waiter);
-    if (outside != nullptr && outside->attached.empty()) recall(*outside);
-    finish(waiter, error, out);
+    abandon(waiter, error, out);
     manager_.counters_.add(Counter::kInterrupts);
     settle(out);
     verify();
@@ -1131,17 +1177,33 @@ void FileLocks::relent(LockManager::Clock::time_point now) noexcept {
   {
     const std::lock_guard guard(mutex_);
     if (queued_ == 0) return;
+    int steps = kDependencySteps;
     queue_.for_each([&](Waiter& w) {
       const Request& r = w.request;
       if (w.place == Waiter::Place::kBehind && now - w.since >= patience_ &&
           find_conflict(r.owner, w.owner, r.range, r.mode) == nullptr &&
-          now - front_of(w).placed >= patience_) {
-        w.bypass = true;
-        manager_.counters_.add(Counter::kBypasses);
+          now - front_of(w).placed >= patience_ &&
+          (outside_.empty() || !outsider_refuses(r.range, r.mode, true))) {
         out.again.insert(w);
+        --steps;
       }
-      return true;
+      return steps > 0;
     });
+    // Of those in each other's way only the earliest passes, so that the others keep their order.
+    for (auto it = out.again.begin(); it != out.again.end();) {
+      const Request& r = it->request;
+      const bool in_the_way = std::any_of(out.again.begin(), it, [&](const Waiter& earlier) {
+        return earlier.request.range.overlaps(r.range) &&
+               requests_conflict(earlier.request, r.owner, r.mode);
+      });
+      if (in_the_way) {
+        it = out.again.erase(it);
+        continue;
+      }
+      it->bypass = true;
+      manager_.counters_.add(Counter::kBypasses);
+      ++it;
+    }
     if (out.again.empty()) return;
     patience_ = std::min<LockManager::Clock::duration>(patience_ * 2, kMostPatience);
     settle(out);

@@ -299,6 +299,7 @@ class FileLocks : public std::enable_shared_from_this<FileLocks>, private Backin
     int error = 0;                     ///< kFailed
     Waiter* ahead = nullptr;           ///< kBehind
     OutsideWait* collision = nullptr;  ///< kCollides
+    bool recalls = false;              ///< kCollides: nothing else is known to stand in the way
     bool yields = false;               ///< kOutside: those who wait outside come first
   };
 
@@ -339,6 +340,7 @@ class FileLocks : public std::enable_shared_from_this<FileLocks>, private Backin
   /// within `limit`, that is certain.
   Mode mode_at(Offset at, Offset limit, const Owner* left_out, Offset* last) const;
   bool covered(const Range& range) const;
+  bool outsider_refuses(const Range& range, Mode mode, bool unknown) const noexcept;
 
   // -- owners ----------------------------------------------------------------------------------
   Owner* find_owner(const OwnerId& id) const noexcept;
@@ -367,6 +369,7 @@ class FileLocks : public std::enable_shared_from_this<FileLocks>, private Backin
   void for_each(const std::function<bool(const Range&, Mode)>& visit) const override;
   void note_outsiders(Outcomes& out) noexcept;
   int set_backing(const Range& range, Mode mode, bool unlocking) noexcept;
+  void report(const Range& range, Mode mode, int error, bool unlocking) noexcept;
   bool restore_backing(const Range& range) noexcept;
   void mark_stale(const Range& range) noexcept;
   void repair_backing() noexcept;
@@ -387,6 +390,7 @@ class FileLocks : public std::enable_shared_from_this<FileLocks>, private Backin
   void recall(OutsideWait& wait) noexcept;
   void detach(Waiter& waiter) noexcept;
   void finish(Waiter& waiter, int error, Outcomes& out) noexcept;
+  void abandon(Waiter& waiter, int error, Outcomes& out) noexcept;
   bool reconsider(Waiter& waiter, const OutsideWait* have, bool yields, Outcomes& out) noexcept;
   void wake(const Range& range, Outcomes& out) noexcept;
   void settle(Outcomes& out) noexcept;
@@ -417,6 +421,8 @@ class FileLocks : public std::enable_shared_from_this<FileLocks>, private Backin
   std::uint64_t next_arrival_ = 1;
   std::uint64_t queued_ = 0;    ///< waiters that are kBehind
   std::optional<Range> stale_;  ///< where the backing may carry more or less than it should
+  const Owner* releasing_ = nullptr;  ///< whose locks on released_ are being let go at the backing
+  Range released_;
   LockManager::Clock::duration patience_;  ///< see relent()
 };
 

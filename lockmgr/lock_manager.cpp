@@ -32,9 +32,10 @@ Ticket LockManager::new_ticket() {
   return next_ticket_++;
 }
 
-/// Returns 0, or the error that the ticket was cancelled with before.
+/// Returns 0, or the error that the ticket was cancelled with, or everything shut down with, before.
 int LockManager::enroll(const std::shared_ptr<Waiter>& waiter) {
   const std::lock_guard guard(registry_mutex_);
+  if (const int closed = closed_.load(); closed != 0) return closed;
   Slot& slot = tickets_.at(waiter->ticket);
   if (slot.cancelled != 0) return slot.cancelled;
   const Request& r = waiter->request;
@@ -83,8 +84,8 @@ void LockManager::cancel(Ticket ticket, int error) noexcept {
 
 void LockManager::shut_down(int error) noexcept {
   closed_.store(error);
-  // Whoever was parking meanwhile has seen closed_, or has a waiter once its file's mutex is free;
-  // so go on until none is left.
+  // enroll() looks at closed_ under registry_mutex_, so whoever is parking meanwhile is refused
+  // there or has its waiter in the registry by now.
   while (true) {
     std::shared_ptr<Waiter> waiter;
     {

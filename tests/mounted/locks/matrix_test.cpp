@@ -75,7 +75,7 @@ pid_t pid_shown(const Party& holder, pid_t holder_pid, const Party& requester) {
   if (plain_mode()) return holder.kind == kOfd ? -1 : holder_pid;
   if (requester.kind == kOfd) return -1;
   if (requester.place == Place::kSource) return -1;  // it sees the daemon's OFD lock
-  if (holder.place == Place::kSource || holder.kind == kOfd) return 0;
+  if (holder.kind == kOfd) return 0;
   return holder_pid;
 }
 

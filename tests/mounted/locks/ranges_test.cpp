@@ -331,8 +331,12 @@ TEST_F(RangesTest, FileNobodyMayWriteTo) {
     ::execl(path.c_str(), "sleep", "1000", nullptr);
     return 1;
   });
-  while (UniqueFd(::open(in_source(name).c_str(), O_WRONLY | O_CLOEXEC)).valid()) {
-  }
+  const std::string link = "/proc/" + std::to_string(running.pid()) + "/exe";
+  ASSERT_TRUE(eventually([&] {
+    std::error_code ignored;
+    return std::filesystem::read_symlink(link, ignored) == in_source(name);
+  }));
+  ASSERT_EQ(::open(in_source(name).c_str(), O_WRONLY | O_CLOEXEC), -1);
   ASSERT_EQ(errno, ETXTBSY);
   Locker a(in_mount(name), O_RDONLY);
   EXPECT_EQ(a.try_lock(kFlock, kShared), 0);

@@ -1,0 +1,199 @@
+/// Random blocking requests of many processes at once, with signals, kills and outsiders, against
+/// the model. After each step: nobody holds what he must not, nobody waits who could be served, and
+/// the daemon holds on the backing file exactly the union of what is granted.
+///
+/// LOCKFS_TEST_SEED repeats a run; the seed of every run is printed.
+
+#include <signal.h>
+
+#include <cstdio>
+#include <memory>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "tests/mounted/locks/lock_model.h"
+#include "tests/mounted/locks/lock_test.h"
+
+namespace lockfs::test {
+namespace {
+
+constexpr int kInside = 8;
+constexpr int kAll = 10;
+
+class RandomQueueTest : public SharedMountTest {
+ protected:
+  struct Party {
+    std::unique_ptr<Locker> process;
+    bool waiting = false;
+    int arrival = 0;
+    OwnerKey owner;
+    Mode mode = kShared;
+    Range range;
+  };
+
+  void begin(int number) {
+    Party& party = party_of(number);
+    party.process = std::make_unique<Locker>(number < kInside ? in_mount(name_) : in_source(name_));
+    ASSERT_EQ(party.process->handle_signal(SIGUSR1), 0);
+    party.waiting = false;
+  }
+
+  Party& party_of(int number) { return parties_[static_cast<std::size_t>(number)]; }
+
+  static bool overlap(Range a, Range b) {
+    return a.start <= Model::last_of(b) && b.start <= Model::last_of(a);
+  }
+
+  /// Whether `party` needs nobody's leave: nothing held is in its way, nor did anybody come earlier
+  /// whose request conflicts with it.
+  bool is_due(const Party& party) const {
+    if (model_.conflicts(party.owner, party.mode, party.range)) return false;
+    for (const Party& other : parties_) {
+      if (!other.waiting || other.arrival >= party.arrival) continue;
+      if (!Model::exclude_each_other(other.owner, party.owner)) continue;
+      if (other.mode == kShared && party.mode == kShared) continue;
+      if (overlap(other.range, party.range)) return false;
+    }
+    return true;
+  }
+
+  /// Takes a result. Fails when somebody was granted what he must not have.
+  void take_result(Party& party) {
+    const int error = party.process->result();
+    party.waiting = false;
+    if (error == EDEADLK) {
+      ASSERT_EQ(party.owner.kind, kPosix);
+      ++deadlocks_;
+      return;
+    }
+    ASSERT_EQ(error, 0);
+    ASSERT_FALSE(model_.conflicts(party.owner, party.mode, party.range))
+        << "process " << party.owner.process << " was granted a conflicting lock";
+    model_.set(party.owner, party.range, cell_of(party.mode));
+    ++granted_after_wait_;
+  }
+
+  /// Waits for everybody who is due, and takes whatever else has come.
+  void collect() {
+    for (bool again = true; again;) {
+      again = false;
+      for (Party& party : parties_) {
+        if (!party.waiting || !(party.process->has_result() || is_due(party))) continue;
+        ASSERT_NO_FATAL_FAILURE(take_result(party));
+        again = true;
+      }
+    }
+  }
+
+  std::string name_;
+  Model model_;
+  std::vector<Party> parties_{kAll};
+  int arrivals_ = 0;
+  int granted_after_wait_ = 0;
+  int deadlocks_ = 0;
+};
+
+TEST_F(RandomQueueTest, NobodyIsForgottenAndNobodyHoldsTooMuch) {
+  LOCKFS_NOT_PLAIN();
+  name_ = new_file();
+  Dice dice(seed_of_run());
+  for (int i = 0; i < kAll; ++i) ASSERT_NO_FATAL_FAILURE(begin(i));
+  const int steps = scaled(6000, 300);
+  int waited = 0;
+  int interrupted = 0;
+  for (int step = 0; step < steps; ++step) {
+    const int number = dice.below(kAll);
+    const bool inside = number < kInside;
+    Party& party = party_of(number);
+    Locker& process = *party.process;
+    const int kind_pick = dice.below(10);
+    const Kind kind = kind_pick < 4 || !inside ? kPosix : kind_pick < 8 ? kOfd : kFlock;
+    const OwnerKey owner{number, kind == kPosix ? kNoFile : 0, kind};
+    const Mode mode = dice.mode();
+    const Range range = kind == kFlock ? kWholeFile : dice.range();
+    const int action = dice.below(100);
+    std::ostringstream what;
+    what << "step " << step << ", " << (inside ? "inside" : "outside") << " process " << number
+         << (party.waiting ? " (waiting)" : "") << ", " << kind << " " << mode << " " << range
+         << ", action " << action;
+    SCOPED_TRACE(what.str());
+
+    if (action < 4) {
+      process.kill(SIGKILL);
+      ASSERT_EQ(process.wait(), 128 + SIGKILL);
+      model_.drop_if([&](const OwnerKey& key) { return key.process == number; });
+      ASSERT_NO_FATAL_FAILURE(begin(number));
+    } else if (party.waiting) {
+      if (action < 25) {
+        ASSERT_EQ(process.interrupt(SIGUSR1), 0);
+        const int error = process.result();
+        party.waiting = false;
+        // It may have been let through just before, behind others who stand still.
+        if (error == 0) {
+          ASSERT_FALSE(model_.conflicts(party.owner, party.mode, party.range));
+          model_.set(party.owner, party.range, cell_of(party.mode));
+        } else {
+          ASSERT_EQ(error, EINTR);
+          ++interrupted;
+        }
+      }
+    } else if (!inside && action < 60) {
+      // Straight on the source nobody waits, so that no cycle through the outside can arise.
+      const bool refused = model_.conflicts(owner, mode, range);
+      ASSERT_EQ(process.try_lock(kind, mode, range), refused ? EAGAIN : 0);
+      if (!refused) model_.set(owner, range, cell_of(mode));
+    } else if (action < 45) {
+      process.start_lock(kind, mode, range);
+      party.waiting = true;
+      party.arrival = ++arrivals_;
+      party.owner = owner;
+      party.mode = mode;
+      party.range = range;
+      if (model_.conflicts(owner, mode, range)) {
+        if (process.waits()) {
+          ++waited;
+        } else {
+          ASSERT_TRUE(process.has_result());  // EDEADLK, or else take_result() fails
+        }
+      } else {
+        settle_mounts();
+      }
+    } else if (action < 55) {
+      const int error = process.try_lock(kind, mode, range);
+      const bool refused = model_.conflicts(owner, mode, range);
+      ASSERT_EQ(error, refused ? EAGAIN : 0);
+      if (!refused) model_.set(owner, range, cell_of(mode));
+    } else {
+      const Range freed = dice.percent(50) ? kWholeFile : range;
+      ASSERT_EQ(process.unlock(kind, freed), 0);
+      model_.set(owner, freed, Cell::kFree);
+    }
+
+    ASSERT_NO_FATAL_FAILURE(collect());
+    fs().settle();
+    const auto expected =
+        model_.union_of([](const OwnerKey& key) { return key.process < kInside; });
+    // Somebody may be let through at any moment who waits behind others only.
+    auto held = locks_held_by(fs().pid(), in_source(name_));
+    if (held != expected) {
+      ASSERT_TRUE(eventually([&] {
+        collect();
+        held = locks_held_by(fs().pid(), in_source(name_));
+        return ::testing::Test::HasFatalFailure() ||
+               held == model_.union_of([](const OwnerKey& key) { return key.process < kInside; });
+      })) << "the daemon holds "
+          << ::testing::PrintToString(held) << ", expected " << ::testing::PrintToString(expected);
+    }
+  }
+  std::printf("%d steps, %d waited, %d of them granted, %d deadlocks, %d interrupted\n", steps,
+              waited, granted_after_wait_, deadlocks_, interrupted);
+  EXPECT_GT(waited, steps / 50);
+  EXPECT_GT(interrupted, 0);
+  for (Party& party : parties_) party.process.reset();
+  fs().settle();
+  EXPECT_TRUE(eventually([&] { return locks_held_by(fs().pid(), in_source(name_)).empty(); }));
+}
+
+}  // namespace
+}  // namespace lockfs::test
