@@ -130,6 +130,8 @@ int BackingFile::wait(WaitId id, const lockmgr::Range& range, lockmgr::Mode mode
 
 void BackingFile::recall(WaitId id) noexcept { threads_.recall(id); }
 
+std::string BackingFile::name() const { return inode_->path(); }
+
 bool BackingFile::outsiders_waiting() noexcept {
   const auto now = Clock::now();
   if (now >= next_look_) {

@@ -17,6 +17,7 @@
 #include <chrono>
 #include <memory>
 #include <optional>
+#include <string>
 
 #include "fs/inode.h"
 #include "fs/unique_fd.h"
@@ -37,6 +38,7 @@ class BackingFile final : public lockmgr::Backing {
            WaitDone done) noexcept override;
   void recall(WaitId id) noexcept override;
   bool outsiders_waiting() noexcept override;
+  std::string name() const override;
 
  private:
   int open(bool writable, std::shared_ptr<const UniqueFd>& fd) const;

@@ -46,7 +46,7 @@ void DataPassthroughTable::detach(Handle& handle) noexcept {
 std::int32_t DataPassthroughTable::register_backing(const Inode& inode) const noexcept {
   const int id = ioctl_backing_open(fuse_fd_, inode.fd());
   if (id != -EBADF) return id;
-  // Before 6.13 the kernel wants a descriptor that can read.
+  // Older kernels want a descriptor that can read.
   const UniqueFd readable(inode.reopen(O_RDONLY));
   return ioctl_backing_open(fuse_fd_, readable.get());
 }
@@ -58,7 +58,7 @@ void DataPassthroughTable::report_refusal(int error) noexcept {
       wanted_ == DataPassthrough::kOn ? spdlog::level::err : spdlog::level::info,
       "the kernel refused data passthrough for a file ({}); the daemon reads and writes such "
       "files itself",
-      std::strerror(error));
+      ::strerrordesc_np(error));
 }
 
 std::mutex& DataPassthroughTable::mutex_of(const Inode& inode) noexcept {

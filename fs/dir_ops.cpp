@@ -16,7 +16,7 @@
 namespace lockfs {
 namespace {
 
-constexpr std::size_t kBufferSize = 32 * 1024;
+constexpr std::size_t kBufferSize = std::size_t{32} * 1024;
 
 /// Makes the next entry after `offset` available, reading more of the directory if needed. Returns
 /// 0 or errno; `entry` is null at the end. The handle's mutex is held.

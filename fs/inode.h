@@ -18,9 +18,7 @@
 
 #include <atomic>
 #include <boost/intrusive/list_hook.hpp>
-#include <cstddef>
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <string>
 #include <utility>
@@ -46,7 +44,7 @@ struct FileId {
 };
 
 /// How the data of an inode's open files is served: the kernel wants one way for all of them.
-/// Every field is guarded by DataPassthrough.
+/// Every field is guarded by DataPassthroughTable.
 struct DataMode {
   std::uint32_t opens = 0;      ///< open handles
   std::int32_t backing_id = 0;  ///< registered with the kernel; 0: the daemon reads and writes

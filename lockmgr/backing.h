@@ -46,7 +46,8 @@ class Backing {
   virtual ~Backing() = default;
 
   /// Makes the manager's lock on `range` exactly `mode` (kNone: not locked), in one step and
-  /// without waiting for a lock. `carried` is for a backing that has to start afresh. Returns 0;
+  /// without waiting for a lock. `carried` is for a backing that has to start afresh; it
+  /// may do so for kExclusive only, since the other modes can be parts of a larger change. Returns 0;
   /// EAGAIN when an outsider stands in the way (nothing has changed); another errno of the backing
   /// (nothing has changed).
   virtual int set(const Range& range, Mode mode, const Carried& carried) noexcept = 0;

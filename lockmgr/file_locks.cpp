@@ -241,13 +241,20 @@ void FileLocks::search_ahead(Waiter* node, const OwnerId& id, const Range& range
       mode == Mode::kExclusive ? node->all_arrivals : node->exclusive_arrivals;
   if (arrivals.oldest >= before) return;
   if (*best != nullptr && arrivals.newest <= (*best)->arrival) return;
-  search_ahead(node->queue_hook.left, id, range, mode, before, best);
-  if (node->request.range.first > range.last) return;
   if (node->arrival < before && (*best == nullptr || node->arrival > (*best)->arrival) &&
       node->request.range.overlaps(range) && requests_conflict(node->request, id, mode)) {
     *best = node;
   }
-  search_ahead(node->queue_hook.right, id, range, mode, before, best);
+  // The newest first: among many on one range, all else is then left out.
+  Waiter* first = node->queue_hook.left;
+  Waiter* second = node->request.range.first > range.last ? nullptr : node->queue_hook.right;
+  const auto newest = [mode](const Waiter* n) {
+    if (n == nullptr) return std::uint64_t{0};
+    return (mode == Mode::kExclusive ? n->all_arrivals : n->exclusive_arrivals).newest;
+  };
+  if (newest(second) > newest(first)) std::swap(first, second);
+  search_ahead(first, id, range, mode, before, best);
+  search_ahead(second, id, range, mode, before, best);
 }
 
 Waiter* FileLocks::latest_ahead(const OwnerId& id, const Caller& caller, const Range& range,
@@ -402,10 +409,15 @@ void FileLocks::drop_if_idle(Owner& owner) noexcept {
 
 // -- the backing ---------------------------------------------------------------------------------
 
-int FileLocks::set_backing(const Range& range, Mode mode, bool unlocking) noexcept {
+/// The mirror changes within `range`: what waits have taken there can no longer be relied upon.
+void FileLocks::disturb(const Range& range) noexcept {
   for (const auto& wait : outside_) {
     if (wait->range.overlaps(range)) wait->disturbed = true;
   }
+}
+
+int FileLocks::set_backing(const Range& range, Mode mode, bool unlocking) noexcept {
+  disturb(range);
   manager_.counters_.add(Counter::kBackingCalls);
   const int error = backing_->set(range, mode, *this);
   if (error != 0 && (error != EAGAIN || unlocking)) report(range, mode, error, unlocking);
@@ -420,13 +432,9 @@ void FileLocks::report(const Range& range, Mode mode, int error, bool unlocking)
 }
 
 void FileLocks::for_each(const std::function<bool(const Range&, Mode)>& visit) const {
-  const Range leaving = releasing_ != nullptr ? released_ : kWholeFile;
   for (Offset at = 0;;) {
-    // What is being released is left out, for a part of it may have been let go already.
-    const Owner* left_out = leaving.first <= at && at <= leaving.last ? releasing_ : nullptr;
-    const Offset limit = at < leaving.first ? leaving.first - 1 : left_out ? leaving.last : kEof;
     Offset last = at;
-    const Mode mode = mode_at(at, limit, left_out, &last);
+    const Mode mode = mode_at(at, kEof, nullptr, &last);
     if (mode != Mode::kNone && !visit({at, last}, mode)) return;
     if (last == kEof) return;
     at = last + 1;
@@ -681,10 +689,9 @@ FileLocks::Attempt FileLocks::attempt(Owner& owner, const Request& request, std:
     if (error == EAGAIN) return {.verdict = Verdict::kOutside};
     if (error != 0) return failed(error);
   }
-  const bool may_weaken = mode == Mode::kShared && !owner.locks.empty();
+  wake(owner, range, mode, out);
   commit(owner, range, mode, spares);
   manager_.counters_.add(Counter::kGrants);
-  if (may_weaken) wake(range, out);
   return {.verdict = Verdict::kGranted};
 }
 
@@ -694,12 +701,9 @@ int FileLocks::unlock(Owner& owner, const Range& range, Outcomes& out) noexcept 
   Spares spares;
   if (const int error = reserve(owner, range, Mode::kNone, spares); error != 0) return error;
   note_outsiders(out);
-  releasing_ = &owner;
-  released_ = range;
   lower_backing(owner, range);
-  releasing_ = nullptr;
+  wake(owner, range, Mode::kNone, out);
   commit(owner, range, Mode::kNone, spares);
-  wake(range, out);
   return 0;
 }
 
@@ -1013,13 +1017,26 @@ void FileLocks::outside_ended(Backing::WaitId id, int error) noexcept {
     outside_.erase(it);
     manager_.outside_waits_.fetch_sub(1, std::memory_order_relaxed);
 
+    // It may have weakened what an exclusive wait of the same owner took before it.
+    if (error == 0 && wait->mode == Mode::kShared) disturb(wait->range);
     const bool failed = error != 0 && error != EINTR;
     if (failed) report(wait->range, wait->mode, error, false);
+    // Several waits may have to be called back for one of those aside. Until it is decided all the
+    // others follow it to the next: were they to wait anew, waits would be called back for ever.
+    OutsideWait* next = nullptr;
+    const auto follow = [&](Waiter& waiter) {
+      if (next != nullptr) place(waiter, {.verdict = Verdict::kCollides, .collision = next}, out);
+      return next != nullptr;
+    };
     const auto settle_aside = [&] {
       while (!wait->aside.empty()) {
         Waiter& waiter = wait->aside.front();
         detach(waiter);
+        if (follow(waiter)) continue;
         reconsider(waiter, nullptr, false, out);
+        if (waiter.place == Waiter::Place::kAside && waiter.outside->recalled) {
+          next = waiter.outside;
+        }
       }
     };
     // A wait that was called back makes room for those aside; one that succeeded was for its own.
@@ -1028,6 +1045,7 @@ void FileLocks::outside_ended(Backing::WaitId id, int error) noexcept {
     while (!wait->attached.empty()) {
       Waiter& waiter = wait->attached.front();
       detach(waiter);
+      if (follow(waiter)) continue;
       if (failed) {
         finish(waiter, error, out);
       } else if (reconsider(waiter, error == 0 ? wait.get() : nullptr, false, out)) {
@@ -1102,6 +1120,7 @@ void FileLocks::abandon(Waiter& waiter, int error, Outcomes& out) noexcept {
 bool FileLocks::reconsider(Waiter& waiter, const OutsideWait* have, bool yields,
                            Outcomes& out) noexcept {
   const Request& request = waiter.request;
+  manager_.counters_.add(Counter::kLooks);
   const bool queues = request.wait && !waiter.bypass && manager_.policy().queues_behind_waiters();
   Attempt tried = attempt(*waiter.owner, request, waiter.arrival, queues, have, yields, out);
   const bool refused = tried.verdict == Verdict::kBlocked || tried.verdict == Verdict::kOutside;
@@ -1120,13 +1139,21 @@ bool FileLocks::reconsider(Waiter& waiter, const OutsideWait* have, bool yields,
   return granted;
 }
 
-void FileLocks::wake(const Range& range, Outcomes& out) noexcept {
-  blocked_.for_each_overlap(
-      range, [](const Waiter& w) { return w.blocked_reach; },
-      [&](Waiter& w) {
-        if (!w.work_hook.is_linked()) out.again.insert(w);
-        return true;
-      });
+/// To be called before `owner` gets `mode` on `range`: has those looked at again who may stand before
+/// what it thereby gives up.
+void FileLocks::wake(const Owner& owner, const Range& range, Mode mode, Outcomes& out) noexcept {
+  if (blocked_.empty()) return;
+  for (auto it = owner.from(range.first);
+       it != owner.locks.end() && it->range.first <= range.last; ++it) {
+    if (it->mode <= mode) continue;
+    blocked_.for_each_overlap(
+        {std::max(it->range.first, range.first), std::min(it->range.last, range.last)},
+        [](const Waiter& w) { return w.blocked_reach; },
+        [&](Waiter& w) {
+          if (!w.work_hook.is_linked()) out.again.insert(w);
+          return true;
+        });
+  }
 }
 
 void FileLocks::settle(Outcomes& out) noexcept {

@@ -368,6 +368,7 @@ class FileLocks : public std::enable_shared_from_this<FileLocks>, private Backin
   void lower_to_others(const Owner& owner, const Range& part, Mode held) noexcept;
   void for_each(const std::function<bool(const Range&, Mode)>& visit) const override;
   void note_outsiders(Outcomes& out) noexcept;
+  void disturb(const Range& range) noexcept;
   int set_backing(const Range& range, Mode mode, bool unlocking) noexcept;
   void report(const Range& range, Mode mode, int error, bool unlocking) noexcept;
   bool restore_backing(const Range& range) noexcept;
@@ -392,7 +393,7 @@ class FileLocks : public std::enable_shared_from_this<FileLocks>, private Backin
   void finish(Waiter& waiter, int error, Outcomes& out) noexcept;
   void abandon(Waiter& waiter, int error, Outcomes& out) noexcept;
   bool reconsider(Waiter& waiter, const OutsideWait* have, bool yields, Outcomes& out) noexcept;
-  void wake(const Range& range, Outcomes& out) noexcept;
+  void wake(const Owner& owner, const Range& range, Mode mode, Outcomes& out) noexcept;
   void settle(Outcomes& out) noexcept;
   void announce(Outcomes& out) noexcept;
   void cancel(Waiter& waiter, int error) noexcept;
@@ -421,8 +422,6 @@ class FileLocks : public std::enable_shared_from_this<FileLocks>, private Backin
   std::uint64_t next_arrival_ = 1;
   std::uint64_t queued_ = 0;    ///< waiters that are kBehind
   std::optional<Range> stale_;  ///< where the backing may carry more or less than it should
-  const Owner* releasing_ = nullptr;  ///< whose locks on released_ are being let go at the backing
-  Range released_;
   LockManager::Clock::duration patience_;  ///< see relent()
 };
 

@@ -73,6 +73,7 @@ enum class Counter : std::uint8_t {
   kGrants,         ///< requests granted, at once or after waiting
   kRefusals,       ///< non-blocking requests refused for a conflict
   kWaits,          ///< requests parked
+  kLooks,          ///< parked requests looked at again since something had changed
   kInterrupts,     ///< parked requests cancelled
   kDeadlocks,      ///< requests refused with EDEADLK
   kLimits,         ///< requests refused with ENOLCK for a limit

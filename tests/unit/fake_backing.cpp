@@ -124,8 +124,9 @@ void FakeBacking::pump(bool outsiders) {
 int FakeBacking::set(const Range& range, Mode mode, const Carried& carried) noexcept {
   const std::lock_guard guard(mutex_);
   ++sets_;
-  if (std::exchange(restart_next, false)) {
+  if (mode == Mode::kExclusive && std::exchange(restart_next, false)) {
     held_.erase(kManager);
+    for (Due& due : due_) due.error = due.error == 0 ? EINTR : due.error;
     carried.for_each([this](const Range& part, Mode strongest) {
       replace(kManager, part, strongest);
       return true;

@@ -90,27 +90,8 @@ TEST(Union, RestartedBackingIsToldEverything) {
   ASSERT_EQ(w.lock(process(3), {20, kEof}, kX), 0);
   w.backing().restart_next = true;
   ASSERT_EQ(w.lock(ofd(4), {16, 17}, kX), 0);
+  EXPECT_FALSE(w.backing().restart_next);
   EXPECT_EQ(carried(w), "S[0,14] X[16,17] X[20,EOF] ");
-  w.backing().restart_next = true;
-  w.unlock(ofd(1), kWholeFile);
-  EXPECT_EQ(carried(w), "S[5,14] X[16,17] X[20,EOF] ");
-}
-
-TEST(Union, RestartInTheMiddleOfARelease) {
-  World w;
-  // The release takes one call for each gap between the others' locks; the backing restarts before
-  // the second of them.
-  ASSERT_EQ(w.lock(ofd(1), {0, 99}, kS), 0);
-  ASSERT_EQ(w.lock(ofd(2), {10, 19}, kS), 0);
-  ASSERT_EQ(w.lock(ofd(3), {30, 39}, kS), 0);
-  int calls = 0;
-  w.backing().fail_set = [&](const Range&, Mode) {
-    if (++calls == 1) w.backing().restart_next = true;
-    return 0;
-  };
-  w.close(1);
-  EXPECT_GT(calls, 1);
-  EXPECT_EQ(carried(w), "S[10,19] S[30,39] ");
 }
 
 // -- outsiders and requests that do not wait --------------------------------------------------------------
@@ -287,14 +268,13 @@ TEST(OutsideWait, NextInTheQueueTakesOverACancelledWait) {
 TEST(OutsideWait, OneAsideDoesNotInheritALockThatWasSetBack) {
   for (const bool waits : {false, true}) {
     World w;
-    w.backing().lazy_recalls = true;
     ASSERT_EQ(w.backing().outsider_set(kOne, {0, 9}, kX), 0);
     const AnswerPtr reader = w.wait(ofd(1), {0, 9}, kS);
-    const AnswerPtr writer =
-        waits ? w.wait(ofd(2), {0, 9}, kX) : w.ask(ofd(2), {0, 9}, kX);
+    w.backing().outsider_leaves(kOne);
+    ASSERT_EQ(w.backing().due(), 1U);
+    const AnswerPtr writer = waits ? w.wait(ofd(2), {0, 9}, kX) : w.ask(ofd(2), {0, 9}, kX);
     w.cancel(reader);
     EXPECT_EQ(w.place(writer), Place::kAside);
-    w.backing().outsider_leaves(kOne);
     w.deliver();
     EXPECT_TRUE(writer->granted());
     EXPECT_EQ(carried(w), "X[0,9] ");
@@ -396,6 +376,26 @@ TEST(OutsideWait, DisturbedAndMeanwhileTakenByAnOutsider) {
   w.backing().outsider_leaves(kTwo);
   w.deliver();
   EXPECT_TRUE(answer->granted());
+}
+
+// Two threads of one process wait for outsiders, one for an exclusive and one for a shared lock on a
+// common byte. The backing gives the exclusive one first, so the shared one weakens it.
+TEST(OutsideWait, ASharedWaitWeakensAnExclusiveOneOfTheSameOwner) {
+  for (const std::size_t first : {0U, 1U}) {
+    World w;
+    ASSERT_EQ(w.backing().outsider_set(kOne, {0, 4}, kX), 0);
+    ASSERT_EQ(w.backing().outsider_set(kTwo, {9, 9}, kX), 0);
+    const AnswerPtr writer = w.wait(process(1), {4, 8}, kX, {.tid = 1});
+    const AnswerPtr reader = w.wait(process(1), {8, 9}, kS, {.tid = 2});
+    w.backing().outsider_leaves(kOne);
+    w.backing().outsider_leaves(kTwo);
+    ASSERT_EQ(w.backing().due(), 2U);
+    w.backing().deliver(first);
+    w.inspect();
+    w.deliver();
+    EXPECT_TRUE(writer->granted());
+    EXPECT_TRUE(reader->granted());
+  }
 }
 
 // -- aside: requests that a mere wait must not hold up ---------------------------------------------------------

@@ -27,8 +27,8 @@ constexpr gid_t kGroup = 54321;
 constexpr gid_t kOtherGroup = 54322;
 
 std::string times_of(const struct statx& stat) {
-  return std::to_string(stat.stx_atime.tv_sec) + "." + std::to_string(stat.stx_atime.tv_nsec) + " " +
-         std::to_string(stat.stx_mtime.tv_sec) + "." + std::to_string(stat.stx_mtime.tv_nsec);
+  return std::to_string(stat.stx_atime.tv_sec) + "." + std::to_string(stat.stx_atime.tv_nsec) +
+         " " + std::to_string(stat.stx_mtime.tv_sec) + "." + std::to_string(stat.stx_mtime.tv_nsec);
 }
 
 class AttributesTest : public FsTest {
@@ -94,9 +94,8 @@ TEST_F(AttributesTest, Chmod) {
   make_kinds();
   for (const std::string& kind : kKinds) {
     for (const mode_t mode : {0U, 0777U, 0644U, 01777U, 02755U, 04755U, 07777U, 0400U}) {
-      same("fchmodat " + kind, [&](const Dir& dir) {
-        return call(::fchmodat(dir.fd, kind.c_str(), mode, 0));
-      });
+      same("fchmodat " + kind,
+           [&](const Dir& dir) { return call(::fchmodat(dir.fd, kind.c_str(), mode, 0)); });
     }
     same("chmod of the link itself " + kind, [&](const Dir& dir) {
       return call(::fchmodat(dir.fd, kind.c_str(), 0600, AT_SYMLINK_NOFOLLOW));
@@ -123,8 +122,11 @@ TEST_F(AttributesTest, Chown) {
   make_kinds();
   constexpr uid_t kKeep = static_cast<uid_t>(-1);
   for (const std::string& kind : kKinds) {
-    for (const auto& [uid, gid] : std::vector<std::pair<uid_t, gid_t>>{
-             {kUser, kGroup}, {kKeep, kOtherGroup}, {0, kKeep}, {kKeep, kKeep}, {4294967294U, 65534}}) {
+    for (const auto& [uid, gid] : std::vector<std::pair<uid_t, gid_t>>{{kUser, kGroup},
+                                                                       {kKeep, kOtherGroup},
+                                                                       {0, kKeep},
+                                                                       {kKeep, kKeep},
+                                                                       {4294967294U, 65534}}) {
       for (const int flags : {AT_SYMLINK_NOFOLLOW, 0}) {
         same("fchownat " + kind, [&, uid = uid, gid = gid](const Dir& dir) {
           return call(::fchownat(dir.fd, kind.c_str(), uid, gid, flags));
@@ -265,10 +267,12 @@ TEST_F(AttributesTest, WorkOnFilesMovesTheirTimes) {
       return call(work(fd));
     };
   };
-  EXPECT_EQ(moved_by("read", with_fd(O_RDONLY, [](int fd) {
-                       char byte = 0;
-                       return ::read(fd, &byte, 1);
-                     })).data,
+  EXPECT_EQ(moved_by("read", with_fd(O_RDONLY,
+                                     [](int fd) {
+                                       char byte = 0;
+                                       return ::read(fd, &byte, 1);
+                                     }))
+                .data,
             " atime");
   EXPECT_EQ(moved_by("write", with_fd(O_WRONLY, [](int fd) { return ::write(fd, "x", 1); })).data,
             " mtime");
@@ -288,12 +292,12 @@ TEST_F(AttributesTest, WorkOnFilesMovesTheirTimes) {
     return call_fd(::openat(dir.fd, "dir/new", O_WRONLY | O_CREAT | O_CLOEXEC, 0644));
   });
   moved_by("unlink below", [](const Dir& dir) { return call(::unlinkat(dir.fd, "dir/new", 0)); });
-  moved_by("rename into", [](const Dir& dir) {
-    return call(::renameat(dir.fd, "fifo", dir.fd, "dir/fifo"));
-  });
+  moved_by("rename into",
+           [](const Dir& dir) { return call(::renameat(dir.fd, "fifo", dir.fd, "dir/fifo")); });
   moved_by("link into",
            [](const Dir& dir) { return call(::linkat(dir.fd, "file", dir.fd, "dir/hard", 0)); });
-  moved_by("stat below", [](const Dir& dir) { return call(::faccessat(dir.fd, "dir/hard", F_OK, 0)); });
+  moved_by("stat below",
+           [](const Dir& dir) { return call(::faccessat(dir.fd, "dir/hard", F_OK, 0)); });
   moved_by("open with O_TRUNC", [](const Dir& dir) {
     return call_fd(::openat(dir.fd, "file", O_WRONLY | O_TRUNC | O_CLOEXEC));
   });
@@ -336,7 +340,8 @@ TEST_F(AttributesTest, Truncate) {
     same("truncate " + kind,
          [&](const Dir& dir) { return call(::truncate((dir / kind).c_str(), 1)); });
   }
-  same("truncate a FIFO", [](const Dir& dir) { return call(::truncate((dir / "fifo").c_str(), 1)); });
+  same("truncate a FIFO",
+       [](const Dir& dir) { return call(::truncate((dir / "fifo").c_str(), 1)); });
   same("ftruncate of a read-only descriptor", [](const Dir& dir) {
     const Fd fd(::openat(dir.fd, "file", O_RDONLY | O_CLOEXEC));
     return call(::ftruncate(fd, 1));
@@ -376,15 +381,15 @@ TEST_F(AttributesTest, Access) {
     gid_t gid;
     std::vector<gid_t> groups;
   };
-  for (const Caller& caller : {Caller{0, 0, {}}, Caller{kUser, kOtherGroup, {}},
-                               Caller{1234, kGroup, {}}, Caller{1234, 1234, {kGroup}},
-                               Caller{1234, 1234, {}}}) {
-    for (const char* name : {"file", "dir", "link", "dangling", "fifo", "program", "missing", "dir/x"}) {
+  for (const Caller& caller :
+       {Caller{0, 0, {}}, Caller{kUser, kOtherGroup, {}}, Caller{1234, kGroup, {}},
+        Caller{1234, 1234, {kGroup}}, Caller{1234, 1234, {}}}) {
+    for (const char* name :
+         {"file", "dir", "link", "dangling", "fifo", "program", "missing", "dir/x"}) {
       for (int mode = 0; mode <= 7; ++mode) {
         same_as(caller.uid, caller.gid, caller.groups,
-                std::string("access ") + name + " " + std::to_string(mode), [&](const Dir& dir) {
-                  return call(::faccessat(dir.fd, name, mode, AT_EACCESS));
-                });
+                std::string("access ") + name + " " + std::to_string(mode),
+                [&](const Dir& dir) { return call(::faccessat(dir.fd, name, mode, AT_EACCESS)); });
       }
     }
   }
@@ -419,8 +424,7 @@ TEST_F(AttributesTest, ExtendedAttributes) {
   const auto get = [](const Dir& dir, const std::string& file, const std::string& name,
                       std::size_t size) {
     std::string value(size, '\0');
-    Outcome outcome =
-        call(::lgetxattr((dir / file).c_str(), name.c_str(), value.data(), size));
+    Outcome outcome = call(::lgetxattr((dir / file).c_str(), name.c_str(), value.data(), size));
     if (outcome.error == 0 && size != 0) {
       outcome.data = value.substr(0, static_cast<std::size_t>(outcome.value));
     }
@@ -431,13 +435,14 @@ TEST_F(AttributesTest, ExtendedAttributes) {
          {std::string("user.one"), std::string("trusted.two"), std::string("security.three"),
           std::string("system.four"), std::string("unknown.five"), std::string("user."),
           std::string("noprefix"), std::string("user.\xc3\xa9\n"), long_name, too_long_name}) {
-      for (const std::string& value : {std::string("value"), std::string(), binary, large, too_large, beyond}) {
+      for (const std::string& value :
+           {std::string("value"), std::string(), binary, large, too_large, beyond}) {
         for (const int flags : {0, int{XATTR_REPLACE}, int{XATTR_CREATE}}) {
           const std::string what = kind + " " + name + " of " + std::to_string(value.size()) +
                                    " bytes, flags " + std::to_string(flags);
           same("setxattr " + what, [&](const Dir& dir) {
-            return call(::lsetxattr((dir / kind).c_str(), name.c_str(), value.data(), value.size(),
-                                    flags));
+            return call(
+                ::lsetxattr((dir / kind).c_str(), name.c_str(), value.data(), value.size(), flags));
           });
         }
         same("getxattr " + kind + " " + name,
@@ -468,9 +473,8 @@ TEST_F(AttributesTest, ExtendedAttributes) {
   expect_same_trees();
   for (const std::string& kind : kKinds) {
     for (const char* name : {"user.one", "user.one", "trusted.two", "user.missing", "bad"}) {
-      same("removexattr " + kind + " " + name, [&](const Dir& dir) {
-        return call(::lremovexattr((dir / kind).c_str(), name));
-      });
+      same("removexattr " + kind + " " + name,
+           [&](const Dir& dir) { return call(::lremovexattr((dir / kind).c_str(), name)); });
     }
   }
   same("by descriptor", [](const Dir& dir) {
@@ -517,9 +521,8 @@ TEST_F(AttributesTest, ExtendedAttributesOfOthers) {
       same_as(kUser, kGroup, {}, "set " + what, [&](const Dir& dir) {
         return call(::setxattr((dir / name).c_str(), attribute, "new", 3, 0));
       });
-      same_as(kUser, kGroup, {}, "remove " + what, [&](const Dir& dir) {
-        return call(::removexattr((dir / name).c_str(), attribute));
-      });
+      same_as(kUser, kGroup, {}, "remove " + what,
+              [&](const Dir& dir) { return call(::removexattr((dir / name).c_str(), attribute)); });
     }
     same_as(kUser, kGroup, {}, std::string("list ") + name, [&](const Dir& dir) {
       std::string names(1000, '\0');
@@ -597,10 +600,15 @@ TEST_F(AttributesTest, AclsAsRawAttributes) {
   make("file");
   same("mkdir", [](const Dir& dir) { return call(::mkdirat(dir.fd, "dir", 0755)); });
   const std::vector<std::string> values{
-      acl_bytes({{kUserObj, 7, kNoId}, {kNamedUser, 6, kUser}, {kGroupObj, 5, kNoId},
-                 {kNamedGroup, 4, kGroup}, {kMask, 7, kNoId}, {kOther, 0, kNoId}}),
+      acl_bytes({{kUserObj, 7, kNoId},
+                 {kNamedUser, 6, kUser},
+                 {kGroupObj, 5, kNoId},
+                 {kNamedGroup, 4, kGroup},
+                 {kMask, 7, kNoId},
+                 {kOther, 0, kNoId}}),
       acl_bytes({{kUserObj, 6, kNoId}, {kGroupObj, 4, kNoId}, {kOther, 4, kNoId}}),  // mode only
-      acl_bytes({{kUserObj, 6, kNoId}, {kNamedUser, 7, 1}, {kGroupObj, 4, kNoId}, {kOther, 4, kNoId}}),
+      acl_bytes(
+          {{kUserObj, 6, kNoId}, {kNamedUser, 7, 1}, {kGroupObj, 4, kNoId}, {kOther, 4, kNoId}}),
       acl_bytes({}),
       acl_bytes({{kOther, 4, kNoId}, {kUserObj, 6, kNoId}, {kGroupObj, 4, kNoId}}),  // unsorted
       "",
@@ -614,8 +622,7 @@ TEST_F(AttributesTest, AclsAsRawAttributes) {
           Outcome outcome =
               call(::setxattr((dir / file).c_str(), name, value.data(), value.size(), 0));
           std::string now(1000, '\0');
-          const Outcome read =
-              call(::getxattr((dir / file).c_str(), name, now.data(), now.size()));
+          const Outcome read = call(::getxattr((dir / file).c_str(), name, now.data(), now.size()));
           outcome.data = std::to_string(read.error) + ":" +
                          now.substr(0, static_cast<std::size_t>(std::max(0L, read.value))) +
                          describe(attributes(dir.fd, file), false, false);
@@ -638,7 +645,8 @@ TEST_F(AttributesTest, AclsDecideWhoMayDoWhat) {
     EXPECT_EQ(::mkdirat(dir.fd, "dir", 0700), 0);
     write_file(dir / "dir/inner", "inside", 0644);
     EXPECT_EQ(::chmod((dir / "file").c_str(), 0600), 0);
-    must_run(dir.path, {"setfacl", "-m", "u:54321:rw,u:54322:-,g:54330:r,g:54331:rw,m::rw", "file"});
+    must_run(dir.path,
+             {"setfacl", "-m", "u:54321:rw,u:54322:-,g:54330:r,g:54331:rw,m::rw", "file"});
     must_run(dir.path, {"setfacl", "-m", "u:54321:rx,g:54330:rwx,m::rwx", "dir"});
     return Outcome{};
   });
@@ -703,8 +711,8 @@ TEST_F(AttributesTest, DefaultAclsAreInherited) {
     for (const mode_t mode : {0666U, 0777U, 0600U, 0U}) {
       for (const uid_t uid : {uid_t{0}, kUser}) {
         for (const std::string parent : {"dir", "bare", "."}) {
-          const std::string stem = parent + "/" + std::to_string(mask) + "-" + std::to_string(mode) +
-                                   "-" + std::to_string(uid) + "-";
+          const std::string stem = parent + "/" + std::to_string(mask) + "-" +
+                                   std::to_string(mode) + "-" + std::to_string(uid) + "-";
           same_as(uid, uid, {}, "create " + stem, [&](const Dir& dir) {
             EXPECT_EQ(call_fd(::openat(dir.fd, (stem + "file").c_str(),
                                        O_WRONLY | O_CREAT | O_CLOEXEC, mode))
@@ -730,8 +738,11 @@ TEST_F(AttributesTest, AnAclTakesTheSetgidBitFromOutsiders) {
     EXPECT_EQ(::fchownat(dir.fd, "file", kUser, kOtherGroup, 0), 0);
     return call(::fchmodat(dir.fd, "file", 02755, 0));
   });
-  const std::string acl = acl_bytes({{kUserObj, 7, kNoId}, {kNamedUser, 6, 1}, {kGroupObj, 5, kNoId},
-                                     {kMask, 5, kNoId}, {kOther, 5, kNoId}});
+  const std::string acl = acl_bytes({{kUserObj, 7, kNoId},
+                                     {kNamedUser, 6, 1},
+                                     {kGroupObj, 5, kNoId},
+                                     {kMask, 5, kNoId},
+                                     {kOther, 5, kNoId}});
   for (const std::vector<gid_t>& groups : {std::vector<gid_t>{kOtherGroup}, std::vector<gid_t>{}}) {
     same_as(kUser, kGroup, groups, "set ACL", [&](const Dir& dir) {
       Outcome outcome = call(
@@ -780,7 +791,8 @@ TEST_F(AttributesTest, InodeFlags) {
       const Fd fd(::openat(dir.fd, name, O_RDONLY | O_CLOEXEC));
       return get_flags(fd);
     });
-    for (const int flag : {FS_NODUMP_FL, FS_NOATIME_FL, FS_SYNC_FL, FS_APPEND_FL, FS_IMMUTABLE_FL}) {
+    for (const int flag :
+         {FS_NODUMP_FL, FS_NOATIME_FL, FS_SYNC_FL, FS_APPEND_FL, FS_IMMUTABLE_FL}) {
       EXPECT_EQ(same("set " + std::to_string(flag),
                      [&](const Dir& dir) { return change_flags(dir, name, flag, 0); })
                     .error,
@@ -826,9 +838,8 @@ TEST_F(AttributesTest, ImmutableAndAppendOnlyFilesStaySo) {
     const auto attempt = [&](const std::string& what, const Operation& operation) {
       same(what + " " + name, operation);
     };
-    attempt("open for writing", [&](const Dir& dir) {
-      return call_fd(::openat(dir.fd, name, O_WRONLY | O_CLOEXEC));
-    });
+    attempt("open for writing",
+            [&](const Dir& dir) { return call_fd(::openat(dir.fd, name, O_WRONLY | O_CLOEXEC)); });
     attempt("append", [&](const Dir& dir) {
       const Fd fd(::openat(dir.fd, name, O_WRONLY | O_APPEND | O_CLOEXEC));
       if (!fd.ok()) return call(-1);
@@ -839,8 +850,7 @@ TEST_F(AttributesTest, ImmutableAndAppendOnlyFilesStaySo) {
     });
     attempt("chmod", [&](const Dir& dir) { return call(::fchmodat(dir.fd, name, 0600, 0)); });
     attempt("chown", [&](const Dir& dir) { return call(::fchownat(dir.fd, name, 1, 1, 0)); });
-    attempt("truncate",
-            [&](const Dir& dir) { return call(::truncate((dir / name).c_str(), 0)); });
+    attempt("truncate", [&](const Dir& dir) { return call(::truncate((dir / name).c_str(), 0)); });
     attempt("link", [&](const Dir& dir) { return call(::linkat(dir.fd, name, dir.fd, "l", 0)); });
     attempt("rename", [&](const Dir& dir) { return call(::renameat(dir.fd, name, dir.fd, "r")); });
     attempt("unlink", [&](const Dir& dir) { return call(::unlinkat(dir.fd, name, 0)); });

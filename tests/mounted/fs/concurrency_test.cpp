@@ -58,7 +58,8 @@ INSTANTIATE_TEST_SUITE_P(Options, ConcurrencyTest,
                          });
 
 std::string complaint(const std::string& what, int error) {
-  return what + ": " + std::string(::strerrorname_np(error) != nullptr ? ::strerrorname_np(error) : "?");
+  return what + ": " +
+         std::string(::strerrorname_np(error) != nullptr ? ::strerrorname_np(error) : "?");
 }
 
 TEST_P(ConcurrencyTest, RandomWorkOnFewNames) {
@@ -148,7 +149,8 @@ TEST_P(ConcurrencyTest, RandomWorkOnFewNames) {
     return {};
   });
   // What is left, the mount and the source tell alike, and the contents are whole.
-  expect_alike(portrait(mounted_.path, Detail::kExact), portrait(behind_.path, Detail::kExact), "mount against source");
+  expect_alike(portrait(mounted_.path, Detail::kExact), portrait(behind_.path, Detail::kExact),
+               "mount against source");
 }
 
 TEST_P(ConcurrencyTest, OneOfManyWins) {
@@ -164,7 +166,8 @@ TEST_P(ConcurrencyTest, OneOfManyWins) {
       Outcome outcome;
       switch (round % 5) {
         case 0:
-          outcome = call_fd(::openat(at, name.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644));
+          outcome =
+              call_fd(::openat(at, name.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644));
           break;
         case 1:
           outcome = call(::mkdirat(at, name.c_str(), 0755));
@@ -232,7 +235,8 @@ TEST_P(ConcurrencyTest, AFileMovedAroundIsNeverLostOrDoubled) {
         std::string text(9, '\0');
         if (::pread(fd, text.data(), 9, 0) != 9 || text != "the token") return "read " + text;
         struct stat stat {};
-        if (::fstat(fd, &stat) != 0 || stat.st_nlink != 1) return "links " + std::to_string(stat.st_nlink);
+        if (::fstat(fd, &stat) != 0 || stat.st_nlink != 1)
+          return "links " + std::to_string(stat.st_nlink);
       }
     }
     return {};
@@ -255,7 +259,8 @@ TEST_P(ConcurrencyTest, OpenCloseAndUnlinkOfOneFileAtOnce) {
         const Fd fd(::openat(mounted_.fd, "next", O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644));
         if (!fd.ok()) return complaint("create", errno);
         if (::write(fd, text.data(), text.size()) != 5000) return complaint("write", errno);
-        if (::renameat(mounted_.fd, "next", mounted_.fd, "file") != 0) return complaint("rename", errno);
+        if (::renameat(mounted_.fd, "next", mounted_.fd, "file") != 0)
+          return complaint("rename", errno);
         continue;
       }
       const Fd fd(::openat(mounted_.fd, "file", (worker % 2 == 0 ? O_RDONLY : O_RDWR) | O_CLOEXEC));
@@ -299,7 +304,8 @@ TEST_P(ConcurrencyTest, DeepTreesMovedUnderWalkers) {
       }
       Fd at(::openat(mounted_.fd, "top", O_PATH | O_DIRECTORY | O_CLOEXEC));
       for (int depth = 0; depth < 8; ++depth) {
-        Fd next(::openat(at, ("d" + std::to_string(depth)).c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+        Fd next(
+            ::openat(at, ("d" + std::to_string(depth)).c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
         if (!next.ok()) {
           if (errno != ENOENT && errno != ESTALE) return complaint("walk", errno);
           break;

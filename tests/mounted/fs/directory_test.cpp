@@ -71,7 +71,8 @@ TEST_F(DirectoryTest, ListsEveryEntryOnceWithTypeAndInode) {
       const std::string name = entry->d_name;
       // What ".." shows depends on what the mount hangs in.
       const ino_t inode = name == ".." ? 0 : entry->d_ino;
-      EXPECT_TRUE(entries.emplace(name, std::pair{entry->d_type, inode}).second) << name << " twice";
+      EXPECT_TRUE(entries.emplace(name, std::pair{entry->d_type, inode}).second)
+          << name << " twice";
     }
     return entries;
   };
@@ -117,9 +118,11 @@ TEST_F(DirectoryTest, SeekdirReturnsToEveryPlace) {
     }
   }
   // From each place, the rest is the rest.
-  for (const std::size_t at : {std::size_t{0}, std::size_t{1}, std::size_t{250}, std::size_t{501}}) {
+  for (const std::size_t at :
+       {std::size_t{0}, std::size_t{1}, std::size_t{250}, std::size_t{501}}) {
     ::seekdir(stream.get(), places[at]);
-    EXPECT_EQ(names_left(stream), std::vector<std::string>(names.begin() + static_cast<long>(at), names.end()));
+    EXPECT_EQ(names_left(stream),
+              std::vector<std::string>(names.begin() + static_cast<long>(at), names.end()));
   }
 }
 
@@ -283,7 +286,8 @@ TEST_F(DirectoryTest, TwoHundredThousandEntries) {
   EXPECT_EQ(found, count);
   auto random = make_random(3);
   for (int round = 0; round < scaled(2000); ++round) {
-    const std::string name = "entry" + std::to_string(below(random, static_cast<std::uint64_t>(count)));
+    const std::string name =
+        "entry" + std::to_string(below(random, static_cast<std::uint64_t>(count)));
     ASSERT_EQ(attributes(mounted_.fd, name).stx_ino, attributes(behind_.fd, name).stx_ino);
   }
   // The listing with attributes, as ls -l asks for it, and the whole removed through the mount.

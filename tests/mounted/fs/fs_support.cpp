@@ -3,8 +3,8 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <grp.h>
-#include <sys/sysmacros.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <sys/wait.h>
 #include <sys/xattr.h>
 #include <unistd.h>
@@ -144,8 +144,9 @@ void portrait_of(PortraitState& state, int dir_fd, const std::string& prefix) {
     } else if (S_ISLNK(stat.stx_mode)) {
       std::string target(4096, '\0');
       const ssize_t length = ::readlinkat(dir_fd, name.c_str(), target.data(), target.size());
-      contents = " -> " + (length < 0 ? errno_name(errno)
-                                      : printable({target.data(), static_cast<std::size_t>(length)}));
+      contents =
+          " -> " + (length < 0 ? errno_name(errno)
+                               : printable({target.data(), static_cast<std::size_t>(length)}));
     }
     ::statx(dir_fd, name.c_str(), AT_SYMLINK_NOFOLLOW | AT_STATX_FORCE_SYNC, kStatMask, &stat);
     const bool exact = state.detail == Detail::kExact;
@@ -158,7 +159,8 @@ void portrait_of(PortraitState& state, int dir_fd, const std::string& prefix) {
     }
     state.text += "\n";
     if (S_ISDIR(stat.stx_mode)) {
-      const Fd child(::openat(dir_fd, name.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+      const Fd child(
+          ::openat(dir_fd, name.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
       if (child.ok()) {
         portrait_of(state, child, path + "/");
       } else {
@@ -343,15 +345,16 @@ void write_file(const std::string& path, std::string_view contents, mode_t mode)
 
 struct statx attributes(int dir_fd, const std::string& path) {
   struct statx stat {};
-  const int flags =
-      AT_SYMLINK_NOFOLLOW | AT_STATX_FORCE_SYNC | (path.empty() ? AT_EMPTY_PATH : 0);
+  const int flags = AT_SYMLINK_NOFOLLOW | AT_STATX_FORCE_SYNC | (path.empty() ? AT_EMPTY_PATH : 0);
   if (::statx(dir_fd, path.c_str(), flags, kStatMask, &stat) != 0) {
     ADD_FAILURE() << "statx " << path << ": " << errno_name(errno);
   }
   return stat;
 }
 
-struct statx attributes(const std::string& path) { return attributes(AT_FDCWD, path); }
+struct statx attributes(const std::string& path) {
+  return attributes(AT_FDCWD, path);
+}
 
 std::string describe(const struct statx& stat, bool with_times, bool with_inode) {
   std::ostringstream text;

@@ -109,8 +109,8 @@ class ScopedUmask {
 using test::plain_mode;
 using test::scaled;
 
-/// The seed of this run's random tests: LOCKFS_TEST_SEED, or a fresh one. Printed once, so a failure
-/// can be repeated.
+/// The seed of this run's random tests: LOCKFS_TEST_SEED, or a fresh one. Printed once, so a
+/// failure can be repeated.
 std::uint64_t test_seed();
 
 /// A generator of its own for each use: `stream` keeps two uses of one seed apart.
@@ -168,8 +168,8 @@ std::string must_run(const std::string& directory, const std::vector<std::string
 /// and the signal as value.
 Outcome in_child(const std::function<Outcome()>& body);
 
-/// A fresh mount per test, and two directories on the same backing filesystem that anybody may write
-/// to: one reached through the mount, one plain.
+/// A fresh mount per test, and two directories on the same backing filesystem that anybody may
+/// write to: one reached through the mount, one plain.
 class FsTest : public test::MountedTest {
  protected:
   void SetUp() override;

@@ -77,14 +77,17 @@ class FsxTest : public FsTest, public ::testing::WithParamInterface<std::string>
 
 INSTANTIATE_TEST_SUITE_P(Passthrough, FsxTest,
                          ::testing::Values("passthrough=auto", "passthrough=off"),
-                         [](const auto& test) { return test.param.substr(test.param.find('=') + 1); });
+                         [](const auto& test) {
+                           return test.param.substr(test.param.find('=') + 1);
+                         });
 
 void FsxTest::expect_bytes(const std::string& how, std::size_t from, const std::string& seen,
                            const std::string& expected) {
   if (seen == expected) return;
   std::string text;
   for (const std::string& line : history_) text += line + "\n";
-  const auto [at, unused] = std::mismatch(seen.begin(), seen.end(), expected.begin(), expected.end());
+  const auto [at, unused] =
+      std::mismatch(seen.begin(), seen.end(), expected.begin(), expected.end());
   const auto offset = static_cast<std::size_t>(at - seen.begin());
   ADD_FAILURE() << how << ": " << seen.size() << " bytes from " << from << ", expected "
                 << expected.size() << "; first difference at " << from + offset << ", seed "
@@ -133,7 +136,8 @@ void FsxTest::step() {
   const std::size_t inside = model_.empty() ? 0 : any(model_.size());
   const std::size_t length = std::min(size, model_.size() - inside);
   const int fd = any_handle();
-  const std::string place = std::to_string(from) + "+" + std::to_string(size) + " by " + std::to_string(fd);
+  const std::string place =
+      std::to_string(from) + "+" + std::to_string(size) + " by " + std::to_string(fd);
   const auto grow = [&](std::size_t to) {
     if (model_.size() < to) model_.resize(to, '\0');
   };
@@ -190,8 +194,8 @@ void FsxTest::step() {
     }
     case 9: {
       log("punch " + place);
-      ASSERT_EQ(::fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(from),
-                            static_cast<off_t>(size)),
+      ASSERT_EQ(::fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                            static_cast<off_t>(from), static_cast<off_t>(size)),
                 0);
       if (from < model_.size()) {
         const std::size_t hole = std::min(size, model_.size() - from);
@@ -264,7 +268,9 @@ TEST_P(FsxTest, SeveralHandles) {
 /// A lock on the whole file by each of the three calls, alternating.
 class WholeFileLock {
  public:
-  WholeFileLock(int fd, std::size_t kind) : fd_(fd), kind_(kind % 3) { EXPECT_EQ(apply(F_WRLCK), 0); }
+  WholeFileLock(int fd, std::size_t kind) : fd_(fd), kind_(kind % 3) {
+    EXPECT_EQ(apply(F_WRLCK), 0);
+  }
   WholeFileLock(const WholeFileLock&) = delete;
   WholeFileLock& operator=(const WholeFileLock&) = delete;
   ~WholeFileLock() { EXPECT_EQ(apply(F_UNLCK), 0); }

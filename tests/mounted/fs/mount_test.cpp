@@ -211,7 +211,8 @@ TEST_F(NosuidTest, SetuidProgramsRunAsTheirCaller) {
   EXPECT_EQ(run_as_user({mounted_ / "id", "-u"}).output, std::to_string(kUser) + "\n");
 }
 
-// -- filesystems mounted below the source ------------------------------------------------------------
+// -- filesystems mounted below the source
+// ------------------------------------------------------------
 
 /// A tmpfs that is unmounted when it goes.
 class Tmpfs {

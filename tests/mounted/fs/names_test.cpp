@@ -71,9 +71,9 @@ TEST_F(NamesTest, LookupAnswersLikeTheSource) {
   same_file("file");
   same_dir("dir");
   same_file("dir/inner");
-  for (const char* name : {"file", "dir", "dir/inner", "missing", "dir/missing", "file/below", ".",
-                           "..", "dir/.", "dir/..", "dir/../file", "file/", "dir/", "missing/",
-                           "./././file", "dir//inner", ""}) {
+  for (const char* name :
+       {"file", "dir", "dir/inner", "missing", "dir/missing", "file/below", ".", "..", "dir/.",
+        "dir/..", "dir/../file", "file/", "dir/", "missing/", "./././file", "dir//inner", ""}) {
     same_stat(name);
   }
   EXPECT_EQ(same_stat("file/below").error, ENOTDIR);
@@ -81,9 +81,25 @@ TEST_F(NamesTest, LookupAnswersLikeTheSource) {
 }
 
 TEST_F(NamesTest, AnyByteMayStandInAName) {
-  std::vector<std::string> names{"with space", "new\nline", "tab\there", "\xff\xfe not utf8",
-                                 "\xc3\xa9\xe2\x82\xac", "-rf", "*", "?", "\\", "'", "\"", "...", "....",
-                                 " ", "\x01", "name.", "~", "$HOME", ".hidden"};
+  std::vector<std::string> names{"with space",
+                                 "new\nline",
+                                 "tab\there",
+                                 "\xff\xfe not utf8",
+                                 "\xc3\xa9\xe2\x82\xac",
+                                 "-rf",
+                                 "*",
+                                 "?",
+                                 "\\",
+                                 "'",
+                                 "\"",
+                                 "...",
+                                 "....",
+                                 " ",
+                                 "\x01",
+                                 "name.",
+                                 "~",
+                                 "$HOME",
+                                 ".hidden"};
   for (int byte = 1; byte < 256; ++byte) {
     if (byte != '/' && byte != '.') names.push_back("b" + std::string(1, static_cast<char>(byte)));
   }
@@ -118,9 +134,11 @@ TEST_F(NamesTest, NamesOf255BytesWorkAnd256AreRefusedByEveryOperation) {
     EXPECT_EQ(same_stat(name).error, ENAMETOOLONG);
     EXPECT_EQ(same("create", [&](const Dir& dir) { return make_file(dir, name); }).error,
               ENAMETOOLONG);
-    EXPECT_EQ(same("open", [&](const Dir& dir) {
-                return call_fd(::openat(dir.fd, name.c_str(), O_RDONLY | O_CLOEXEC));
-              }).error,
+    EXPECT_EQ(same("open",
+                   [&](const Dir& dir) {
+                     return call_fd(::openat(dir.fd, name.c_str(), O_RDONLY | O_CLOEXEC));
+                   })
+                  .error,
               ENAMETOOLONG);
     EXPECT_EQ(
         same("mkdir", [&](const Dir& dir) { return call(::mkdirat(dir.fd, name.c_str(), 0755)); })
@@ -155,11 +173,12 @@ TEST_F(NamesTest, MkdirAndRmdir) {
   same_dir("a");
   same_dir("a/b");
   same_dir("a/b/c");
-  EXPECT_EQ(stat_call(mounted_, "a").data, stat_call(plain_, "a").data);  // links count subdirectories
-  same_dir("a");                  // EEXIST
-  same_dir("file");               // EEXIST
-  same_dir("file/below");         // ENOTDIR
-  same_dir("missing/below");      // ENOENT
+  EXPECT_EQ(stat_call(mounted_, "a").data,
+            stat_call(plain_, "a").data);  // links count subdirectories
+  same_dir("a");                           // EEXIST
+  same_dir("file");                        // EEXIST
+  same_dir("file/below");                  // ENOTDIR
+  same_dir("missing/below");               // ENOENT
   EXPECT_EQ(same_unlink("a", AT_REMOVEDIR).error, ENOTEMPTY);
   EXPECT_EQ(same_unlink("file", AT_REMOVEDIR).error, ENOTDIR);
   EXPECT_EQ(same_unlink("a").error, EISDIR);
@@ -251,20 +270,30 @@ TEST_F(NamesTest, LinkFromADescriptor) {
 
 TEST_F(NamesTest, SymlinksKeepTheirTextWhateverItSays) {
   const std::string longest(PATH_MAX - 1, 'x');
-  const std::vector<std::string> targets{
-      "file",       "/etc/passwd",  "../../../../../../etc/passwd", ".", "..", "missing", "a//b/./../c",
-      "\xff\n ",    "self-target",  std::string(255, 't'),         longest,
-      "/",          mounted_.path,  "trailing/"};
+  const std::vector<std::string> targets{"file",
+                                         "/etc/passwd",
+                                         "../../../../../../etc/passwd",
+                                         ".",
+                                         "..",
+                                         "missing",
+                                         "a//b/./../c",
+                                         "\xff\n ",
+                                         "self-target",
+                                         std::string(255, 't'),
+                                         longest,
+                                         "/",
+                                         mounted_.path,
+                                         "trailing/"};
   int number = 0;
   for (const std::string& target : targets) {
     const std::string name = "link" + std::to_string(number++);
-    same("symlink", [&](const Dir& dir) {
-      return call(::symlinkat(target.c_str(), dir.fd, name.c_str()));
-    });
+    same("symlink",
+         [&](const Dir& dir) { return call(::symlinkat(target.c_str(), dir.fd, name.c_str())); });
     const Outcome read = same("readlink", [&](const Dir& dir) {
       std::string text(PATH_MAX + 1, '\0');
       Outcome outcome = call(::readlinkat(dir.fd, name.c_str(), text.data(), text.size()));
-      if (outcome.error == 0) outcome.data = text.substr(0, static_cast<std::size_t>(outcome.value));
+      if (outcome.error == 0)
+        outcome.data = text.substr(0, static_cast<std::size_t>(outcome.value));
       return outcome;
     });
     EXPECT_EQ(read.data, target);
@@ -277,9 +306,8 @@ TEST_F(NamesTest, SymlinksKeepTheirTextWhateverItSays) {
     });
   }
   same("empty target", [](const Dir& dir) { return call(::symlinkat("", dir.fd, "empty")); });
-  same("too long a target", [&](const Dir& dir) {
-    return call(::symlinkat((longest + "x").c_str(), dir.fd, "long"));
-  });
+  same("too long a target",
+       [&](const Dir& dir) { return call(::symlinkat((longest + "x").c_str(), dir.fd, "long")); });
   same("existing name", [](const Dir& dir) { return call(::symlinkat("x", dir.fd, "link0")); });
   same_file("file");
   same_dir("dir");
@@ -297,9 +325,8 @@ TEST_F(NamesTest, SymlinksAreFollowedLikeOnTheSource) {
   same_dir("dir");
   same_content("dir/inner");
   const auto link = [&](const std::string& target, const std::string& name) {
-    same("symlink", [&](const Dir& dir) {
-      return call(::symlinkat(target.c_str(), dir.fd, name.c_str()));
-    });
+    same("symlink",
+         [&](const Dir& dir) { return call(::symlinkat(target.c_str(), dir.fd, name.c_str())); });
   };
   link("file", "to-file");
   link("dir", "to-dir");
@@ -398,8 +425,7 @@ TEST_F(NamesTest, SocketsCanBeBoundAndReached) {
     sockaddr_un address{};
     address_of(dir, address);
     const Fd server(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
-    Outcome outcome =
-        call(::bind(server, reinterpret_cast<sockaddr*>(&address), sizeof address));
+    Outcome outcome = call(::bind(server, reinterpret_cast<sockaddr*>(&address), sizeof address));
     EXPECT_EQ(::listen(server, 1), 0);
     const Fd client(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
     const Outcome connected =
@@ -407,16 +433,16 @@ TEST_F(NamesTest, SocketsCanBeBoundAndReached) {
     EXPECT_EQ(connected.error, 0);
     return outcome;
   });
-  EXPECT_EQ(same("bind again",
-                 [&](const Dir& dir) {
-                   sockaddr_un address{};
-                   address_of(dir, address);
-                   const Fd server(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
-                   return call(
-                       ::bind(server, reinterpret_cast<sockaddr*>(&address), sizeof address));
-                 })
-                .error,
-            EADDRINUSE);
+  EXPECT_EQ(
+      same("bind again",
+           [&](const Dir& dir) {
+             sockaddr_un address{};
+             address_of(dir, address);
+             const Fd server(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+             return call(::bind(server, reinterpret_cast<sockaddr*>(&address), sizeof address));
+           })
+          .error,
+      EADDRINUSE);
   same_stat("socket");
 }
 

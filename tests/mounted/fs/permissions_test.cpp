@@ -25,12 +25,12 @@ constexpr uid_t kOwner = 54321;
 constexpr gid_t kTeam = 54330;
 
 const std::vector<Caller> kCallers{
-    {0, 0, {}},                    // root
-    {kOwner, kOwner, {}},          // the owner
+    {0, 0, {}},                     // root
+    {kOwner, kOwner, {}},           // the owner
     {kOwner, kOwner, {kTeam}},      // the owner, in the team
     {54322, kTeam, {}},             // the team is the primary group
     {54323, 54323, {1, kTeam, 2}},  // the team is a supplementary group
-    {54324, 54324, {}},            // nobody in particular
+    {54324, 54324, {}},             // nobody in particular
     {65534, 65534, {}},
 };
 
@@ -45,9 +45,9 @@ class PermissionsTest : public FsTest {
 
 TEST_F(PermissionsTest, NewFilesBelongToTheirMaker) {
   same("directories", [](const Dir& dir) {
-    for (const auto& [name, gid, mode] : {std::tuple{"open", gid_t{0}, mode_t{0777}},
-                                          std::tuple{"setgid", kTeam, mode_t{02777}},
-                                          std::tuple{"sticky", gid_t{0}, mode_t{01777}}}) {
+    for (const auto& [name, gid, mode] :
+         {std::tuple{"open", gid_t{0}, mode_t{0777}}, std::tuple{"setgid", kTeam, mode_t{02777}},
+          std::tuple{"sticky", gid_t{0}, mode_t{01777}}}) {
       EXPECT_EQ(::mkdirat(dir.fd, name, 0777), 0);
       EXPECT_EQ(::fchownat(dir.fd, name, 0, gid, 0), 0);
       EXPECT_EQ(::fchmodat(dir.fd, name, mode, 0), 0);
@@ -114,11 +114,13 @@ TEST_F(PermissionsTest, EveryModeForEveryCaller) {
 
 TEST_F(PermissionsTest, DirectoriesGuardWhatIsInThem) {
   same("directories", [](const Dir& dir) {
-    for (const mode_t mode : {0755U, 0711U, 0744U, 0733U, 0700U, 0770U, 01777U, 03777U, 0777U, 0U}) {
+    for (const mode_t mode :
+         {0755U, 0711U, 0744U, 0733U, 0700U, 0770U, 01777U, 03777U, 0777U, 0U}) {
       const std::string name = "d" + std::to_string(mode);
       EXPECT_EQ(::mkdirat(dir.fd, name.c_str(), 0755), 0);
-      for (const auto& [file, uid] : {std::pair{"owner", kOwner}, std::pair{"team", uid_t{54322}},
-                                      std::pair{"other", uid_t{54324}}, std::pair{"root", uid_t{0}}}) {
+      for (const auto& [file, uid] :
+           {std::pair{"owner", kOwner}, std::pair{"team", uid_t{54322}},
+            std::pair{"other", uid_t{54324}}, std::pair{"root", uid_t{0}}}) {
         write_file(dir / (name + "/" + file), "contents");
         EXPECT_EQ(::fchownat(dir.fd, (name + "/" + file).c_str(), uid, kTeam, 0), 0);
         EXPECT_EQ(::mkdirat(dir.fd, (name + "/dir-" + file).c_str(), 0755), 0);
@@ -161,8 +163,8 @@ TEST_F(PermissionsTest, DirectoriesGuardWhatIsInThem) {
         ::renameat(dir.fd, in("moved-dir").c_str(), dir.fd,
                    in((std::string("dir-") + file).c_str()).c_str());
       }
-      note("create", call_fd(::openat(dir.fd, in("new").c_str(), O_WRONLY | O_CREAT | O_CLOEXEC,
-                                      0644)));
+      note("create",
+           call_fd(::openat(dir.fd, in("new").c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0644)));
       note("unlink", call(::unlinkat(dir.fd, in("new").c_str(), 0)));
       note("mkdir", call(::mkdirat(dir.fd, in("newdir").c_str(), 0755)));
       note("rmdir", call(::unlinkat(dir.fd, in("newdir").c_str(), AT_REMOVEDIR)));
@@ -176,11 +178,11 @@ TEST_F(PermissionsTest, DirectoriesGuardWhatIsInThem) {
     if (caller.uid == 0) continue;
     for (const mode_t mode : {01777U, 03777U, 0770U, 0777U}) {
       for (const char* file : {"owner", "team", "other", "root"}) {
-        same_as(caller.uid, caller.gid, caller.groups, std::string("unlink ") + file,
-                [&](const Dir& dir) {
-                  return call(::unlinkat(
-                      dir.fd, ("d" + std::to_string(mode) + "/" + file).c_str(), 0));
-                });
+        same_as(
+            caller.uid, caller.gid, caller.groups, std::string("unlink ") + file,
+            [&](const Dir& dir) {
+              return call(::unlinkat(dir.fd, ("d" + std::to_string(mode) + "/" + file).c_str(), 0));
+            });
       }
     }
   }
@@ -212,12 +214,17 @@ TEST_F(PermissionsTest, ChangesOfOwnershipAreForThoseWhoMay) {
   as_each("chown", [](const Dir& dir) {
     const std::string name =
         "mine" + std::to_string(::geteuid()) + "-" + std::to_string(::getgroups(0, nullptr));
-    EXPECT_EQ(call_fd(::openat(dir.fd, name.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0666)).error, 0);
+    EXPECT_EQ(call_fd(::openat(dir.fd, name.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0666)).error,
+              0);
     Outcome outcome;
-    for (const auto& [uid, gid] : std::vector<std::pair<uid_t, gid_t>>{
-             {0, 0}, {1, static_cast<gid_t>(-1)}, {static_cast<uid_t>(-1), kTeam},
-             {static_cast<uid_t>(-1), 99}, {::geteuid(), ::getegid()}}) {
-      outcome.data += std::to_string(call(::fchownat(dir.fd, name.c_str(), uid, gid, 0)).error) + " ";
+    for (const auto& [uid, gid] :
+         std::vector<std::pair<uid_t, gid_t>>{{0, 0},
+                                              {1, static_cast<gid_t>(-1)},
+                                              {static_cast<uid_t>(-1), kTeam},
+                                              {static_cast<uid_t>(-1), 99},
+                                              {::geteuid(), ::getegid()}}) {
+      outcome.data +=
+          std::to_string(call(::fchownat(dir.fd, name.c_str(), uid, gid, 0)).error) + " ";
     }
     outcome.data += std::to_string(call(::fchmodat(dir.fd, name.c_str(), 06777, 0)).error) + " ";
     outcome.data += describe(attributes(dir.fd, name), false, false);
@@ -260,8 +267,8 @@ TEST_F(PermissionsTest, AnIdentityChangesOnlyWhatItsOwnProcessMakes) {
       const ScopedUser user(uid, uid + 100, {uid + 200});
       for (int round = 0; round < rounds; ++round) {
         const std::string name = std::to_string(uid) + "-" + std::to_string(round);
-        const Fd fd(::openat(mounted_.fd, name.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC,
-                             0666));
+        const Fd fd(
+            ::openat(mounted_.fd, name.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666));
         if (!fd.ok()) return 1;
         if (::mkdirat(mounted_.fd, (name + "d").c_str(), 0777) != 0) return 2;
         struct stat stat {};

@@ -10,7 +10,9 @@
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <fstream>
+#include <iterator>
 #include <map>
 #include <string>
 #include <vector>
@@ -54,6 +56,12 @@ class ResourcesTest : public FsTest {
     ADD_FAILURE() << "no resident size";
     return 0;
   }
+  /// Sanitizers keep memory that was freed.
+  bool sanitized() const {
+    std::ifstream maps("/proc/" + std::to_string(fs().pid()) + "/maps");
+    const std::string text{std::istreambuf_iterator<char>(maps), {}};
+    return text.find("libasan") != std::string::npos || text.find("libtsan") != std::string::npos;
+  }
   /// Makes the kernel forget what it need not remember, and waits until the daemon has heard of it.
   void forget(long expected_descriptors) {
     const auto end = std::chrono::steady_clock::now() + test::deadline();
@@ -85,19 +93,21 @@ TEST_F(ResourcesTest, ManyFilesVisitedAndForgotten) {
   constexpr int kPerDirectory = 1000;
   make_files(count, kPerDirectory);
   const long few = descriptors();
+  const long memory_empty = resident_kilobytes();
   const long limit = descriptor_limit();
   long most = 0;
   for (int number = 0; number < count; ++number) {
     struct stat stat {};
-    ASSERT_EQ(::fstatat(mounted_.fd, file(number, kPerDirectory).c_str(), &stat, 0), 0) << number;
+    ASSERT_EQ(::fstatat(mounted_.fd, file(number, kPerDirectory).c_str(), &stat, 0), 0)
+        << number << ": " << ::strerrorname_np(errno);
     if (number % 20000 == 0) most = std::max(most, descriptors());
   }
   most = std::max(most, descriptors());
   const long memory_full = resident_kilobytes();
   // Half the limit may pin files; the rest is for open files.
   EXPECT_LE(most, limit / 2 + few + 64);
-  std::printf("%d files: %ld descriptors at most (limit %ld), %ld kB resident\n", count, most, limit,
-              memory_full);
+  std::printf("%d files: %ld descriptors at most (limit %ld), %ld kB resident\n", count, most,
+              limit, memory_full);
   // Each is still itself, whether its descriptor was kept or not.
   auto random = make_random(20);
   for (int round = 0; round < scaled(2000); ++round) {
@@ -113,13 +123,22 @@ TEST_F(ResourcesTest, ManyFilesVisitedAndForgotten) {
   }
   forget(few + 100);
   EXPECT_LE(descriptors(), few + 100);
-  // A second tour takes no more memory than the first: what was forgotten was given back.
-  for (int number = 0; number < count; ++number) {
-    struct stat stat {};
-    ASSERT_EQ(::fstatat(mounted_.fd, file(number, kPerDirectory).c_str(), &stat, 0), 0) << number;
+  std::printf("forgotten: %ld descriptors, %ld kB resident\n", descriptors(), resident_kilobytes());
+  // More tours would show what the first did not give back. How much each file takes is bounded;
+  // how many are known at one time is the kernel's to decide.
+  for (int tour = 0; tour < 3; ++tour) {
+    for (int number = 0; number < count / 4; ++number) {
+      struct stat stat {};
+      ASSERT_EQ(::fstatat(mounted_.fd, file(number, kPerDirectory).c_str(), &stat, 0), 0)
+          << number << ": " << ::strerrorname_np(errno);
+    }
+    forget(few + 100);
   }
-  EXPECT_LE(resident_kilobytes(), memory_full + memory_full / 4 + 4096);
-  forget(few + 100);
+  constexpr long kBytesEach = 768;
+  std::printf("three tours more: %ld kB resident\n", resident_kilobytes());
+  if (!sanitized()) {
+    EXPECT_LE(resident_kilobytes(), memory_empty + count * kBytesEach / 1024 + 4096);
+  }
   EXPECT_LE(descriptors(), few + 100);
 }
 
@@ -139,8 +158,9 @@ TEST_F(ResourcesTest, OpenFilesGiveTheirDescriptorsBack) {
       ASSERT_EQ(::unlinkat(mounted_.fd, name.c_str(), 0), 0);
     }
   };
+  const long few = descriptors() + 20;
   round_trip();
-  forget(0);
+  forget(few);
   const long before = descriptors();
   for (int round = 0; round < scaled(10, 2); ++round) round_trip();
   forget(before + 8);
@@ -164,8 +184,9 @@ TEST_F(ResourcesTest, ErrorsLeaveNothingBehind) {
     ::mknodat(mounted_.fd, "file", S_IFREG, 0);
     const Fd dir(::openat(mounted_.fd, "file", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   };
+  const long few = descriptors() + 20;
   fail();
-  forget(0);
+  forget(few);
   const long before = descriptors();
   for (int round = 0; round < scaled(500, 50); ++round) fail();
   forget(before + 4);
@@ -182,9 +203,10 @@ class FewDescriptorsTest : public ResourcesTest {
       program_ = test::lockfs_program();
       // A script in the daemon's place: this process may not raise a hard limit again.
       wrapper_ = ::testing::TempDir() + "lockfs-few-" + std::to_string(::getpid());
-      write_file(wrapper_,
-                 "#!/bin/sh\nulimit -n " + std::to_string(kLimit) + "\nexec '" + program_ + "' \"$@\"\n",
-                 0755);
+      write_file(
+          wrapper_,
+          "#!/bin/sh\nulimit -n " + std::to_string(kLimit) + "\nexec '" + program_ + "' \"$@\"\n",
+          0755);
       const char* before = std::getenv("LOCKFS_BIN");  // NOLINT(concurrency-mt-unsafe)
       had_variable_ = before != nullptr;
       ::setenv("LOCKFS_BIN", wrapper_.c_str(), 1);  // NOLINT(concurrency-mt-unsafe)
@@ -216,7 +238,8 @@ TEST_F(FewDescriptorsTest, ManyMoreFilesThanDescriptors) {
   // All known to the kernel at once, by descriptors that the daemon knows nothing of.
   std::vector<Fd> paths;
   for (int number = 0; number < count; ++number) {
-    paths.emplace_back(::openat(mounted_.fd, file(number, kPerDirectory).c_str(), O_PATH | O_CLOEXEC));
+    paths.emplace_back(
+        ::openat(mounted_.fd, file(number, kPerDirectory).c_str(), O_PATH | O_CLOEXEC));
     ASSERT_TRUE(paths.back().ok()) << number << " " << errno;
   }
   if (!plain_mode()) {
@@ -232,7 +255,9 @@ TEST_F(FewDescriptorsTest, ManyMoreFilesThanDescriptors) {
         struct stat here {};
         struct stat behind {};
         ASSERT_EQ(::stat(link.c_str(), &here), 0) << number;
-        ASSERT_EQ(::fstatat(behind_.fd, file(static_cast<int>(number), kPerDirectory).c_str(), &behind, 0), 0);
+        ASSERT_EQ(::fstatat(behind_.fd, file(static_cast<int>(number), kPerDirectory).c_str(),
+                            &behind, 0),
+                  0);
         ASSERT_EQ(here.st_ino, behind.st_ino);
         break;
       }
@@ -243,7 +268,8 @@ TEST_F(FewDescriptorsTest, ManyMoreFilesThanDescriptors) {
         ASSERT_EQ(::chmod(link.c_str(), 0600 + static_cast<mode_t>(round % 64)), 0);
         break;
       case 3:
-        ASSERT_EQ(::truncate(link.c_str(), static_cast<off_t>(12 + std::to_string(number).size())), 0);
+        ASSERT_EQ(::truncate(link.c_str(), static_cast<off_t>(12 + std::to_string(number).size())),
+                  0);
         break;
       default: {
         // Directories are found again as well: a name looked up below one long not used.
@@ -255,7 +281,8 @@ TEST_F(FewDescriptorsTest, ManyMoreFilesThanDescriptors) {
       }
     }
   }
-  expect_alike(portrait(mounted_.path, Detail::kExact), portrait(behind_.path, Detail::kExact), "mount against source");
+  expect_alike(portrait(mounted_.path, Detail::kExact), portrait(behind_.path, Detail::kExact),
+               "mount against source");
   // Deleted behind the mount's back and the numbers used again: what the kernel still holds may be
   // gone, but is never the new file.
   for (int number = 0; number < count; number += 2) {
@@ -263,14 +290,16 @@ TEST_F(FewDescriptorsTest, ManyMoreFilesThanDescriptors) {
   }
   std::map<std::uint64_t, std::string> fresh;
   for (int number = 0; number < count; number += 2) {
-    const std::string name = "d" + std::to_string(number / kPerDirectory) + "/new" + std::to_string(number);
+    const std::string name =
+        "d" + std::to_string(number / kPerDirectory) + "/new" + std::to_string(number);
     write_file(behind_ / name, "another " + name);
     fresh[attributes(behind_ / name).stx_ino] = name;
   }
   int gone = 0;
   for (int number = 0; number < count; ++number) {
-    const Fd fd(::open(("/proc/self/fd/" + std::to_string(paths[static_cast<std::size_t>(number)])).c_str(),
-                       O_RDONLY | O_CLOEXEC));
+    const Fd fd(
+        ::open(("/proc/self/fd/" + std::to_string(paths[static_cast<std::size_t>(number)])).c_str(),
+               O_RDONLY | O_CLOEXEC));
     if (!fd.ok()) {
       EXPECT_TRUE(errno == ENOENT || errno == ESTALE) << errno;
       EXPECT_EQ(number % 2, 0) << number;

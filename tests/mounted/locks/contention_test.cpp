@@ -97,7 +97,7 @@ Process noise(const std::string& directory, int number) {
 class ContentionTest : public SharedMountTest {
  protected:
   static void expect_empty_mirror(const std::string& name) {
-    fs().settle();
+    fs().settle(name);
     EXPECT_TRUE(mirror_is(fs().pid(), in_source(name), {}));
   }
 };

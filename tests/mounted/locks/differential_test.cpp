@@ -165,7 +165,7 @@ TEST_F(DifferentialTest, SameAnswersAsAPlainFile) {
     if (plain_mode()) {
       ASSERT_TRUE(mirror_is(0, in_source(name), model.all()));
     } else {
-      fs().settle();  // a close is answered before the daemon has seen the open file's end
+      fs().settle(name);  // a close is answered before the daemon has seen the open file's end
       const auto expected = model.union_of([](const OwnerKey&) { return true; });
       ASSERT_EQ(locks_held_by(fs().pid(), in_source(name)), expected);
       if (step % 10 == 0) {
@@ -180,7 +180,7 @@ TEST_F(DifferentialTest, SameAnswersAsAPlainFile) {
   EXPECT_GT(conflicts, steps / 50);
   EXPECT_GT(waits, 0);
   twins.clear();
-  fs().settle();
+  fs().settle(name);
   EXPECT_TRUE(mirror_is(fs().pid(), in_source(name), {}));
 }
 
@@ -270,7 +270,7 @@ TEST_F(DifferentialTest, AllKindsWithOutsidersAgainstTheModel) {
       model.drop_if([&](const OwnerKey& key) { return key.process == process; });
       begin(process);
     }
-    fs().settle();
+    fs().settle(name);
     ASSERT_EQ(locks_held_by(fs().pid(), in_source(name)), model.union_of(inside));
     if (step % 10 == 0) {
       std::vector<LockedRange> all = model.union_of(inside);
@@ -288,7 +288,7 @@ TEST_F(DifferentialTest, AllKindsWithOutsidersAgainstTheModel) {
               granted[0], refused_count[0], granted[1], refused_count[1]);
   EXPECT_GT(std::min({granted[0], refused_count[0], granted[1], refused_count[1]}), steps / 100);
   parties.clear();
-  fs().settle();
+  fs().settle(name);
   EXPECT_TRUE(mirror_is(fs().pid(), in_source(name), {}));
 }
 

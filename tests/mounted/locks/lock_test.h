@@ -62,7 +62,7 @@ class Locker : public Actor {
 class Watcher {
  public:
   Watcher(Mount& mount, const std::string& name)
-      : mount_(mount), inside_(mount.in_mount(name)), outside_(mount.in_source(name)) {}
+      : inside_(mount.in_mount(name)), outside_(mount.in_source(name)) {}
 
   /// Success when nobody in the mount and no outsider could take any lock on the range.
   ::testing::AssertionResult exclusively_locked(Range range = kWholeFile) {
@@ -87,7 +87,7 @@ class Watcher {
                << " (expected " << shared << "), exclusive " << got_exclusive << " (expected "
                << exclusive << ")";
       }
-      mount_.settle();
+      settle_file_of(inside_.pid(), inside_.fd());
     }
     return ::testing::AssertionSuccess();
   }
@@ -98,7 +98,6 @@ class Watcher {
     return result;
   }
 
-  Mount& mount_;
   Locker inside_;
   Locker outside_;
 };

@@ -142,7 +142,7 @@ TEST_P(MatrixTest, TryQueryAndWait) {
   }
   EXPECT_EQ(first.close(), 0);
   EXPECT_EQ(second.close(), 0);
-  fs().settle();
+  fs().settle(name);
   EXPECT_TRUE(mirror_is(fs().pid(), in_source(name), {}));
 }
 
@@ -271,7 +271,7 @@ TEST_P(AccessModeTest, LockNeedsTheMatchingOpenMode) {
     EXPECT_EQ(process.lock(GetParam(), c.mode), c.enough ? 0 : EBADF);
     EXPECT_EQ(process.unlock(GetParam()), 0);
   }
-  fs().settle();
+  fs().settle(name);
   EXPECT_TRUE(mirror_is(fs().pid(), in_source(name), {}));
 }
 

@@ -157,7 +157,7 @@ TEST_F(RandomQueueTest, NobodyIsForgottenAndNobodyHoldsTooMuch) {
           ASSERT_TRUE(process.has_result());  // EDEADLK, or else take_result() fails
         }
       } else {
-        settle_mounts();
+        fs().settle(name_);
       }
     } else if (action < 55) {
       const int error = process.try_lock(kind, mode, range);
@@ -171,7 +171,7 @@ TEST_F(RandomQueueTest, NobodyIsForgottenAndNobodyHoldsTooMuch) {
     }
 
     ASSERT_NO_FATAL_FAILURE(collect());
-    fs().settle();
+    fs().settle(name_);
     const auto expected =
         model_.union_of([](const OwnerKey& key) { return key.process < kInside; });
     // Somebody may be let through at any moment who waits behind others only.
@@ -191,7 +191,7 @@ TEST_F(RandomQueueTest, NobodyIsForgottenAndNobodyHoldsTooMuch) {
   EXPECT_GT(waited, steps / 50);
   EXPECT_GT(interrupted, 0);
   for (Party& party : parties_) party.process.reset();
-  fs().settle();
+  fs().settle(name_);
   EXPECT_TRUE(eventually([&] { return locks_held_by(fs().pid(), in_source(name_)).empty(); }));
 }
 

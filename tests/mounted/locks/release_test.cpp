@@ -330,7 +330,7 @@ TEST_F(MixedReleaseTest, CloseOfADuplicateDropsOnlyThePosixLocks) {
   EXPECT_EQ(process.unlock(kFlock), 0);
   EXPECT_TRUE(mirror_is(fs().pid(), in_source(name), {exclusive_bytes(0, 9)}));
   EXPECT_EQ(process.close(), 0);
-  fs().settle();
+  fs().settle(name);
   EXPECT_TRUE(mirror_is(fs().pid(), in_source(name), {}));
 }
 

@@ -42,7 +42,7 @@ TEST_P(WaitingTest, SignalEndsTheWait) {
   Locker third(in_mount(name));
   EXPECT_EQ(third.lock(kind(), kExclusive), 0);
   EXPECT_EQ(third.unlock(kind()), 0);
-  fs().settle();
+  fs().settle(name);
   EXPECT_TRUE(mirror_is(fs().pid(), in_source(name), {}));
 }
 
@@ -105,7 +105,7 @@ TEST_P(WaitingTest, KilledWaiterLeavesNothing) {
   EXPECT_EQ(before.close(), 0);
   EXPECT_EQ(after.result(), 0);
   EXPECT_EQ(after.close(), 0);
-  fs().settle();
+  fs().settle(name);
   EXPECT_TRUE(mirror_is(fs().pid(), in_source(name), {}));
 }
 
@@ -397,7 +397,7 @@ TEST_F(QueueTest, TwoHundredWaitersWhileTheMountServesOthers) {
     }
     EXPECT_EQ(owner->close(), 0);
   }
-  fs().settle();
+  fs().settle(name);
   EXPECT_TRUE(mirror_is(fs().pid(), in_source(name), {}));
 }
 

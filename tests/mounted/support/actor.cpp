@@ -535,6 +535,7 @@ void Lane::start_lock(int fd, Kind kind, Mode mode, Range range) {
   ActorRequest request = lock_request(fd, kind, type_of(mode), range, true);
   send(request);
   pending_ = true;
+  pending_fd_ = fd;
 }
 
 bool Lane::has_result() { return wait_readable(socket_.get(), milliseconds(0)); }
@@ -545,9 +546,9 @@ bool Lane::has_result() { return wait_readable(socket_.get(), milliseconds(0)); 
   while (Clock::now() < end) {
     if (sleeps_in_lock_call(pid_, tid_)) {
       // Through FUSE a request that will be answered at once sleeps too, but it is queued. The
-      // daemon answers in the order of the queue, so after one more round trip an answered caller
+      // daemon handles those of one file in order, so after one more round trip an answered caller
       // has been woken and no longer counts as sleeping.
-      settle_mounts();
+      settle_file_of(pid_, pending_fd_);
       if (sleeps_in_lock_call(pid_, tid_) && !has_result()) {
         return ::testing::AssertionSuccess();
       }

@@ -101,7 +101,7 @@ class Lane {
   /// Sends a blocking request and returns at once.
   void start_lock(int fd, Kind kind, Mode mode, Range range = kWholeFile);
   /// Success when the started request is blocked: the thread sleeps in its system call, still does
-  /// so after another lock request has gone through every mount and come back, and has no result.
+  /// so after another lock request for the same file has gone through and come back.
   /// Failure when it got its result instead (which is kept for result()).
   ::testing::AssertionResult waits();
   /// Outcome of the started request: 0 or errno; ETIMEDOUT when the deadline passed.
@@ -138,6 +138,7 @@ class Lane {
   pid_t pid_ = -1;
   pid_t tid_ = -1;
   bool pending_ = false;
+  int pending_fd_ = -1;
 };
 
 /// A child process and its first thread. The destructor kills it and waits for its end.

@@ -2,10 +2,12 @@
 
 #include <fcntl.h>
 #include <poll.h>
+#include <regex.h>
 #include <signal.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -16,7 +18,6 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
-#include <regex>
 #include <sstream>
 
 namespace lockfs::test {
@@ -33,11 +34,6 @@ std::string env(const char* name, const std::string& fallback = "") {
 
 std::string errno_text(const std::string& what) { return what + ": " + std::strerror(errno); }
 
-std::vector<Mount*>& running_mounts() {
-  static std::vector<Mount*> mounts;
-  return mounts;
-}
-
 /// True when `path` is the root of a mount of its own.
 bool is_mount_root(const std::string& path) {
   std::ifstream table("/proc/self/mountinfo");
@@ -51,12 +47,29 @@ bool is_mount_root(const std::string& path) {
   return false;
 }
 
+/// A POSIX extended regular expression.
+class Pattern {
+ public:
+  explicit Pattern(const std::string& text) {
+    if (::regcomp(&compiled_, text.c_str(), REG_EXTENDED | REG_NOSUB) != 0) std::abort();
+  }
+  Pattern(const Pattern&) = delete;
+  Pattern& operator=(const Pattern&) = delete;
+  ~Pattern() { ::regfree(&compiled_); }
+  [[nodiscard]] bool found_in(const std::string& line) const {
+    return ::regexec(&compiled_, line.c_str(), 0, nullptr, 0) == 0;
+  }
+
+ private:
+  regex_t compiled_;
+};
+
 /// A line the daemon must not have written: an error of its own, or a report of a sanitizer.
 bool is_bad_line(const std::string& line) {
-  static const std::regex bad(
+  static const Pattern bad(
       "lockfs(\\[[0-9]+\\])?:? (error|critical|fatal)|Sanitizer|runtime error:|terminate called|"
       "Assertion .* failed");
-  return std::regex_search(line, bad);
+  return bad.found_in(line);
 }
 
 }  // namespace
@@ -193,13 +206,11 @@ std::string Mount::start(const std::vector<std::string>& options,
     ::umount2(mount_.c_str(), MNT_DETACH);
     return "lockfs mounted but does not answer\n" + log();
   }
-  running_mounts().push_back(this);
   return "";
 }
 
 std::string Mount::stop() {
   if (!running_) return "";
-  probe_.reset();
   std::string wrong;
   int failed = 0;
   if (::geteuid() == 0) {
@@ -223,7 +234,6 @@ void Mount::signal(int number) const {
 }
 
 std::string Mount::wait_exit() {
-  probe_.reset();
   int status = reap(pid_, pidfd_.get(), deadline());
   std::string wrong;
   if (status == -1) {
@@ -232,7 +242,6 @@ std::string Mount::wait_exit() {
     status = reap(pid_, pidfd_.get(), deadline());
   }
   running_ = false;
-  std::erase(running_mounts(), this);
   return wrong + check_end(status);
 }
 
@@ -249,7 +258,7 @@ std::string Mount::check_log() const {
   while (std::getline(lines, line)) {
     if (!is_bad_line(line)) continue;
     const bool allowed = std::any_of(allowed_.begin(), allowed_.end(), [&](const auto& pattern) {
-      return std::regex_search(line, std::regex(pattern));
+      return Pattern(pattern).found_in(line);
     });
     if (!allowed) {
       std::string text = log();
@@ -262,22 +271,30 @@ std::string Mount::check_log() const {
 
 std::string Mount::log() const { return read_file(log_); }
 
-void Mount::settle() {
-  if (!running_) return;
-  if (!probe_.valid()) {
-    // Unlinked at once, so that no test sees an entry it did not make.
-    const std::string path = in_mount(".probe-of-the-tests");
-    probe_.reset(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
-    ::unlink(path.c_str());
-  }
+namespace {
+
+void settle_path(const std::string& path) {
+  const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!fd.valid()) return;
   struct flock query {};
   query.l_type = F_RDLCK;
   query.l_whence = SEEK_SET;
-  ::fcntl(probe_.get(), F_OFD_GETLK, &query);
+  ::fcntl(fd.get(), F_OFD_GETLK, &query);
 }
 
-void settle_mounts() {
-  for (Mount* mount : running_mounts()) mount->settle();
+}  // namespace
+
+void Mount::settle(const std::string& name) const {
+  if (running_) settle_path(in_mount(name));
+}
+
+void Mount::settle() const {
+  struct statvfs ignored {};
+  if (running_) ::statvfs(mount_.c_str(), &ignored);
+}
+
+void settle_file_of(pid_t pid, int fd) {
+  settle_path("/proc/" + std::to_string(pid) + "/fd/" + std::to_string(fd));
 }
 
 void MountedTest::SetUp() {

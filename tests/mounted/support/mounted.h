@@ -75,14 +75,17 @@ class Mount {
   /// Everything the daemon has logged so far.
   [[nodiscard]] std::string log() const;
 
-  /// Lines that match this regular expression (ECMAScript) may stand in the log though they are
+  /// Lines that match this POSIX extended regular expression may stand in the log though they are
   /// errors.
   void allow_log(const std::string& pattern) { allowed_.push_back(pattern); }
 
-  /// One lock request round trip through the mount. The daemon handles lock requests in the order
-  /// it reads them, so every request queued before this call has been granted, refused or parked
-  /// when it returns. No-op without a daemon.
-  void settle();
+  /// One lock request round trip on that file of the mount. The daemon handles lock requests,
+  /// closes included, of one file in the order in which it reads them, so every one queued before
+  /// this call has been granted, refused, parked or carried to the source when it returns.
+  void settle(const std::string& name) const;
+
+  /// One round trip to the daemon that says nothing about the order of others.
+  void settle() const;
 
  private:
   std::string check_end(int status);
@@ -95,12 +98,11 @@ class Mount {
   std::vector<std::string> allowed_;
   pid_t pid_ = -1;
   UniqueFd pidfd_;
-  UniqueFd probe_;
   bool running_ = false;
 };
 
-/// Calls settle() of every running mount.
-void settle_mounts();
+/// The same for the file that process `pid` has open as `fd`, if it still has.
+void settle_file_of(pid_t pid, int fd);
 
 /// A mount of its own for each test.
 class MountedTest : public ::testing::Test {

@@ -1,0 +1,301 @@
+// Every allocation of every operation fails once: nothing crashes or is left behind.
+#include <gtest/gtest.h>
+
+#include <cerrno>
+#include <chrono>
+#include <cstdlib>
+#include <functional>
+#include <memory>
+#include <new>
+#include <optional>
+
+#include "lockmgr/file_locks.h"
+#include "lockmgr/lock_manager.h"
+#include "tests/unit/fake_backing.h"
+
+namespace {
+
+// How many allocations of this thread go well until one fails; -1: all go well.
+thread_local int allocations_left = -1;
+thread_local bool allocation_failed = false;
+
+void* allocate(std::size_t size) {
+  if (allocations_left == 0) {
+    allocations_left = -1;
+    allocation_failed = true;
+    throw std::bad_alloc();
+  }
+  if (allocations_left > 0) --allocations_left;
+  if (void* memory = std::malloc(size == 0 ? 1 : size)) return memory;
+  throw std::bad_alloc();
+}
+
+/// The model of the backing is not what is tested: it always gets its memory.
+class Spared {
+ public:
+  Spared() : left_(allocations_left) { allocations_left = -1; }
+  ~Spared() { allocations_left = left_; }
+  Spared(const Spared&) = delete;
+  Spared& operator=(const Spared&) = delete;
+
+ private:
+  int left_;
+};
+
+}  // namespace
+
+void* operator new(std::size_t size) { return allocate(size); }
+void* operator new[](std::size_t size) { return allocate(size); }
+void* operator new(std::size_t size, const std::nothrow_t&) noexcept {
+  try {
+    return allocate(size);
+  } catch (const std::bad_alloc&) {
+    return nullptr;
+  }
+}
+void operator delete(void* memory, const std::nothrow_t&) noexcept { std::free(memory); }
+void operator delete(void* memory) noexcept { std::free(memory); }
+void operator delete[](void* memory) noexcept { std::free(memory); }
+void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
+void operator delete[](void* memory, std::size_t) noexcept { std::free(memory); }
+
+namespace lockmgr {
+namespace {
+
+using testing::FakeBacking;
+
+constexpr Mode kX = Mode::kExclusive;
+constexpr Mode kS = Mode::kShared;
+constexpr Mode kU = Mode::kNone;
+
+class SparedBacking final : public Backing {
+ public:
+  FakeBacking model;
+
+  int set(const Range& range, Mode mode, const Carried& carried) noexcept override {
+    const Spared spared;
+    return model.set(range, mode, carried);
+  }
+  int test(const Range& range, Mode mode, std::optional<OutsideLock>& found) noexcept override {
+    const Spared spared;
+    return model.test(range, mode, found);
+  }
+  int wait(WaitId id, const Range& range, Mode mode, bool yield_first,
+           WaitDone done) noexcept override {
+    const Spared spared;
+    return model.wait(id, range, mode, yield_first, std::move(done));
+  }
+  void recall(WaitId id) noexcept override {
+    const Spared spared;
+    model.recall(id);
+  }
+  bool outsiders_waiting() noexcept override { return model.outsiders_waiting(); }
+};
+
+struct Scene {
+  Scene() : manager({}, Policy{}, nullptr) {
+    auto owned = std::make_unique<SparedBacking>();
+    backing = &owned->model;
+    file = manager.open_file({1, 1}, std::move(owned));
+  }
+  ~Scene() {
+    for (Opened* o : {&a, &b, &c}) {
+      file->close(*o);
+      backing->deliver_all();
+    }
+    EXPECT_TRUE(file->quiet());
+    EXPECT_EQ(testing::to_text(backing->held()), "nothing");
+    EXPECT_STREQ(manager.check(), nullptr);
+    EXPECT_EQ(manager.ledger().waiters(), 0U);
+    EXPECT_EQ(manager.ledger().locks(), 0U);
+    EXPECT_EQ(manager.outside_waits(), 0U);
+  }
+
+  static OwnerId owner(std::uint64_t n, OwnerType type = OwnerType::kProcess) { return {type, n}; }
+  int ask(Opened& opened, const OwnerId& id, const Range& range, Mode mode) {
+    return file->try_now(opened, {id, {}, range, mode, false}).value_or(-1);
+  }
+  void inspect() {
+    EXPECT_STREQ(manager.check(), nullptr);
+    EXPECT_EQ(backing->compare(file->locks()), "");
+  }
+
+  LockManager manager;
+  FakeBacking* backing = nullptr;
+  std::shared_ptr<FileLocks> file;
+  Opened a{true, true};
+  Opened b{true, true};
+  Opened c{true, true};
+};
+
+/// Plays `prepare` and `act` in a fresh scene again and again, the n-th time with the n-th allocation
+/// of `act` failing, until none failed; `check` is told whether one did. Returns how often.
+int fail_each(const std::function<void(Scene&)>& prepare, const std::function<void(Scene&)>& act,
+              const std::function<void(Scene&, bool failed)>& check) {
+  for (int n = 0; n < 200; ++n) {
+    Scene scene;
+    prepare(scene);
+    scene.inspect();
+    allocation_failed = false;
+    allocations_left = n;
+    act(scene);
+    allocations_left = -1;
+    const bool failed = allocation_failed;
+    check(scene, failed);
+    scene.inspect();
+    if (::testing::Test::HasFailure()) {
+      ADD_FAILURE() << "allocation " << n;
+      return n;
+    }
+    if (!failed) return n;
+  }
+  ADD_FAILURE() << "no end";
+  return 0;
+}
+
+/// A test of one request without waiting: granted, or refused with ENOLCK.
+int fail_request(const std::function<void(Scene&)>& prepare, const Range& range, Mode mode,
+                 std::size_t locks_before, std::size_t locks_after) {
+  int error = -1;
+  return fail_each(
+      prepare, [&](Scene& s) { error = s.ask(s.a, Scene::owner(1), range, mode); },
+      [&](Scene& s, bool failed) {
+        EXPECT_EQ(error, failed ? ENOLCK : 0);
+        EXPECT_EQ(s.file->locks().size(), failed ? locks_before : locks_after);
+      });
+}
+
+TEST(NoMemory, FirstLock) { EXPECT_GT(fail_request([](Scene&) {}, {0, 9}, kX, 0, 1), 2); }
+
+TEST(NoMemory, SplitByDowngrade) {
+  const auto prepare = [](Scene& s) { ASSERT_EQ(s.ask(s.a, Scene::owner(1), {0, 99}, kX), 0); };
+  EXPECT_EQ(fail_request(prepare, {10, 19}, kS, 1, 3), 2);
+}
+
+TEST(NoMemory, UnlockThatSplits) {
+  const auto prepare = [](Scene& s) { ASSERT_EQ(s.ask(s.a, Scene::owner(1), {0, 99}, kX), 0); };
+  EXPECT_EQ(fail_request(prepare, {10, 19}, kU, 1, 2), 1);
+}
+
+TEST(NoMemory, WholeUnlockAndCloseNeedNone) {
+  const auto prepare = [](Scene& s) {
+    ASSERT_EQ(s.ask(s.a, Scene::owner(1), {0, 9}, kX), 0);
+    ASSERT_EQ(s.ask(s.a, Scene::owner(1), {20, 29}, kS), 0);
+    ASSERT_EQ(s.ask(s.b, Scene::owner(2), {20, 24}, kS), 0);
+  };
+  const auto check = [](Scene& s, bool) { EXPECT_EQ(s.file->locks().size(), 1U); };
+  EXPECT_EQ(fail_request(prepare, kWholeFile, kU, 3, 1), 0);
+  EXPECT_EQ(fail_each(prepare, [](Scene& s) { s.file->close_by_process(1); }, check), 0);
+  EXPECT_EQ(fail_each(prepare, [](Scene& s) { s.file->close(s.a); }, check), 0);
+}
+
+/// Parks a request; `error`: what became of it, -1 while it waits.
+void park(Scene& s, Opened& opened, const OwnerId& id, Mode mode, Ticket ticket, int& error) {
+  const Request request{id, {}, {0, 9}, mode, true};
+  if (const auto now = s.file->try_now(opened, request)) {
+    error = *now;
+    return;
+  }
+  const auto now = s.file->park(opened, request, ticket, [&error](int result) { error = result; });
+  if (now) error = *now;
+}
+
+/// A test of parking by owner 2 through `b`, which ends in `expected` when memory suffices.
+int fail_park(const std::function<void(Scene&)>& prepare, int expected) {
+  int error = -1;
+  Ticket ticket = 0;
+  return fail_each(
+      [&](Scene& s) {
+        prepare(s);
+        error = -1;
+        ticket = s.manager.new_ticket();
+      },
+      [&](Scene& s) { park(s, s.b, Scene::owner(2), kX, ticket, error); },
+      [&](Scene&, bool failed) { EXPECT_EQ(error, failed ? ENOLCK : expected); });
+}
+
+TEST(NoMemory, Park) {
+  const auto prepare = [](Scene& s) { ASSERT_EQ(s.ask(s.a, Scene::owner(1), {0, 9}, kX), 0); };
+  EXPECT_GT(fail_park(prepare, -1), 3);
+}
+
+TEST(NoMemory, ParkWithASearchForDeadlocks) {
+  int first = -1;
+  const auto prepare = [&](Scene& s) {
+    first = -1;
+    ASSERT_EQ(s.ask(s.a, Scene::owner(1), {0, 9}, kX), 0);
+    ASSERT_EQ(s.ask(s.b, Scene::owner(2), {20, 29}, kX), 0);
+    ASSERT_FALSE(s.file->park(s.a, {Scene::owner(1), {}, {20, 29}, kX, true},
+                              s.manager.new_ticket(), [&](int result) { first = result; }));
+  };
+  EXPECT_GT(fail_park(prepare, EDEADLK), 3);
+}
+
+TEST(NoMemory, ParkOutside) {
+  const auto prepare = [](Scene& s) { ASSERT_EQ(s.backing->outsider_set(1, {0, 9}, kX), 0); };
+  EXPECT_GT(fail_park(prepare, -1), 3);
+}
+
+// A waiter whose grant finds no memory is refused; those after it get their turn.
+TEST(NoMemory, HandOver) {
+  int first = -1;
+  int second = -1;
+  const auto prepare = [&](Scene& s) {
+    first = second = -1;
+    ASSERT_EQ(s.ask(s.a, Scene::owner(1), {0, 9}, kX), 0);
+    park(s, s.b, Scene::owner(2), kX, s.manager.new_ticket(), first);
+    park(s, s.c, Scene::owner(3), kS, s.manager.new_ticket(), second);
+    ASSERT_EQ(first, -1);
+    ASSERT_EQ(second, -1);
+  };
+  const int failures = fail_each(
+      prepare, [](Scene& s) { s.file->close(s.a); },
+      [&](Scene&, bool failed) {
+        EXPECT_EQ(first, failed ? ENOLCK : 0);
+        EXPECT_EQ(second, failed ? 0 : -1);
+      });
+  EXPECT_EQ(failures, 1);
+}
+
+TEST(NoMemory, EndOfAWaitOutside) {
+  int error = -1;
+  const auto prepare = [&](Scene& s) {
+    error = -1;
+    ASSERT_EQ(s.backing->outsider_set(1, {0, 9}, kX), 0);
+    park(s, s.b, Scene::owner(2), kX, s.manager.new_ticket(), error);
+    s.backing->outsider_leaves(1);
+    ASSERT_EQ(s.backing->due(), 1U);
+  };
+  const int failures = fail_each(
+      prepare, [](Scene& s) { s.backing->deliver(); },
+      [&](Scene&, bool failed) { EXPECT_EQ(error, failed ? ENOLCK : 0); });
+  EXPECT_EQ(failures, 1);
+}
+
+TEST(NoMemory, Relent) {
+  int passing = -1;
+  int ahead = -1;
+  const auto prepare = [&](Scene& s) {
+    passing = ahead = -1;
+    ASSERT_EQ(s.ask(s.a, Scene::owner(1), {0, 4}, kX), 0);
+    park(s, s.b, Scene::owner(2), kX, s.manager.new_ticket(), ahead);
+    const Request request{Scene::owner(3), {}, {5, 9}, kX, true};
+    ASSERT_FALSE(s.file->park(s.c, request, s.manager.new_ticket(),
+                              [&](int result) { passing = result; }));
+  };
+  bool refused = false;
+  const int failures = fail_each(
+      prepare,
+      [](Scene& s) { s.manager.relent(LockManager::Clock::now() + std::chrono::hours(1)); },
+      [&](Scene&, bool failed) {
+        // Without memory for the list of files nothing happens; the next call comes soon.
+        EXPECT_TRUE(failed ? passing == -1 || passing == ENOLCK : passing == 0);
+        refused |= passing == ENOLCK;
+        EXPECT_EQ(ahead, -1);
+      });
+  EXPECT_GE(failures, 2);
+  EXPECT_TRUE(refused);
+}
+
+}  // namespace
+}  // namespace lockmgr

@@ -1,0 +1,501 @@
+// Random requests of many owners, beside a model that knows nothing of trees: one mode a position
+// for each owner, a list of waiters, and a look at each of them after every step.
+// ctest: timeout=300
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <chrono>
+#include <map>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "tests/unit/fake_backing.h"
+#include "tests/unit/random.h"
+#include "tests/unit/world.h"
+
+namespace lockmgr {
+namespace {
+
+using namespace testing;  // NOLINT(google-build-using-namespace): the vocabulary of these tests
+
+/// Positions 0..63 are bytes; the last stands for all that follows to the end of the file.
+constexpr int kPositions = 65;
+constexpr int kTail = kPositions - 1;
+
+struct Span {
+  int first = 0;
+  int last = 0;
+  bool overlaps(const Span& o) const { return first <= o.last && o.first <= last; }
+  Range range() const { return {first, last == kTail ? kEof : last}; }
+};
+
+struct OwnerOrder {
+  bool operator()(const OwnerId& a, const OwnerId& b) const {
+    return std::pair(a.type, a.cookie) < std::pair(b.type, b.cookie);
+  }
+};
+
+/// What may happen in a run.
+struct Mix {
+  int owners = 6;          ///< of each kind
+  bool outsiders = false;  ///< outsiders lock, wait and leave
+  bool lazy = false;       ///< recalls and outsiders take effect late
+  bool restarts = false;   ///< the backing starts afresh now and then
+  bool relents = false;    ///< waiters pass out of turn
+  bool threads = false;    ///< requests name their threads, which use several owners
+};
+
+class Run {
+ public:
+  Run(std::uint64_t seed, const Mix& mix) : random_(seed), mix_(mix) {
+    world_.backing().lazy_recalls = mix.lazy;
+    world_.backing().lazy_outsiders = mix.lazy;
+  }
+
+  void step() {
+    const int what = random_.between(0, 99);
+    if (what < 55) {
+      request();
+    } else if (what < 70) {
+      unlock();
+    } else if (what < 76) {
+      cancel();
+    } else if (what < 80) {
+      close_process();
+    } else if (what < 83) {
+      close_open_file();
+    } else if (what < 97) {
+      outside();
+    } else if (what < 98 && mix_.relents) {
+      relent();
+    } else {
+      drain();
+    }
+    settle();
+  }
+
+  void drain() {
+    if (mix_.lazy) {
+      world_.backing().let_outsiders_in();
+      world_.backing().land_recalls();
+    }
+    for (int i = 0; world_.backing().deliver(); ++i) {
+      ASSERT_LT(i, 2000) << "waits end and begin again without end";
+      settle();
+      if (mix_.lazy) world_.backing().land_recalls();
+    }
+  }
+
+  int granted = 0;
+  int granted_late = 0;
+  int refused = 0;
+  int deadlocks = 0;
+  int passed = 0;
+
+ private:
+  using Bytes = std::array<Mode, kPositions>;
+  struct Pending {
+    AnswerPtr answer;
+    OwnerId owner;
+    Span span;
+    Mode mode;
+    bool wait;
+    pid_t tid;
+    int via;
+  };
+
+  // -- the model -------------------------------------------------------------------------------
+  bool exclusive_of(const OwnerId& a, const OwnerId& b) const {
+    if (a == b) return false;
+    const bool open_files = a.type != OwnerType::kProcess && b.type != OwnerType::kProcess;
+    return !(open_files && a.cookie == b.cookie);
+  }
+  Bytes& bytes(const OwnerId& owner) {
+    const auto [it, fresh] = held_.try_emplace(owner);
+    if (fresh) it->second.fill(Mode::kNone);
+    return it->second;
+  }
+  static bool hits(const Bytes& held, const Span& span, Mode mode) {
+    for (int i = span.first; i <= span.last; ++i) {
+      if (modes_conflict(held[static_cast<std::size_t>(i)], mode)) return true;
+    }
+    return false;
+  }
+  bool conflicts(const OwnerId& owner, const Span& span, Mode mode) const {
+    return std::any_of(held_.begin(), held_.end(), [&](const auto& h) {
+      return exclusive_of(h.first, owner) && hits(h.second, span, mode);
+    });
+  }
+  bool in_each_others_way(const Pending& a, const Pending& b) const {
+    return a.span.overlaps(b.span) && modes_conflict(a.mode, b.mode) &&
+           exclusive_of(a.owner, b.owner);
+  }
+  bool outsiders_refuse(const Span& span, Mode mode) {
+    return world_.backing().refused(FakeBacking::kManager, span.range(), mode);
+  }
+  /// A wait of the manager under way that may take a part of `span`.
+  bool wait_under_way(const Span& span) {
+    for (const Segment& s : world_.backing().under_way()) {
+      if (s.range.overlaps(span.range())) return true;
+    }
+    return false;
+  }
+
+  /// Whether `waiter` waits, at once or through those it queues behind, for a lock of `owner` or of
+  /// one whom the same thread used last.
+  bool depends(const Pending& waiter, const OwnerId& owner, pid_t tid, std::size_t index) {
+    for (const auto& [id, held] : held_) {
+      const bool theirs = id == owner || (tid != 0 && last_tid_[id] == tid);
+      if (theirs && exclusive_of(id, waiter.owner) && hits(held, waiter.span, waiter.mode)) {
+        return true;
+      }
+    }
+    for (std::size_t i = 0; i < index; ++i) {
+      if (pending_[i].wait && in_each_others_way(pending_[i], waiter) &&
+          depends(pending_[i], owner, tid, i)) {
+        return true;
+      }
+    }
+    return false;
+  }
+
+  /// Nobody passes an earlier waiter in whose way he is, unless that one depends on him.
+  void check_turn(const Pending& p, std::size_t before) {
+    if (mix_.relents) return;
+    for (std::size_t i = before; i-- > 0;) {
+      const Pending& earlier = pending_[i];
+      if (!earlier.wait || !earlier.answer->waiting() || !in_each_others_way(earlier, p)) continue;
+      ++passed;
+      EXPECT_TRUE(depends(earlier, p.owner, p.tid, i)) << "passed an earlier waiter";
+      return;  // who may pass the latest may pass them all
+    }
+  }
+
+  void grant(const OwnerId& owner, const Span& span, Mode mode) {
+    EXPECT_FALSE(conflicts(owner, span, mode)) << "granted against " << span.first;
+    Bytes& held = bytes(owner);
+    for (int i = span.first; i <= span.last; ++i) held[static_cast<std::size_t>(i)] = mode;
+  }
+
+  bool closes_cycle(const OwnerId& owner, const Span& span, Mode mode) {
+    std::set<std::uint64_t> reached;
+    std::vector<std::uint64_t> todo;
+    const auto follow = [&](const OwnerId& who, const Span& where, Mode what) {
+      for (const auto& [id, held] : held_) {
+        if (id.type == OwnerType::kProcess && exclusive_of(id, who) && hits(held, where, what) &&
+            reached.insert(id.cookie).second) {
+          todo.push_back(id.cookie);
+        }
+      }
+    };
+    follow(owner, span, mode);
+    while (!todo.empty()) {
+      const std::uint64_t cookie = todo.back();
+      todo.pop_back();
+      if (cookie == owner.cookie) return true;
+      for (const Pending& p : pending_) {
+        if (p.owner.type == OwnerType::kProcess && p.owner.cookie == cookie &&
+            p.answer->waiting()) {
+          follow(p.owner, p.span, p.mode);
+        }
+      }
+    }
+    return reached.contains(owner.cookie);
+  }
+
+  // -- steps -----------------------------------------------------------------------------------
+  OwnerId some_owner() {
+    const std::uint64_t n = random_.below(static_cast<std::uint64_t>(mix_.owners));
+    switch (random_.below(3)) {
+      case 0:
+        return process(n);
+      case 1:
+        return ofd(n);
+      default:
+        return flock_of(n);
+    }
+  }
+  Span some_span(const OwnerId& owner) {
+    if (owner.type == OwnerType::kFlock) return {0, kTail};
+    const int first = random_.between(0, kTail);
+    switch (random_.below(8)) {
+      case 0:
+        return {first, kTail};
+      case 1:
+        return {0, first};
+      case 2:
+        return {first, first};
+      default:
+        return {first, std::min(kTail, first + random_.between(0, 20))};
+    }
+  }
+  /// An open file belongs to one owner; processes share two each.
+  int some_opened(const OwnerId& owner) {
+    if (owner.type != OwnerType::kProcess) return World::number_of(owner);
+    return World::number_of(owner) * 2 + random_.between(0, 1);
+  }
+
+  void request() {
+    Pending p;
+    p.owner = some_owner();
+    p.span = some_span(p.owner);
+    p.mode = random_.one_in(2) ? kX : kS;
+    p.wait = random_.one_in(2) && pending_.size() < 24;
+    p.tid = mix_.threads ? random_.between(1, 8) : 0;
+    p.via = some_opened(p.owner);
+    if (mix_.restarts && random_.one_in(8)) world_.backing().restart_next = true;
+
+    const bool conflict = conflicts(p.owner, p.span, p.mode);
+    const bool outside = outsiders_refuse(p.span, p.mode);
+    const bool under_way = wait_under_way(p.span);
+    bool queue = false;
+    for (const Pending& other : pending_) queue |= other.wait && in_each_others_way(other, p);
+    const bool cycle = p.owner.type == OwnerType::kProcess && closes_cycle(p.owner, p.span, p.mode);
+    // A change that only weakens what the owner has meets nobody.
+    const How how{p.via, p.tid, 0};
+    p.answer = p.wait ? world_.wait(p.owner, p.span.range(), p.mode, how)
+                      : world_.ask(p.owner, p.span.range(), p.mode, how);
+    last_tid_[p.owner] = p.tid;
+    if (p.answer->waiting()) {
+      EXPECT_TRUE(conflict || queue || outside || under_way) << "waits for nothing";
+      EXPECT_TRUE(p.wait || (under_way && !conflict && !outside)) << "a try was left open";
+      EXPECT_FALSE(p.wait && cycle) << "an undetected deadlock";
+      pending_.push_back(p);
+      return;
+    }
+    if (p.answer->parked) {
+      // It stood aside and was answered by the time we look; settle() takes it from there.
+      pending_.push_back(p);
+      return;
+    }
+    switch (*p.answer->error) {
+      case 0:
+        EXPECT_FALSE(outside);
+        if (p.wait) check_turn(p, pending_.size());
+        grant(p.owner, p.span, p.mode);
+        ++granted;
+        break;
+      case EAGAIN:
+        EXPECT_FALSE(p.wait);
+        EXPECT_TRUE(conflict || outside) << "refused for nothing";
+        ++refused;
+        break;
+      case EDEADLK:
+        EXPECT_TRUE(p.wait && cycle) << "no deadlock";
+        ++deadlocks;
+        break;
+      default:
+        ADD_FAILURE() << "error " << *p.answer->error;
+    }
+  }
+
+  void unlock() {
+    const OwnerId owner = some_owner();
+    const Span span = random_.one_in(3) ? Span{0, kTail} : some_span(owner);
+    Bytes& held = bytes(owner);
+    for (int i = span.first; i <= span.last; ++i) held[static_cast<std::size_t>(i)] = kU;
+    EXPECT_EQ(world_.unlock(owner, span.range()), 0);
+  }
+
+  void cancel() {
+    if (pending_.empty()) return;
+    const Pending& p = pending_[random_.below(pending_.size())];
+    world_.cancel(p.answer, EINTR);
+  }
+
+  void close_process() {
+    const OwnerId owner = process(random_.below(static_cast<std::uint64_t>(mix_.owners)));
+    bytes(owner).fill(Mode::kNone);
+    world_.close_by_process(owner);
+  }
+
+  void close_open_file() {
+    const int number = random_.between(0, mix_.owners - 1);
+    for (const OwnerType type : {OwnerType::kOpenFile, OwnerType::kFlock}) {
+      bytes({type, static_cast<std::uint64_t>(number)}).fill(Mode::kNone);
+    }
+    closing_ = number;
+    world_.close(number);
+  }
+
+  void outside() {
+    FakeBacking& backing = world_.backing();
+    if (random_.one_in(2)) {
+      backing.deliver(random_.below(3));
+      return;
+    }
+    if (!mix_.outsiders) return;
+    const FakeBacking::Who who = random_.between(1, 3);
+    const Span span = some_span(ofd(0));
+    switch (random_.below(mix_.lazy ? 6 : 4)) {
+      case 0:
+        backing.outsider_set(who, span.range(), random_.one_in(2) ? kX : kS);
+        break;
+      case 1:
+        // One thread an outsider: it does not ask while it waits, so this is taken back first.
+        backing.outsider_leaves(who);
+        backing.outsider_wait(who, span.range(), random_.one_in(2) ? kX : kS);
+        break;
+      case 2:
+        backing.outsider_leaves(who);
+        break;
+      case 3:
+        backing.outsider_set(who, span.range(), kU);
+        break;
+      case 4:
+        backing.let_outsiders_in();
+        break;
+      default:
+        backing.land_recalls();
+        break;
+    }
+  }
+
+  void relent() {
+    hours_ += 1;
+    world_.relent(std::chrono::hours(hours_));
+  }
+
+  /// Applies to the model what was answered in this step, in the order of the answers, and compares.
+  void settle() {
+    std::vector<std::size_t> answered;
+    for (std::size_t i = 0; i < pending_.size(); ++i) {
+      if (!pending_[i].answer->waiting()) answered.push_back(i);
+    }
+    std::sort(answered.begin(), answered.end(), [this](std::size_t a, std::size_t b) {
+      return pending_[a].answer->order < pending_[b].answer->order;
+    });
+    for (const std::size_t i : answered) {
+      const Pending& p = pending_[i];
+      EXPECT_EQ(p.answer->completions, 1);
+      switch (*p.answer->error) {
+        case 0:
+          if (p.wait) check_turn(p, i);
+          grant(p.owner, p.span, p.mode);
+          ++granted_late;
+          break;
+        case EAGAIN:
+          EXPECT_FALSE(p.wait);
+          ++refused;
+          break;
+        case EINTR:
+          break;
+        case EBADF:
+          EXPECT_EQ(p.via, closing_);
+          break;
+        default:
+          ADD_FAILURE() << "error " << *p.answer->error;
+      }
+    }
+    std::erase_if(pending_, [](const Pending& p) { return !p.answer->waiting(); });
+    closing_ = -1;
+    compare_state();
+    check_reasons();
+    world_.inspect();
+  }
+
+  void compare_state() {
+    std::map<OwnerId, Bytes, OwnerOrder> found;
+    for (const LockView& lock : world_.file().locks()) {
+      const auto [it, fresh] = found.try_emplace(lock.owner);
+      if (fresh) it->second.fill(Mode::kNone);
+      for (int i = 0; i < kPositions; ++i) {
+        if (lock.range.first <= i && i <= lock.range.last) {
+          it->second[static_cast<std::size_t>(i)] = lock.mode;
+        }
+      }
+      EXPECT_TRUE(lock.range.last == kEof || lock.range.last < kTail);
+    }
+    for (const auto& [owner, held] : held_) {
+      const auto it = found.find(owner);
+      const bool same = it == found.end() ? std::all_of(held.begin(), held.end(),
+                                                        [](Mode m) { return m == kU; })
+                                          : it->second == held;
+      EXPECT_TRUE(same) << to_string(owner.type) << " " << owner.cookie << " holds "
+                        << world_.held(owner);
+      if (it != found.end()) found.erase(it);
+    }
+    EXPECT_TRUE(found.empty()) << "locks of somebody who asked for none";
+    EXPECT_EQ(world_.file().waiters().size(), pending_.size());
+  }
+
+  /// Once all that is due was delivered, every waiter has something in its way.
+  void check_reasons() {
+    if (world_.backing().due() != 0) return;
+    const bool quiet = world_.backing().under_way().empty();
+    for (std::size_t i = 0; i < pending_.size(); ++i) {
+      const Pending& p = pending_[i];
+      if (conflicts(p.owner, p.span, p.mode)) continue;
+      bool queued = false;
+      for (std::size_t k = 0; k < i; ++k) {
+        queued |= pending_[k].wait && in_each_others_way(pending_[k], p);
+      }
+      if (queued && p.wait) continue;
+      EXPECT_FALSE(quiet) << "waiter " << i << " of " << pending_.size() << " waits for nothing";
+      // A wait of the manager is under way; unless things take effect late, outsiders are why.
+      if (!mix_.lazy && !outsiders_refuse(p.span, p.mode)) {
+        EXPECT_TRUE(wait_under_way(p.span));
+      }
+    }
+  }
+
+  Random random_;
+  const Mix mix_;
+  World world_;
+  std::map<OwnerId, Bytes, OwnerOrder> held_;
+  std::map<OwnerId, pid_t, OwnerOrder> last_tid_;
+  std::vector<Pending> pending_;  ///< in order of arrival
+  int closing_ = -1;
+  int hours_ = 0;
+};
+
+/// `runs` short runs rather than a long one: each starts from nothing and ends with everybody gone.
+void play(const Mix& mix, int runs) {
+  const std::uint64_t seed = test_seed();
+  int granted = 0;
+  int late = 0;
+  int refused = 0;
+  int deadlocks = 0;
+  int passed = 0;
+  for (int i = 0; i < scaled(runs); ++i) {
+    Mix varied = mix;
+    varied.owners = 2 + i % mix.owners;
+    Run run(seed + static_cast<std::uint64_t>(i), varied);
+    for (int step = 0; step < 400; ++step) {
+      run.step();
+      if (::testing::Test::HasFailure()) {
+        FAIL() << "LOCKFS_TEST_SEED=" << seed << " run " << i << " step " << step;
+      }
+    }
+    granted += run.granted;
+    late += run.granted_late;
+    refused += run.refused;
+    deadlocks += run.deadlocks;
+    passed += run.passed;
+  }
+  std::printf("granted %d at once and %d later, refused %d, deadlocks %d, passed %d\n", granted,
+              late, refused, deadlocks, passed);
+  // The mix is worth nothing if it does not reach these.
+  EXPECT_GT(granted, 0);
+  EXPECT_GT(late, 0);
+  EXPECT_GT(refused, 0);
+  EXPECT_GT(deadlocks, 0);
+}
+
+TEST(Property, NobodyOutside) { play({}, 60); }
+TEST(Property, NobodyOutsideWithThreads) { play({.threads = true}, 40); }
+TEST(Property, NobodyOutsideWithRelenting) { play({.relents = true}, 40); }
+TEST(Property, Outsiders) { play({.outsiders = true}, 60); }
+TEST(Property, OutsidersLate) { play({.outsiders = true, .lazy = true}, 60); }
+TEST(Property, OutsidersLateWithRestarts) {
+  play({.outsiders = true, .lazy = true, .restarts = true}, 40);
+}
+TEST(Property, Everything) {
+  play({.owners = 8, .outsiders = true, .lazy = true, .relents = true, .threads = true}, 60);
+}
+
+}  // namespace
+}  // namespace lockmgr
