@@ -103,7 +103,7 @@ int Filesystem::open(fuse_req_t req, fuse_ino_t nodeid, fuse_file_info* fi) {
   if (const int error = open_descriptor(req, *inode, fi->flags, fd); error != 0) return error;
   auto handle = std::make_unique<Handle>(std::move(inode), std::move(fd), fi->flags);
   const proto::OpenOut out = wire_open(*handle, passthrough_.attach(*handle));
-  Handle* const given = handle.release();
+  Handle* const given = files_.add(std::move(handle));
   if (fuse_reply_buf(req, reinterpret_cast<const char*>(&out), sizeof out) != 0) {
     close_handle(given);  // the caller is gone: there will be no RELEASE
   }
@@ -129,7 +129,7 @@ int Filesystem::create(fuse_req_t req, fuse_ino_t parent, const char* name, mode
     proto::OpenOut open;
   } out{wire_entry(entry_param(entry)), wire_open(*handle, passthrough_.attach(*handle))};
   static_assert(sizeof out == sizeof(fuse_entry_out) + sizeof(proto::OpenOut));
-  Handle* const given = handle.release();
+  Handle* const given = files_.add(std::move(handle));
   inodes_.add_lookup(*entry.inode);
   if (fuse_reply_buf(req, reinterpret_cast<const char*>(&out), sizeof out) != 0) {
     inodes_.forget(entry.inode->nodeid(), 1);
@@ -160,8 +160,8 @@ int Filesystem::flush_data(const Handle& handle) noexcept {
 }
 
 void Filesystem::close_handle(Handle* handle) noexcept {
-  passthrough_.detach(*handle);
-  delete handle;
+  const std::unique_ptr<Handle> last = files_.remove(*handle);
+  passthrough_.detach(*last);
 }
 
 int Filesystem::read(fuse_req_t req, fuse_ino_t /*nodeid*/, size_t size, off_t offset,

@@ -102,14 +102,16 @@ int Filesystem::opendir(fuse_req_t req, fuse_ino_t nodeid, fuse_file_info* fi) {
   if (const int error = inodes_.acquire(nodeid, inode); error != 0) return error;
   UniqueFd fd(::openat(inode->fd(), ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (!fd) return errno;
-  auto handle = std::make_unique<DirHandle>(std::move(inode), std::move(fd));
-  fi->fh = reinterpret_cast<std::uintptr_t>(handle.get());
-  if (fuse_reply_open(req, fi) == 0) static_cast<void>(handle.release());
+  DirHandle* const given =
+      directories_.add(std::make_unique<DirHandle>(std::move(inode), std::move(fd)));
+  fi->fh = reinterpret_cast<std::uintptr_t>(given);
+  // The caller is gone: there will be no RELEASEDIR.
+  if (fuse_reply_open(req, fi) != 0) directories_.remove(*given);
   return 0;
 }
 
 int Filesystem::releasedir(fuse_req_t /*req*/, fuse_ino_t /*nodeid*/, fuse_file_info* fi) {
-  const std::unique_ptr<DirHandle> handle(&DirHandle::of(*fi));
+  directories_.remove(DirHandle::of(*fi));
   return 0;
 }
 

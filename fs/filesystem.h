@@ -148,6 +148,8 @@ class Filesystem {
   LockOps* lock_ops_ = nullptr;
   InodeTable inodes_;
   DataPassthroughTable passthrough_;
+  HandleSet<Handle> files_;           ///< after what the handles refer to
+  HandleSet<DirHandle> directories_;  ///< likewise
   std::mutex idle_mutex_;
   std::condition_variable_any idle_stop_;
   std::jthread idle_closer_;  ///< last: it uses inodes_

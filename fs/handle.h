@@ -4,6 +4,7 @@
 
 #include <fcntl.h>
 
+#include <boost/intrusive/list.hpp>
 #include <cstddef>
 #include <memory>
 #include <mutex>
@@ -26,7 +27,7 @@ struct HandleLocksDeleter {
 /// An open regular file. Any number of threads may use one at a time; the members are fixed between
 /// the OPEN reply and RELEASE, except `locks`, which the lock operations guard.
 /// No lock is ever taken on `fd`.
-struct Handle {
+struct Handle : boost::intrusive::list_base_hook<> {
   Handle(InodePtr file, UniqueFd descriptor, int open_flags) noexcept
       : inode(std::move(file)), fd(std::move(descriptor)), flags(open_flags) {}
 
@@ -43,7 +44,7 @@ struct Handle {
 };
 
 /// An open directory, streamed with getdents64.
-struct DirHandle {
+struct DirHandle : boost::intrusive::list_base_hook<> {
   DirHandle(InodePtr directory, UniqueFd descriptor) noexcept
       : inode(std::move(directory)), fd(std::move(descriptor)) {}
 
@@ -57,6 +58,38 @@ struct DirHandle {
   std::size_t begin = 0;                ///< first entry in `buffer` that was not delivered
   std::size_t end = 0;
   off_t offset = 0;  ///< directory offset of the entry at `begin`
+};
+
+/// The handles that the kernel knows. It does not release those that are open when a mount is ended
+/// by force, or in the moment of its end; they go with the set.
+///
+/// Thread safety: add() and remove() may be called from any thread.
+template <typename Handle>
+class HandleSet {
+ public:
+  HandleSet() = default;
+  HandleSet(const HandleSet&) = delete;
+  HandleSet& operator=(const HandleSet&) = delete;
+  ~HandleSet() {
+    handles_.clear_and_dispose([](Handle* handle) { delete handle; });
+  }
+
+  /// Owns the handle from now on.
+  Handle* add(std::unique_ptr<Handle> handle) noexcept {
+    const std::lock_guard lock(mutex_);
+    handles_.push_back(*handle);
+    return handle.release();
+  }
+  /// Gives the handle up to the caller.
+  std::unique_ptr<Handle> remove(Handle& handle) noexcept {
+    const std::lock_guard lock(mutex_);
+    handles_.erase(handles_.iterator_to(handle));
+    return std::unique_ptr<Handle>(&handle);
+  }
+
+ private:
+  std::mutex mutex_;
+  boost::intrusive::list<Handle> handles_;  ///< guarded by mutex_
 };
 
 }  // namespace lockfs
