@@ -59,15 +59,25 @@ class Model {
     return a.kind == kPosix || b.kind == kPosix || a.process != b.process || a.file != b.file;
   }
 
-  [[nodiscard]] bool conflicts(const OwnerKey& owner, Mode mode, Range range) const {
+  /// Everybody who holds what stands in the way of the request.
+  [[nodiscard]] std::vector<OwnerKey> blockers(const OwnerKey& owner, Mode mode,
+                                               Range range) const {
+    std::vector<OwnerKey> found;
     for (const auto& [other, cells] : owners_) {
       if (!exclude_each_other(owner, other)) continue;
       for (std::int64_t i = range.start; i <= last_of(range); ++i) {
         const Cell cell = cells[static_cast<std::size_t>(i)];
-        if (cell == Cell::kWrite || (cell == Cell::kRead && mode == kExclusive)) return true;
+        if (cell == Cell::kWrite || (cell == Cell::kRead && mode == kExclusive)) {
+          found.push_back(other);
+          break;
+        }
       }
     }
-    return false;
+    return found;
+  }
+
+  [[nodiscard]] bool conflicts(const OwnerKey& owner, Mode mode, Range range) const {
+    return !blockers(owner, mode, range).empty();
   }
 
   void set(const OwnerKey& owner, Range range, Cell cell) {
