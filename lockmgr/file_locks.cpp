@@ -681,7 +681,7 @@ FileLocks::Attempt FileLocks::attempt(Owner& owner, const Request& request, std:
   if (const int error = reserve(owner, range, mode, spares); error != 0) return failed(error);
   const bool held_already = have != nullptr && !have->disturbed && have->range == range;
   if (!held_already && must_raise(owner, range, mode)) {
-    if (yields) {
+    if (yields && outside_range(request)) {
       return {.verdict = Verdict::kOutside, .yields = true};
     }
     if (mode == Mode::kShared) note_outsiders(out);
@@ -938,8 +938,8 @@ void FileLocks::place(Waiter& waiter, const Attempt& attempt, Outcomes& out) noe
 
 /// The part of a request to wait for. A wait that is called off after it took the lock must be
 /// undone by weakening the backing only; so where the owner's own exclusive lock is about to become
-/// shared, that part is left to the final attempt.
-Range FileLocks::outside_range(const Request& request) const {
+/// shared, that part is left to the final attempt. Nothing when that is all of it.
+std::optional<Range> FileLocks::outside_range(const Request& request) const {
   if (request.mode == Mode::kExclusive) return request.range;
   const Range range = request.range;
   std::optional<Range> free;
@@ -950,14 +950,20 @@ Range FileLocks::outside_range(const Request& request) const {
       // Of several parts, one that an outsider has: a wait for another would end at once, in vain.
       if (outsider_refuses(*free, request.mode, true)) return *free;
     }
-    if (own->range.last >= range.last) return free.value_or(range);
+    if (own->range.last >= range.last) return free;
     at = own->range.last + 1;
   }
-  return {at, range.last};
+  return Range{at, range.last};
 }
 
 void FileLocks::wait_outside(Waiter& waiter, bool yield_first, Outcomes& out) noexcept {
-  const Range range = outside_range(waiter.request);
+  const std::optional<Range> free = outside_range(waiter.request);
+  if (!free) {
+    // The backing refuses what it was told is the manager's own.
+    finish(waiter, EIO, out);
+    return;
+  }
+  const Range range = *free;
   const Mode mode = waiter.request.mode;
   const auto attach = [&waiter](OutsideWait& wait) {
     waiter.place = Waiter::Place::kOutside;
@@ -1139,12 +1145,12 @@ bool FileLocks::reconsider(Waiter& waiter, const OutsideWait* have, bool yields,
   return granted;
 }
 
-/// To be called before `owner` gets `mode` on `range`: has those looked at again who may stand before
-/// what it thereby gives up.
+/// To be called before `owner` gets `mode` on `range`: has those looked at again who may stand
+/// before what it thereby gives up.
 void FileLocks::wake(const Owner& owner, const Range& range, Mode mode, Outcomes& out) noexcept {
   if (blocked_.empty()) return;
-  for (auto it = owner.from(range.first);
-       it != owner.locks.end() && it->range.first <= range.last; ++it) {
+  for (auto it = owner.from(range.first); it != owner.locks.end() && it->range.first <= range.last;
+       ++it) {
     if (it->mode <= mode) continue;
     blocked_.for_each_overlap(
         {std::max(it->range.first, range.first), std::min(it->range.last, range.last)},

@@ -386,7 +386,7 @@ class FileLocks : public std::enable_shared_from_this<FileLocks>, private Backin
             const Attempt& attempt, Outcomes& out);
   void place(Waiter& waiter, const Attempt& attempt, Outcomes& out) noexcept;
   void wait_outside(Waiter& waiter, bool yield_first, Outcomes& out) noexcept;
-  Range outside_range(const Request& request) const;
+  std::optional<Range> outside_range(const Request& request) const;
   void outside_ended(Backing::WaitId id, int error) noexcept;
   void recall(OutsideWait& wait) noexcept;
   void detach(Waiter& waiter) noexcept;

@@ -32,7 +32,8 @@ Ticket LockManager::new_ticket() {
   return next_ticket_++;
 }
 
-/// Returns 0, or the error that the ticket was cancelled with, or everything shut down with, before.
+/// Returns 0, or the error that the ticket was cancelled with, or everything shut down with,
+/// before.
 int LockManager::enroll(const std::shared_ptr<Waiter>& waiter) {
   const std::lock_guard guard(registry_mutex_);
   if (const int closed = closed_.load(); closed != 0) return closed;

@@ -128,8 +128,8 @@ class LockManager {
 
   /// Lets waiters pass that stand behind a waiter ahead while nothing granted is in their own way,
   /// and have done so for `Patience`: the one ahead may depend on them in a way no lock manager can
-  /// see. To be called a few times a second while has_queued() is true. Does not block on files'
-  /// backings longer than their try calls.
+  /// see. Of those in each other's way only the earliest passes. To be called a few times a second
+  /// while has_queued() is true. Does not block on files' backings longer than their try calls.
   void relent(Clock::time_point now) noexcept;
   bool has_queued() const noexcept { return queued_.load(std::memory_order_relaxed) != 0; }
 

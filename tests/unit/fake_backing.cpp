@@ -61,7 +61,8 @@ std::vector<Segment> union_of(const std::vector<LockView>& locks) {
   return segments;
 }
 
-// -- the model -------------------------------------------------------------------------------------
+// -- the model
+// -------------------------------------------------------------------------------------
 
 void FakeBacking::replace(Who who, const Range& range, Mode mode) {
   Holding& mine = held_[who];
@@ -119,7 +120,8 @@ void FakeBacking::pump(bool outsiders) {
   }
 }
 
-// -- Backing ---------------------------------------------------------------------------------------
+// -- Backing
+// ---------------------------------------------------------------------------------------
 
 int FakeBacking::set(const Range& range, Mode mode, const Carried& carried) noexcept {
   const std::lock_guard guard(mutex_);
@@ -175,9 +177,8 @@ int FakeBacking::wait(WaitId id, const Range& range, Mode mode, bool yield_first
 void FakeBacking::recall(WaitId id) noexcept {
   const std::lock_guard guard(mutex_);
   ++recalls_;
-  const auto it = std::find_if(pending_.begin(), pending_.end(), [id](const Pending& p) {
-    return p.who == kManager && p.id == id;
-  });
+  const auto it = std::find_if(pending_.begin(), pending_.end(),
+                               [id](const Pending& p) { return p.who == kManager && p.id == id; });
   if (it == pending_.end()) return;
   if (lazy_recalls) {
     it->recalled = true;
@@ -193,7 +194,8 @@ bool FakeBacking::outsiders_waiting() noexcept {
                      [](const Pending& p) { return p.who != kManager; });
 }
 
-// -- outsiders -------------------------------------------------------------------------------------
+// -- outsiders
+// -------------------------------------------------------------------------------------
 
 int FakeBacking::outsider_set(Who who, const Range& range, Mode mode) {
   const std::lock_guard guard(mutex_);
@@ -226,7 +228,8 @@ void FakeBacking::let_outsiders_in() {
   pump(true);
 }
 
-// -- waits -----------------------------------------------------------------------------------------
+// -- waits
+// -----------------------------------------------------------------------------------------
 
 std::size_t FakeBacking::due() const {
   const std::lock_guard guard(mutex_);
@@ -283,7 +286,8 @@ std::vector<Segment> FakeBacking::under_way() const {
   return found;
 }
 
-// -- state -----------------------------------------------------------------------------------------
+// -- state
+// -----------------------------------------------------------------------------------------
 
 std::vector<Segment> FakeBacking::held(Who who) const {
   const std::lock_guard guard(mutex_);

@@ -49,9 +49,9 @@ class FakeBacking final : public Backing {
   /// Outsiders who wait get a lock that became free only in let_outsiders_in(), as a thread woken
   /// by the kernel that has not run yet; the manager can overtake them.
   bool lazy_outsiders = false;
-  /// Before the next set() to kExclusive all locks of the manager are lost, and put back as it says they were, as
-  /// by a backing that has to open its file anew. A wait that has succeeded, but was not delivered
-  /// yet, has lost its lock and counts as recalled.
+  /// Before the next set() to kExclusive all locks of the manager are lost, and put back as it says
+  /// they were, as by a backing that has to open its file anew. A wait that has succeeded, but was
+  /// not delivered yet, has lost its lock and counts as recalled.
   bool restart_next = false;
   /// Errors to inject: asked before each call, an errno fails the call and changes nothing.
   std::function<int(const Range&, Mode)> fail_set;

@@ -19,7 +19,8 @@ using namespace std::chrono_literals;
 using namespace testing;  // NOLINT(google-build-using-namespace): the vocabulary of these tests
 using Place = Waiter::Place;
 
-// -- one owner ---------------------------------------------------------------------------------------
+// -- one owner
+// ---------------------------------------------------------------------------------------
 
 /// Takes `held` in `held_mode`, then `wanted` in `mode`, and tells what is held then.
 std::string after(Range held, Mode held_mode, Range wanted, Mode mode) {
@@ -116,7 +117,8 @@ TEST(OneOwner, UnlockOfNothing) {
   EXPECT_EQ(w.backing().sets(), 1U);
 }
 
-// -- several owners -----------------------------------------------------------------------------------
+// -- several owners
+// -----------------------------------------------------------------------------------
 
 TEST(Conflict, EveryPairOfOwnerTypesAndModes) {
   const std::vector<OwnerId> holders = {process(1), ofd(1), flock_of(1)};
@@ -249,7 +251,8 @@ TEST(Test, AnOutsiderIsNamedLast) {
   EXPECT_EQ(w.file().test({ofd(1), {}, {5, 20}, kX, false}, found), EIO);
 }
 
-// -- waiting ------------------------------------------------------------------------------------------
+// -- waiting
+// ------------------------------------------------------------------------------------------
 
 TEST(Queue, FirstComeFirstServed) {
   World w;
@@ -410,7 +413,7 @@ TEST(Queue, AnotherLockOfTheSameThreadPasses) {
 TEST(Queue, PassesAlongAChain) {
   World w;
   ASSERT_EQ(w.lock(ofd(1), {0, 9}, kX), 0);
-  const AnswerPtr first = w.wait(ofd(2), {5, 14}, kX);   // for ofd(1)
+  const AnswerPtr first = w.wait(ofd(2), {5, 14}, kX);    // for ofd(1)
   const AnswerPtr second = w.wait(ofd(3), {14, 24}, kX);  // behind the first
   // It would be behind the second, which is behind one that waits for this very owner.
   EXPECT_TRUE(w.wait(ofd(1), {20, 29}, kX)->granted());
@@ -477,7 +480,8 @@ TEST(Relent, NothingToDo) {
   EXPECT_EQ(w.count(Counter::kBypasses), 0U);
 }
 
-// -- cancelling ----------------------------------------------------------------------------------------
+// -- cancelling
+// ----------------------------------------------------------------------------------------
 
 TEST(Cancel, Blocked) {
   World w;
@@ -584,12 +588,11 @@ TEST(ShutDown, RacesWithParking) {
         }
         for (int i = 0; i < 3; ++i) {
           ++open_ends;
-          const auto now =
-              file->park(*opened[t], {ofd(10 + t), {}, kWholeFile, kX, true}, manager.new_ticket(),
-                         [&](int error) {
-                           EXPECT_EQ(error, ENOTCONN);
-                           --open_ends;
-                         });
+          const auto now = file->park(*opened[t], {ofd(10 + t), {}, kWholeFile, kX, true},
+                                      manager.new_ticket(), [&](int error) {
+                                        EXPECT_EQ(error, ENOTCONN);
+                                        --open_ends;
+                                      });
           if (!now) continue;
           EXPECT_EQ(*now, ENOTCONN);
           --open_ends;
@@ -612,7 +615,8 @@ TEST(ShutDown, RacesWithParking) {
   }
 }
 
-// -- closing -------------------------------------------------------------------------------------------
+// -- closing
+// -------------------------------------------------------------------------------------------
 
 TEST(Close, DropsFlockAndOfdLocksOfTheOpenFile) {
   World w;
@@ -759,7 +763,8 @@ TEST(Close, LockUnlockLoopsLeaveNothing) {
   w.close(1);
 }
 
-// -- deadlocks -----------------------------------------------------------------------------------------
+// -- deadlocks
+// -----------------------------------------------------------------------------------------
 
 TEST(Deadlock, OfAnyLengthOverAsManyFiles) {
   for (int length = 2; length <= 6; ++length) {
@@ -861,7 +866,7 @@ TEST(Deadlock, CycleThroughTheQueueDissolves) {
   w.use_file(1);
   ASSERT_EQ(w.lock(process(2), kWholeFile, kX), 0);
   w.use_file(0);
-  const AnswerPtr ahead = w.wait(process(3), {0, 19}, kX);  // for process 1
+  const AnswerPtr ahead = w.wait(process(3), {0, 19}, kX);    // for process 1
   const AnswerPtr behind = w.wait(process(2), {10, 19}, kX);  // behind process 3
   w.use_file(1);
   const AnswerPtr last = w.wait(process(1), kWholeFile, kX);  // for process 2
@@ -872,7 +877,8 @@ TEST(Deadlock, CycleThroughTheQueueDissolves) {
   EXPECT_TRUE(behind->granted());
 }
 
-// -- limits --------------------------------------------------------------------------------------------
+// -- limits
+// --------------------------------------------------------------------------------------------
 
 TEST(Limits, PerOwnerIsExactAndNamed) {
   Limits limits;
@@ -971,7 +977,8 @@ TEST(Limits, TheUserWhoTakesOverAnIdleOpenFileIsCharged) {
   EXPECT_EQ(w.lock(ofd(3), {2, 2}, kX, {.uid = 2}), ENOLCK);
 }
 
-// -- reports -------------------------------------------------------------------------------------------
+// -- reports
+// -------------------------------------------------------------------------------------------
 
 TEST(Reports, LocksAndWaiters) {
   World w;

@@ -20,7 +20,8 @@ constexpr FakeBacking::Who kTwo = 2;
 
 std::string carried(World& w) { return to_text(w.backing().held()); }
 
-// -- the union -----------------------------------------------------------------------------------------
+// -- the union
+// -----------------------------------------------------------------------------------------
 
 TEST(Union, RisesAndFallsWithWhatIsGranted) {
   World w;
@@ -94,7 +95,8 @@ TEST(Union, RestartedBackingIsToldEverything) {
   EXPECT_EQ(carried(w), "S[0,14] X[16,17] X[20,EOF] ");
 }
 
-// -- outsiders and requests that do not wait --------------------------------------------------------------
+// -- outsiders and requests that do not wait
+// --------------------------------------------------------------
 
 TEST(Outsider, RefusesAtOnce) {
   World w;
@@ -132,7 +134,8 @@ TEST(Outsider, RefusalInTheMiddleLeavesEverythingAsItWas) {
   EXPECT_EQ(carried(w), "X[0,9] X[20,29] ");
 }
 
-// -- waiting for outsiders ---------------------------------------------------------------------------------
+// -- waiting for outsiders
+// ---------------------------------------------------------------------------------
 
 TEST(OutsideWait, GrantedWhenTheOutsiderLeaves) {
   for (const OwnerId& owner : {process(1), ofd(1), flock_of(1)}) {
@@ -263,8 +266,8 @@ TEST(OutsideWait, NextInTheQueueTakesOverACancelledWait) {
   }
 }
 
-// The mirror was set back by the cancelled wait; the one that stood aside must take the lock itself,
-// even where it wants the very range that the wait had.
+// The mirror was set back by the cancelled wait; the one that stood aside must take the lock
+// itself, even where it wants the very range that the wait had.
 TEST(OutsideWait, OneAsideDoesNotInheritALockThatWasSetBack) {
   for (const bool waits : {false, true}) {
     World w;
@@ -378,8 +381,8 @@ TEST(OutsideWait, DisturbedAndMeanwhileTakenByAnOutsider) {
   EXPECT_TRUE(answer->granted());
 }
 
-// Two threads of one process wait for outsiders, one for an exclusive and one for a shared lock on a
-// common byte. The backing gives the exclusive one first, so the shared one weakens it.
+// Two threads of one process wait for outsiders, one for an exclusive and one for a shared lock on
+// a common byte. The backing gives the exclusive one first, so the shared one weakens it.
 TEST(OutsideWait, ASharedWaitWeakensAnExclusiveOneOfTheSameOwner) {
   for (const std::size_t first : {0U, 1U}) {
     World w;
@@ -398,7 +401,8 @@ TEST(OutsideWait, ASharedWaitWeakensAnExclusiveOneOfTheSameOwner) {
   }
 }
 
-// -- aside: requests that a mere wait must not hold up ---------------------------------------------------------
+// -- aside: requests that a mere wait must not hold up
+// ---------------------------------------------------------
 
 TEST(Aside, ATryIsAnsweredAlthoughAWaitIsUnderWay) {
   World w;
@@ -536,7 +540,8 @@ TEST(Aside, RelentingWaitersDoNotCallEachOtherBackForEver) {
   for (const AnswerPtr& answer : answers) EXPECT_TRUE(answer->granted());
 }
 
-// -- a shared request over parts that the owner holds exclusively ---------------------------------------------
+// -- a shared request over parts that the owner holds exclusively
+// ---------------------------------------------
 
 TEST(SplitWait, OnlyWhatIsNotHeldIsWaitedFor) {
   World w;
@@ -583,7 +588,8 @@ TEST(SplitWait, WaitsForTheGapThatIsTaken) {
   }
 }
 
-// -- errors ---------------------------------------------------------------------------------------------------
+// -- errors
+// ---------------------------------------------------------------------------------------------------
 
 TEST(Errors, ReachTheCallerAndChangeNothing) {
   for (const int error : {ENOLCK, EIO, ESTALE, EBADF}) {
@@ -663,7 +669,8 @@ TEST(Errors, FailedDowngradeKeepsTheExclusiveLock) {
   EXPECT_EQ(w.lock(ofd(1), {0, 9}, kS), 0);
 }
 
-// -- fair hand-over ------------------------------------------------------------------------------------------
+// -- fair hand-over
+// ------------------------------------------------------------------------------------------
 
 TEST(HandOver, TheMirrorIsDroppedBetweenOwners) {
   World w;
@@ -744,6 +751,24 @@ TEST(HandOver, SharedWaitersFollowTheOutsiderTogether) {
   w.backing().outsider_leaves(kOne);
   w.deliver();
   for (const AnswerPtr& reader : readers) EXPECT_TRUE(reader->granted());
+}
+
+// Outsiders cannot want what is held exclusively all along, so nobody waits for them there.
+TEST(HandOver, NoTurnIsGivenOnWhatIsHeld) {
+  World w;
+  w.backing().lazy_outsiders = true;
+  ASSERT_EQ(w.lock(ofd(1), {0, 9}, kX), 0);
+  ASSERT_EQ(w.lock(ofd(3), {40, 49}, kX), 0);
+  const AnswerPtr ahead = w.wait(ofd(3), {5, 30}, kX);
+  const AnswerPtr beside = w.wait(flock_of(1), {0, 9}, kS);
+  EXPECT_EQ(w.place(beside), Place::kBehind);
+  const AnswerPtr next = w.wait(ofd(4), {40, 41}, kX);
+  ASSERT_FALSE(w.backing().outsider_wait(kOne, {40, 49}, kX));
+  w.close(3);
+  EXPECT_EQ(ahead->error, EBADF);
+  EXPECT_TRUE(beside->granted());
+  EXPECT_TRUE(next->waiting());
+  EXPECT_EQ(carried(w), "X[0,9] ");
 }
 
 TEST(HandOver, NobodyOutsideCostsNoWait) {

@@ -128,8 +128,9 @@ struct Scene {
   Opened c{true, true};
 };
 
-/// Plays `prepare` and `act` in a fresh scene again and again, the n-th time with the n-th allocation
-/// of `act` failing, until none failed; `check` is told whether one did. Returns how often.
+/// Plays `prepare` and `act` in a fresh scene again and again, the n-th time with the n-th
+/// allocation of `act` failing, until none failed; `check` is told whether one did. Returns how
+/// often.
 int fail_each(const std::function<void(Scene&)>& prepare, const std::function<void(Scene&)>& act,
               const std::function<void(Scene&, bool failed)>& check) {
   for (int n = 0; n < 200; ++n) {
@@ -165,7 +166,9 @@ int fail_request(const std::function<void(Scene&)>& prepare, const Range& range,
       });
 }
 
-TEST(NoMemory, FirstLock) { EXPECT_GT(fail_request([](Scene&) {}, {0, 9}, kX, 0, 1), 2); }
+TEST(NoMemory, FirstLock) {
+  EXPECT_GT(fail_request([](Scene&) {}, {0, 9}, kX, 0, 1), 2);
+}
 
 TEST(NoMemory, SplitByDowngrade) {
   const auto prepare = [](Scene& s) { ASSERT_EQ(s.ask(s.a, Scene::owner(1), {0, 99}, kX), 0); };
@@ -185,8 +188,12 @@ TEST(NoMemory, WholeUnlockAndCloseNeedNone) {
   };
   const auto check = [](Scene& s, bool) { EXPECT_EQ(s.file->locks().size(), 1U); };
   EXPECT_EQ(fail_request(prepare, kWholeFile, kU, 3, 1), 0);
-  EXPECT_EQ(fail_each(prepare, [](Scene& s) { s.file->close_by_process(1); }, check), 0);
-  EXPECT_EQ(fail_each(prepare, [](Scene& s) { s.file->close(s.a); }, check), 0);
+  EXPECT_EQ(fail_each(
+                prepare, [](Scene& s) { s.file->close_by_process(1); }, check),
+            0);
+  EXPECT_EQ(fail_each(
+                prepare, [](Scene& s) { s.file->close(s.a); }, check),
+            0);
 }
 
 /// Parks a request; `error`: what became of it, -1 while it waits.
@@ -280,8 +287,8 @@ TEST(NoMemory, Relent) {
     ASSERT_EQ(s.ask(s.a, Scene::owner(1), {0, 4}, kX), 0);
     park(s, s.b, Scene::owner(2), kX, s.manager.new_ticket(), ahead);
     const Request request{Scene::owner(3), {}, {5, 9}, kX, true};
-    ASSERT_FALSE(s.file->park(s.c, request, s.manager.new_ticket(),
-                              [&](int result) { passing = result; }));
+    ASSERT_FALSE(
+        s.file->park(s.c, request, s.manager.new_ticket(), [&](int result) { passing = result; }));
   };
   bool refused = false;
   const int failures = fail_each(

@@ -359,7 +359,8 @@ class Run {
     world_.relent(std::chrono::hours(hours_));
   }
 
-  /// Applies to the model what was answered in this step, in the order of the answers, and compares.
+  /// Applies to the model what was answered in this step, in the order of the answers, and
+  /// compares.
   void settle() {
     std::vector<std::size_t> answered;
     for (std::size_t i = 0; i < pending_.size(); ++i) {
@@ -411,9 +412,9 @@ class Run {
     }
     for (const auto& [owner, held] : held_) {
       const auto it = found.find(owner);
-      const bool same = it == found.end() ? std::all_of(held.begin(), held.end(),
-                                                        [](Mode m) { return m == kU; })
-                                          : it->second == held;
+      const bool same = it == found.end()
+                            ? std::all_of(held.begin(), held.end(), [](Mode m) { return m == kU; })
+                            : it->second == held;
       EXPECT_TRUE(same) << to_string(owner.type) << " " << owner.cookie << " holds "
                         << world_.held(owner);
       if (it != found.end()) found.erase(it);

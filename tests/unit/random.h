@@ -1,5 +1,5 @@
-/// Repeatable randomness for tests: LOCKFS_TEST_SEED chooses the sequence, LOCKFS_TEST_SCALE divides
-/// the number of rounds.
+/// Repeatable randomness for tests: LOCKFS_TEST_SEED chooses the sequence, LOCKFS_TEST_SCALE
+/// divides the number of rounds.
 #pragma once
 
 #include <cstdint>
@@ -9,8 +9,8 @@
 
 namespace lockmgr::testing {
 
-/// The seed of this run: LOCKFS_TEST_SEED, else a fixed one, printed so that a failure in a run with
-/// another seed can be repeated.
+/// The seed of this run: LOCKFS_TEST_SEED, else a fixed one, printed so that a failure in a run
+/// with another seed can be repeated.
 inline std::uint64_t test_seed() {
   const char* text = std::getenv("LOCKFS_TEST_SEED");
   const std::uint64_t seed = text != nullptr ? std::strtoull(text, nullptr, 0) : 20240607;

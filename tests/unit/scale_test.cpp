@@ -52,12 +52,11 @@ class Scale : public ::testing::Test {
     return file_->try_now(opened, {{OwnerType::kOpenFile, owner}, {}, range, mode, false});
   }
   void wait(Opened& opened, std::uint64_t owner, const Range& range, Mode mode) {
-    const auto now = file_->park(
-        opened, {{OwnerType::kOpenFile, owner}, {}, range, mode, true}, manager_.new_ticket(),
-        [this, owner](int error) {
-          EXPECT_EQ(error, 0);
-          granted_.push_back(owner);
-        });
+    const auto now = file_->park(opened, {{OwnerType::kOpenFile, owner}, {}, range, mode, true},
+                                 manager_.new_ticket(), [this, owner](int error) {
+                                   EXPECT_EQ(error, 0);
+                                   granted_.push_back(owner);
+                                 });
     EXPECT_FALSE(now.has_value());
   }
 

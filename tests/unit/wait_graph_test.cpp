@@ -82,8 +82,8 @@ TEST(WaitGraph, AgreesWithTransitiveClosure) {
     std::vector<Node> starts;
     for (int s = random.between(0, 3); s > 0; --s) starts.push_back(random.below(nodes));
     const Node goal = random.below(nodes);
-    const bool expected = std::any_of(starts.begin(), starts.end(),
-                                      [&](Node s) { return reaches[s][goal] != 0; });
+    const bool expected =
+        std::any_of(starts.begin(), starts.end(), [&](Node s) { return reaches[s][goal] != 0; });
     const std::vector<Node> path = WaitGraph::find_path(edges, starts, goal);
     ASSERT_EQ(!path.empty(), expected) << "round " << round;
     for (const auto& [node, times] : edges.asked) ASSERT_EQ(times, 1) << node;

@@ -52,7 +52,8 @@ class Notes final : public Observer {
                       bool unlocking) override {
     failures.push_back({range, mode, error, unlocking});
   }
-  void deadlock(const FileLocks&, const Request&, const std::vector<std::uint64_t>& cycle) override {
+  void deadlock(const FileLocks&, const Request&,
+                const std::vector<std::uint64_t>& cycle) override {
     cycles.push_back(cycle);
   }
 
@@ -106,7 +107,9 @@ class World {
   /// Which file the calls above go to.
   void use_file(int number) { current_ = number; }
   FileLocks& file() { return *files_.at(static_cast<std::size_t>(current_)); }
-  std::shared_ptr<FileLocks> file_pointer() { return files_.at(static_cast<std::size_t>(current_)); }
+  std::shared_ptr<FileLocks> file_pointer() {
+    return files_.at(static_cast<std::size_t>(current_));
+  }
   FakeBacking& backing() { return *backings_.at(static_cast<std::size_t>(current_)); }
   LockManager& manager() { return manager_; }
   Notes& notes() { return notes_; }
