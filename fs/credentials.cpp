@@ -1,5 +1,6 @@
 #include "fs/credentials.h"
 
+#include <fcntl.h>
 #include <linux/capability.h>
 #include <linux/securebits.h>
 #include <sched.h>
@@ -12,9 +13,15 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <charconv>
+#include <cstdio>
 #include <cstdlib>
 #include <span>
+#include <string>
+#include <string_view>
 #include <vector>
+
+#include "fs/unique_fd.h"
 
 namespace lockfs {
 namespace {
@@ -57,16 +64,43 @@ int set_owner(uid_t uid, gid_t gid) noexcept {
   return done ? 0 : EPERM;
 }
 
-/// Supplementary groups of the thread that made the request. None if it cannot be seen: it runs in
-/// another pid namespace or was killed meanwhile.
-std::span<const gid_t> groups_of(fuse_req_t req) {
-  thread_local std::vector<gid_t> groups(64);
-  int count = fuse_req_getgroups(req, static_cast<int>(groups.size()), groups.data());
-  if (count > static_cast<int>(groups.size())) {
-    groups.resize(static_cast<std::size_t>(count));
-    count = std::min(count, fuse_req_getgroups(req, count, groups.data()));
+/// The text of /proc/<tid>/status; empty if the thread cannot be seen. Throws std::bad_alloc.
+const std::string& status_of(pid_t tid) {
+  thread_local std::string text;
+  char path[32];
+  std::snprintf(path, sizeof path, "/proc/%d/status", tid);
+  const UniqueFd file(::open(path, O_RDONLY | O_CLOEXEC));
+  std::size_t length = 0;
+  while (file) {
+    if (length == text.size()) text.resize(std::max<std::size_t>(2048, text.size() * 2));
+    const ssize_t got = ::read(file.get(), text.data() + length, text.size() - length);
+    if (got <= 0) break;
+    length += static_cast<std::size_t>(got);
   }
-  return std::span(groups).first(static_cast<std::size_t>(std::max(count, 0)));
+  text.resize(length);
+  return text;
+}
+
+/// Supplementary groups of the thread that made the request. None if it cannot be seen: it runs in
+/// another pid namespace or was killed meanwhile. (fuse_req_getgroups() of libfuse 3.14 searches
+/// a buffer that it has not terminated.)
+std::span<const gid_t> groups_of(fuse_req_t req) {
+  thread_local std::vector<gid_t> groups;
+  groups.clear();
+  constexpr std::string_view kLabel = "\nGroups:";
+  const std::string& status = status_of(fuse_req_ctx(req)->pid);
+  const std::size_t label = status.find(kLabel);
+  if (label == std::string::npos) return {};
+  const char* at = status.data() + label + kLabel.size();
+  const char* const end = status.data() + status.size();
+  while (at != end && (*at == ' ' || *at == '\t')) {
+    gid_t group = 0;
+    const auto [next, error] = std::from_chars(++at, end, group);
+    if (error != std::errc()) continue;
+    groups.push_back(group);
+    at = next;
+  }
+  return groups;
 }
 
 }  // namespace
