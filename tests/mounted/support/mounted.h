@@ -6,7 +6,7 @@
 ///   LOCKFS_TEST_PLAIN  1: no daemon; mount() and source() are one plain directory, so that a test
 ///                      can be checked against the backing filesystem itself
 ///   LOCKFS_TEST_OPTIONS  more -o options for every mount (e.g. passthrough=off)
-///   LOCKFS_TEST_SCALE  factor for the number of rounds of long tests (0.1: a tenth)
+///   LOCKFS_TEST_SCALE  divides the number of rounds of long tests (10: a tenth)
 ///   LOCKFS_TEST_DEADLINE  seconds to wait for what must happen (default 60)
 ///   LOCKFS_TEST_KEEP   1: scratch directories stay
 ///

@@ -50,12 +50,8 @@ milliseconds deadline() {
 }
 
 int scaled(int rounds, int at_least) {
-  static const double factor = [] {
-    const char* text = std::getenv("LOCKFS_TEST_SCALE");
-    const double value = text == nullptr ? 1.0 : std::strtod(text, nullptr);
-    return value > 0 ? value : 1.0;
-  }();
-  return std::max(at_least, static_cast<int>(rounds * factor));
+  static const long long divisor = std::max(1LL, number_from_env("LOCKFS_TEST_SCALE", 1));
+  return std::max(at_least, static_cast<int>(rounds / divisor));
 }
 
 bool wait_readable(int fd, milliseconds limit) {

@@ -38,7 +38,7 @@ class UniqueFd {
 /// seconds). Only failures ever take that long.
 std::chrono::milliseconds deadline();
 
-/// `rounds` times LOCKFS_TEST_SCALE (0.1: a tenth), but at least `at_least`.
+/// `rounds` divided by LOCKFS_TEST_SCALE (10: a tenth), but at least `at_least`.
 int scaled(int rounds, int at_least = 1);
 
 /// Waits until `fd` is readable. Returns false when `limit` has passed.
