@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <linux/fs.h>
 #include <sys/ioctl.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -24,12 +25,18 @@ namespace {
 /// Flags of open(2) that the kernel has dealt with, or that mean nothing for a reopened file.
 constexpr int kConsumedFlags = O_CREAT | O_EXCL | O_NOCTTY | O_NOFOLLOW | O_ASYNC | O_NONBLOCK;
 
-/// The daemon's buffers need not suit O_DIRECT. The file is opened with it all the same, so that a
-/// backing filesystem that cannot do it refuses the open.
-int drop_direct(int fd, int flags) noexcept {
-  if ((flags & O_DIRECT) == 0) return 0;
+/// Clears status flags that matter at open only. O_DIRECT: a backing filesystem that cannot do it
+/// refuses the open, but the daemon's buffers need not suit it. O_APPEND: an append-only file
+/// demands it, but pages written back through the descriptor belong at their offsets; write()
+/// appends by request. Returns 0 or errno.
+int settle_status_flags(int fd, int flags) noexcept {
+  if ((flags & (O_DIRECT | O_APPEND)) == 0) return 0;
   const int status = ::fcntl(fd, F_GETFL);
-  return status >= 0 && ::fcntl(fd, F_SETFL, status & ~O_DIRECT) == 0 ? 0 : errno;
+  if (status < 0) return errno;
+  if (::fcntl(fd, F_SETFL, status & ~(O_DIRECT | O_APPEND)) == 0) return 0;
+  // An append-only file keeps O_APPEND.
+  if (errno != EPERM) return errno;
+  return ::fcntl(fd, F_SETFL, status & ~O_DIRECT) == 0 ? 0 : errno;
 }
 
 std::uint32_t nanoseconds(double seconds) noexcept {
@@ -93,7 +100,7 @@ int Filesystem::open_descriptor(fuse_req_t req, const Inode& inode, int flags, U
   const int opened = inode.reopen(flags & ~kConsumedFlags);
   if (opened < 0) return -opened;
   fd.reset(opened);
-  return drop_direct(opened, flags);
+  return settle_status_flags(opened, flags);
 }
 
 int Filesystem::open(fuse_req_t req, fuse_ino_t nodeid, fuse_file_info* fi) {
@@ -148,7 +155,7 @@ int Filesystem::create_descriptor(fuse_req_t req, const Inode& directory, const 
   const int create_flags = (flags & ~kConsumedFlags) | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC;
   fd.reset(::openat(directory.fd(), name, create_flags, mode));
   if (!fd) return errno == EEXIST && (flags & O_EXCL) == 0 ? ESTALE : errno;
-  return drop_direct(fd.get(), flags);
+  return settle_status_flags(fd.get(), flags);
 }
 
 int Filesystem::flush_data(const Handle& handle) noexcept {
@@ -177,8 +184,12 @@ int Filesystem::read(fuse_req_t req, fuse_ino_t /*nodeid*/, size_t size, off_t o
 
 int Filesystem::write(fuse_req_t req, fuse_ino_t /*nodeid*/, const char* data, size_t size,
                       off_t offset, fuse_file_info* fi) {
-  // A handle opened with O_APPEND appends whatever the offset: nobody else's append is overwritten.
-  const ssize_t count = ::pwrite(Handle::of(*fi).fd.get(), data, size, offset);
+  // Appending goes by the backing file's end, not by the offset that the kernel made of the size it
+  // knew: what others appended meanwhile stays. Pages written back stand where they stand.
+  const bool appends = (fi->flags & O_APPEND) != 0 && fi->writepage == 0;
+  iovec part{const_cast<char*>(data), size};
+  const ssize_t count =
+      ::pwritev2(Handle::of(*fi).fd.get(), &part, 1, offset, appends ? RWF_APPEND : 0);
   if (count < 0) return errno;
   fuse_reply_write(req, static_cast<size_t>(count));
   return 0;

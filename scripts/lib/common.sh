@@ -14,18 +14,24 @@ die() {
   exit 1
 }
 
-# build_preset PRESET [cmake -D arguments...]: configures and builds into build/PRESET.
+# build_preset PRESET [cmake -D arguments...]: configures and builds into build/PRESET. Two scripts
+# that build at the same time take turns.
 build_preset() {
-  local preset=$1 log
-  shift
+  local preset=$1
   say "Building $preset into build/$preset"
   mkdir -p "$ROOT/build/$preset"
-  log=$ROOT/build/$preset/configure.log
-  if ! (cd "$ROOT" && cmake --preset "$preset" "$@") >"$log" 2>&1; then
-    cat "$log" >&2
-    die "cmake could not configure $preset"
-  fi
-  (cd "$ROOT" && cmake --build --preset "$preset" --parallel "$(nproc)") || die "$preset does not build"
+  (
+    flock 9
+    configure_and_build "$@"
+  ) 9>"$ROOT/build/lock" || die "$preset does not build"
+}
+
+configure_and_build() {
+  local preset=$1 log=$ROOT/build/$1/configure.log
+  shift
+  cd "$ROOT" || return
+  cmake --preset "$preset" "$@" >"$log" 2>&1 || { cat "$log" >&2; return 1; }
+  cmake --build --preset "$preset" --parallel "$(nproc)"
 }
 
 # need_fuse: makes sure that /dev/fuse is there.
