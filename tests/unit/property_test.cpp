@@ -484,7 +484,9 @@ void play(const Mix& mix, int runs) {
   EXPECT_GT(granted, 0);
   EXPECT_GT(late, 0);
   EXPECT_GT(refused, 0);
-  if (scaled(runs) == runs) EXPECT_GT(deadlocks, 0);
+  if (scaled(runs) == runs) {
+    EXPECT_GT(deadlocks, 0);
+  }
 }
 
 TEST(Property, NobodyOutside) { play({}, 60); }
