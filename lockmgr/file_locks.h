@@ -237,7 +237,7 @@ struct Blocker {
   Mode mode = Mode::kNone;
 };
 
-class FileLocks : public std::enable_shared_from_this<FileLocks>, private Backing::Carried {
+class FileLocks final : public std::enable_shared_from_this<FileLocks>, private Backing::Carried {
  public:
   FileLocks(LockManager& manager, const FileKey& key, std::unique_ptr<Backing> backing);
   /// REQUIRES: every Opened is closed and nothing is parked.

@@ -16,8 +16,9 @@ std::vector<WaitGraph::Node> WaitGraph::find_path(Source& source, const std::vec
   for (const Node start : starts) reach(start, start);
 
   std::vector<Node> edges;
-  for (std::size_t next = 0; next < frontier.size(); ++next) {
-    const Node node = frontier[next];
+  std::size_t next = 0;
+  while (next < frontier.size()) {
+    const Node node = frontier[next++];
     if (node == goal) {
       std::vector<Node> path{node};
       for (Node at = node; reached_from.at(at) != at;) path.push_back(at = reached_from.at(at));

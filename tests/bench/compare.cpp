@@ -55,7 +55,7 @@ std::string ratio_text(double ratio) {
 void catch_signals() {
   struct sigaction action = {};
   action.sa_handler = [](int) { g_interrupted = 1; };
-  for (const int signal : {SIGINT, SIGTERM, SIGHUP}) sigaction(signal, &action, nullptr);
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP, SIGPIPE}) sigaction(signal, &action, nullptr);
 }
 
 void Report::compare(const std::string& group, const std::string& name,

@@ -86,7 +86,7 @@ class Report {
   std::string printed_name_;
 };
 
-/// Makes SIGINT, SIGTERM and SIGHUP end the run at the next round, with all mounts undone.
+/// Makes SIGINT, SIGTERM, SIGHUP and SIGPIPE end the run at the next round, with all mounts undone.
 void catch_signals();
 
 // The groups of benchmarks.
