@@ -37,11 +37,9 @@ class Backing {
   /// call it is passed to.
   class Carried {
    public:
+    virtual ~Carried() = default;
     /// Calls visit for ranges of one mode, in order, until it returns false.
     virtual void for_each(const std::function<bool(const Range&, Mode)>& visit) const = 0;
-
-   protected:
-    ~Carried() = default;
   };
 
   virtual ~Backing() = default;

@@ -241,7 +241,7 @@ class FileLocks final : public std::enable_shared_from_this<FileLocks>, private 
  public:
   FileLocks(LockManager& manager, const FileKey& key, std::unique_ptr<Backing> backing);
   /// REQUIRES: every Opened is closed and nothing is parked.
-  ~FileLocks();
+  ~FileLocks() override;
   FileLocks(const FileLocks&) = delete;
   FileLocks& operator=(const FileLocks&) = delete;
 
