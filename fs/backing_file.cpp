@@ -74,9 +74,9 @@ int BackingFile::provide(lockmgr::Mode mode, const Carried& carried) {
   const bool writable = mode == lockmgr::Mode::kExclusive;
   if (fd_ != nullptr && (writable_ || !writable)) return 0;
   std::shared_ptr<const UniqueFd> fd;
-  int error = open(writable, fd);
-  // A write-only file of a user whom a network server holds the daemon to.
-  if (error == EACCES && !writable) error = open(true, fd);
+  int error = open(true, fd);
+  // Refused on a read-only filesystem or for a running program: shared locks do without.
+  if (error != 0 && !writable) error = open(false, fd);
   if (error != 0) return error;
   if (fd_ != nullptr) {
     carried.for_each([&](const lockmgr::Range& range, lockmgr::Mode held) {

@@ -1,12 +1,11 @@
 /// The backing file's own record locks as the manager's Backing: one open file description that
 /// holds, as OFD locks, the union of what is granted through the mount.
 ///
-/// The descriptor is opened when the first lock comes: read-only while shared locks are all there
-/// is, since a read-write open would make an NFSv4 client give its delegation back (and wait for
-/// that), and would keep others from executing the file. The first exclusive lock exchanges it for
-/// a read-write one, without a gap: the new one takes the same shared locks before the old one
-/// goes. It is never the descriptor of a caller's open file: those are registered with the kernel
-/// for data passthrough, which pins them, and locks on them would outlive their close.
+/// The descriptor is opened when the first lock comes: read-write, or read-only where that is
+/// refused (a read-only filesystem, a running program). Should an exclusive lock come then and be
+/// possible, a read-write one takes its place without a gap: it takes the same shared locks before
+/// the old one goes. It is never the descriptor of a caller's open file: those are registered with
+/// the kernel for data passthrough, which pins them, and locks on them would outlive their close.
 ///
 /// Thread safety: as lockmgr::Backing demands.
 ///
