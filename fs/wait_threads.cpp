@@ -105,7 +105,7 @@ void WaitThreads::work() {
     under_way_.erase(job->wait.id);  // from here on a recall comes too late
     lock.unlock();
     job->wait.done(error);
-    job->wait.done = nullptr;  // may hold the last reference to a file
+    job->wait = {};  // maybe the last reference to a file and to a descriptor
     lock.lock();
     if (idle_ >= kIdleKept) break;
   }

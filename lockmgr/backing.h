@@ -29,8 +29,8 @@ class Backing {
  public:
   /// Names one wait(); unique among those under way.
   using WaitId = std::uint64_t;
-  /// 0: the lock is held now; EINTR: recalled, nothing taken, or lost since the backing started
-  /// afresh; another errno: failed, nothing taken.
+  /// 0: the lock is held now, unless the backing has started afresh since; EINTR: recalled, nothing
+  /// taken; another errno: failed, nothing taken.
   using WaitDone = std::function<void(int error)>;
 
   /// What the manager has granted, hence what the backing has been told so far. Valid during the
@@ -45,8 +45,9 @@ class Backing {
   virtual ~Backing() = default;
 
   /// Makes the manager's lock on `range` exactly `mode` (kNone: not locked), in one step and
-  /// without waiting for a lock. `carried` is for a backing that has to start afresh; it
-  /// may do so for kExclusive only, since the other modes can be parts of a larger change. Returns
+  /// without waiting for a lock. `carried` is for a backing that has to start afresh; it may do so
+  /// for kExclusive only, since the other modes can be parts of a larger change, and need not carry
+  /// over what waits have taken or will take: the manager sets that again. Returns
   /// 0; EAGAIN when an outsider stands in the way (nothing has changed); another errno of the
   /// backing (nothing has changed).
   virtual int set(const Range& range, Mode mode, const Carried& carried) noexcept = 0;

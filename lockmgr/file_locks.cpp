@@ -417,7 +417,8 @@ void FileLocks::disturb(const Range& range) noexcept {
 }
 
 int FileLocks::set_backing(const Range& range, Mode mode, bool unlocking) noexcept {
-  disturb(range);
+  // An exclusive lock may make the backing start afresh, without what waits have taken.
+  disturb(mode == Mode::kExclusive ? kWholeFile : range);
   manager_.counters_.add(Counter::kBackingCalls);
   const int error = backing_->set(range, mode, *this);
   if (error != 0 && (error != EAGAIN || unlocking)) report(range, mode, error, unlocking);
@@ -1267,7 +1268,7 @@ void FileLocks::deadlock_edges(const OwnerId& id, const Owner* self, const Range
 /// safe.
 class FileLocks::WaitingProcesses final : public WaitGraph::Source {
  public:
-  WaitingProcesses(const FileLocks& home) : home_(home) {}
+  explicit WaitingProcesses(const FileLocks& home) : home_(home) {}
 
   void waits_for(WaitGraph::Node cookie, std::vector<WaitGraph::Node>& out) override {
     for (const auto& waiter : home_.manager_.waiters_of_process(cookie)) {

@@ -112,7 +112,7 @@ void FakeBacking::pump(bool outsiders) {
     }
     Pending taken = std::move(pending_[i]);
     pending_.erase(pending_.begin() + static_cast<std::ptrdiff_t>(i));
-    replace(taken.who, taken.range, taken.mode);
+    if (!taken.lost) replace(taken.who, taken.range, taken.mode);
     if (taken.who == kManager) {
       due_.push_back({{taken.range, taken.mode}, 0, std::move(taken.done)});
     }
@@ -128,7 +128,7 @@ int FakeBacking::set(const Range& range, Mode mode, const Carried& carried) noex
   ++sets_;
   if (mode == Mode::kExclusive && std::exchange(restart_next, false)) {
     held_.erase(kManager);
-    for (Due& due : due_) due.error = due.error == 0 ? EINTR : due.error;
+    for (Pending& pending : pending_) pending.lost = pending.who == kManager;
     carried.for_each([this](const Range& part, Mode strongest) {
       replace(kManager, part, strongest);
       return true;

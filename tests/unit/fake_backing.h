@@ -50,8 +50,8 @@ class FakeBacking final : public Backing {
   /// by the kernel that has not run yet; the manager can overtake them.
   bool lazy_outsiders = false;
   /// Before the next set() to kExclusive all locks of the manager are lost, and put back as it says
-  /// they were, as by a backing that has to open its file anew. A wait that has succeeded, but was
-  /// not delivered yet, has lost its lock and counts as recalled.
+  /// they were, as by a backing that has to open its file anew. Waits under way then succeed in
+  /// vain: their locks went, or will go, with the old file.
   bool restart_next = false;
   /// Errors to inject: asked before each call, an errno fails the call and changes nothing.
   std::function<int(const Range&, Mode)> fail_set;
@@ -117,6 +117,7 @@ class FakeBacking final : public Backing {
     bool yields = false;
     bool recalled = false;
     WaitDone done;
+    bool lost = false;  ///< waits on what the backing has given up
   };
   struct Due {
     Segment what;

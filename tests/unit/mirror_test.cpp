@@ -381,6 +381,25 @@ TEST(OutsideWait, DisturbedAndMeanwhileTakenByAnOutsider) {
   EXPECT_TRUE(answer->granted());
 }
 
+// The backing opens its file anew for an exclusive lock elsewhere; what a wait has taken or takes
+// on the old one is worth nothing.
+TEST(OutsideWait, LostWhenTheBackingStartsAfresh) {
+  for (const bool succeeds_before : {false, true}) {
+    World w;
+    ASSERT_EQ(w.backing().outsider_set(kOne, {0, 9}, kX), 0);
+    const AnswerPtr reader = w.wait(ofd(1), {0, 9}, kS);
+    if (succeeds_before) w.backing().outsider_leaves(kOne);
+    w.backing().restart_next = true;
+    ASSERT_EQ(w.lock(ofd(2), {20, 29}, kX), 0);
+    if (!succeeds_before) w.backing().outsider_leaves(kOne);
+    ASSERT_EQ(w.backing().due(), 1U);
+    EXPECT_EQ(carried(w), "X[20,29] ");
+    w.deliver();
+    EXPECT_TRUE(reader->granted());
+    EXPECT_EQ(carried(w), "S[0,9] X[20,29] ");
+  }
+}
+
 // Two threads of one process wait for outsiders, one for an exclusive and one for a shared lock on
 // a common byte. The backing gives the exclusive one first, so the shared one weakens it.
 TEST(OutsideWait, ASharedWaitWeakensAnExclusiveOneOfTheSameOwner) {

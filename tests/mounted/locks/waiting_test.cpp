@@ -1,7 +1,9 @@
 /// Blocking requests: the order of the queue, signals, kills, many waiters, threads, outsiders, and
 /// the end of the mount.
 
+#include <linux/fs.h>
 #include <signal.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <chrono>
@@ -403,6 +405,40 @@ TEST_F(QueueTest, TwoHundredWaitersWhileTheMountServesOthers) {
 
 // -- outsiders
 // --------------------------------------------------------------------------------------
+
+/// Sets or clears the immutable flag of a file: while it is set nobody can open it for writing.
+void set_immutable(const std::string& path, bool on) {
+  const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  int flags = 0;
+  ASSERT_EQ(::ioctl(fd.get(), FS_IOC_GETFLAGS, &flags), 0) << std::strerror(errno);
+  flags = on ? flags | FS_IMMUTABLE_FL : flags & ~FS_IMMUTABLE_FL;
+  ASSERT_EQ(::ioctl(fd.get(), FS_IOC_SETFLAGS, &flags), 0) << std::strerror(errno);
+}
+
+/// The daemon could open the file for reading only, so a request waits for the outsider through
+/// that descriptor; an exclusive lock elsewhere then needs one for writing, which takes over.
+TEST_F(QueueTest, DescriptorIsExchangedDuringAWaitForAnOutsider) {
+  LOCKFS_NOT_PLAIN();
+  for (int round = 0; round < scaled(200, 10); ++round) {
+    const std::string name = new_file();
+    Locker outside(in_source(name));
+    ASSERT_EQ(outside.try_lock(kOfd, kExclusive, {0, 10}), 0);
+    set_immutable(in_source(name), true);
+    Locker reader(in_mount(name), O_RDONLY | O_CLOEXEC);
+    reader.start_lock(kOfd, kShared, {0, 10});
+    EXPECT_TRUE(reader.waits());
+    set_immutable(in_source(name), false);
+    Locker writer(in_mount(name));
+    // Both at once, so that the wait may end before, during and after the exchange.
+    outside.start_lock(kOfd, kShared, {0, 10});
+    EXPECT_EQ(writer.try_lock(kOfd, kExclusive, {100, 10}), 0);
+    EXPECT_EQ(outside.result(), 0);
+    ASSERT_EQ(reader.result(), 0);
+    ASSERT_EQ(outside.unlock(kOfd), 0);
+    fs().settle(name);
+    ASSERT_TRUE(mirror_is(fs().pid(), in_source(name), {{0, 9, kShared}, {100, 109, kExclusive}}));
+  }
+}
 
 class OutsiderTest : public SharedMountTest, public ::testing::WithParamInterface<Kind> {
  protected:
