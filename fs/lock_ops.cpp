@@ -244,10 +244,10 @@ lockmgr::Request LockOps::request_of(const Asked& asked) {
 
 // -- requests ------------------------------------------------------------------------------------
 
-template <typename Task>
+// The reference of this call keeps the strand while it runs what other threads left there, the
+// release of the last handle maybe.
+template <typename Task>  // NOLINTNEXTLINE(performance-unnecessary-value-param)
 void LockOps::in_order(std::shared_ptr<LockedFile> file, Task&& task) {
-  // The reference of this call keeps the strand while it runs what other threads left there, the
-  // release of the last handle maybe.
   file->strand.run([overtakable = !file->local, task = std::forward<Task>(task)] {
     // With its place in the strand, a request to a slow backing need not hold up those of others.
     if (overtakable) RequestLoop::allow_overtaking();

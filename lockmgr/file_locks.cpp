@@ -195,12 +195,11 @@ FileLocks::FileLocks(LockManager& manager, const FileKey& key, std::unique_ptr<B
     : manager_(manager), key_(key), backing_(std::move(backing)), patience_(kPatience) {}
 
 FileLocks::~FileLocks() {
-  // Whoever forgets to close an Opened must not leave the counts wrong.
-  for (LockTree* tree : {&exclusive_, &shared_}) {
-    while (Lock* lock = tree->root()) {
-      unlink(*lock);
-      delete lock;
-    }
+  // Of owners whose Opened nobody closed.
+  exclusive_.clear();
+  shared_.clear();
+  for (const auto& [id, owner] : owners_) {
+    owner->locks.clear_and_dispose(std::default_delete<Lock>());
   }
   manager_.forget_file(*this);
 }

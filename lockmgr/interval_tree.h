@@ -91,6 +91,9 @@ class IntervalTree {
     retrace(fix_from);
   }
 
+  /// Empties the tree at once. The links of its nodes stay as they were: they are to be destroyed.
+  void clear() noexcept { root_ = nullptr; }
+
   /// Recomputes the summaries from `node` to the root after what they are made of has changed
   /// (never its `first`). REQUIRES: `node` is linked.
   void refresh(Node& node) noexcept {
