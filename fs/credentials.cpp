@@ -103,6 +103,12 @@ std::span<const gid_t> groups_of(fuse_req_t req) {
   return groups;
 }
 
+int drop_set_id_rights() noexcept {
+  Capabilities reduced = own.capabilities;
+  reduced.remove(CAP_FSETID);
+  return reduced.write();
+}
+
 }  // namespace
 
 int prepare_worker_thread() noexcept {
@@ -131,16 +137,23 @@ int CallerIdentity::take(fuse_req_t req) {
   switched_ = true;
   if (const int error = set_groups(groups); error != 0) return error;
   if (const int error = set_owner(caller.uid, caller.gid); error != 0) return error;
-  if (caller.uid == 0) return 0;
-  Capabilities reduced = own.capabilities;
-  reduced.remove(CAP_FSETID);
-  return reduced.write();
+  return caller.uid == 0 ? 0 : drop_set_id_rights();
 }
 
 CallerIdentity::~CallerIdentity() {
   if (!switched_) return;
   // The thread must not go on with a stranger's identity.
   if (own.capabilities.write() != 0 || set_owner(0, 0) != 0 || set_groups({}) != 0) std::abort();
+}
+
+WithoutSetIdRights::WithoutSetIdRights() noexcept
+    : error_(!own.prepared ? EPERM
+             : own.root    ? drop_set_id_rights()
+                           : 0) {}
+
+WithoutSetIdRights::~WithoutSetIdRights() {
+  // capset() to what the thread had a moment ago is always allowed.
+  if (own.root && own.capabilities.write() != 0) std::abort();
 }
 
 }  // namespace lockfs

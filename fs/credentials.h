@@ -36,4 +36,20 @@ class CallerIdentity {
   int error_;
 };
 
+/// While it lives the calling thread has no CAP_FSETID: what it writes to, or registers with the
+/// kernel for writing, loses its set-ID bits. Does nothing in a daemon that isn't root.
+class WithoutSetIdRights {
+ public:
+  WithoutSetIdRights() noexcept;
+  WithoutSetIdRights(const WithoutSetIdRights&) = delete;
+  WithoutSetIdRights& operator=(const WithoutSetIdRights&) = delete;
+  ~WithoutSetIdRights();
+
+  /// 0, or the errno with which the right could not be given up.
+  [[nodiscard]] int error() const noexcept { return error_; }
+
+ private:
+  int error_;
+};
+
 }  // namespace lockfs

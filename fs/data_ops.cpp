@@ -17,6 +17,7 @@
 #include "fs/credentials.h"
 #include "fs/filesystem.h"
 #include "fs/fuse_protocol.h"
+#include "fs/request_loop.h"
 #include "fs/scratch_buffer.h"
 
 namespace lockfs {
@@ -80,8 +81,16 @@ fuse_entry_out wire_entry(const fuse_entry_param& param) noexcept {
 proto::OpenOut wire_open(const Handle& handle, std::int32_t backing_id) noexcept {
   proto::OpenOut out{};
   out.fh = reinterpret_cast<std::uintptr_t>(&handle);
-  out.open_flags = backing_id != 0 ? proto::kOpenPassthrough : 0;
   out.backing_id = backing_id;
+  if (backing_id == 0) return out;
+  out.open_flags = proto::kOpenPassthrough;
+  // Passed-through writes take set-ID bits away whoever writes (see register_backing()). Those of
+  // such a file come to the daemon instead, which knows who may leave them; a mapping still
+  // doesn't.
+  struct stat st {};
+  if (handle.writable() && ::fstat(handle.fd.get(), &st) == 0 && has_set_id_bits(st)) {
+    out.open_flags |= FOPEN_DIRECT_IO;
+  }
   return out;
 }
 
@@ -187,9 +196,13 @@ int Filesystem::write(fuse_req_t req, fuse_ino_t /*nodeid*/, const char* data, s
   // Appending goes by the backing file's end, not by the offset that the kernel made of the size it
   // knew: what others appended meanwhile stays. Pages written back stand where they stand.
   const bool appends = (fi->flags & O_APPEND) != 0 && fi->writepage == 0;
+  const Handle& handle = Handle::of(*fi);
+  std::optional<CallerIdentity> identity;
+  if (RequestLoop::clears_set_id_bits()) {
+    if (const int error = act_as_caller(req, *handle.inode, identity); error != 0) return error;
+  }
   iovec part{const_cast<char*>(data), size};
-  const ssize_t count =
-      ::pwritev2(Handle::of(*fi).fd.get(), &part, 1, offset, appends ? RWF_APPEND : 0);
+  const ssize_t count = ::pwritev2(handle.fd.get(), &part, 1, offset, appends ? RWF_APPEND : 0);
   if (count < 0) return errno;
   fuse_reply_write(req, static_cast<size_t>(count));
   return 0;
@@ -200,18 +213,24 @@ int Filesystem::fsync(fuse_req_t /*req*/, fuse_ino_t /*nodeid*/, int datasync, f
   return (datasync != 0 ? ::fdatasync(fd) : ::fsync(fd)) == 0 ? 0 : errno;
 }
 
-int Filesystem::fallocate(fuse_req_t /*req*/, fuse_ino_t /*nodeid*/, int mode, off_t offset,
+int Filesystem::fallocate(fuse_req_t req, fuse_ino_t /*nodeid*/, int mode, off_t offset,
                           off_t length, fuse_file_info* fi) {
-  return ::fallocate(Handle::of(*fi).fd.get(), mode, offset, length) == 0 ? 0 : errno;
+  const Handle& handle = Handle::of(*fi);
+  std::optional<CallerIdentity> identity;
+  if (const int error = act_as_caller(req, *handle.inode, identity); error != 0) return error;
+  return ::fallocate(handle.fd.get(), mode, offset, length) == 0 ? 0 : errno;
 }
 
 int Filesystem::copy_file_range(fuse_req_t req, fuse_ino_t /*nodeid_in*/, off_t offset_in,
                                 fuse_file_info* fi_in, fuse_ino_t /*nodeid_out*/, off_t offset_out,
                                 fuse_file_info* fi_out, size_t length, int flags) {
   constexpr size_t kMaxLength = 1U << 30;  // the reply has 32 bits for the count
+  const Handle& to = Handle::of(*fi_out);
+  std::optional<CallerIdentity> identity;
+  if (const int error = act_as_caller(req, *to.inode, identity); error != 0) return error;
   const ssize_t count =
-      ::copy_file_range(Handle::of(*fi_in).fd.get(), &offset_in, Handle::of(*fi_out).fd.get(),
-                        &offset_out, std::min(length, kMaxLength), static_cast<unsigned>(flags));
+      ::copy_file_range(Handle::of(*fi_in).fd.get(), &offset_in, to.fd.get(), &offset_out,
+                        std::min(length, kMaxLength), static_cast<unsigned>(flags));
   if (count < 0) return errno;
   fuse_reply_write(req, static_cast<size_t>(count));
   return 0;

@@ -9,6 +9,7 @@
 #include <cstring>
 #include <utility>
 
+#include "fs/credentials.h"
 #include "fs/fuse_protocol.h"
 
 namespace lockfs {
@@ -44,6 +45,10 @@ void DataPassthroughTable::detach(Handle& handle) noexcept {
 }
 
 std::int32_t DataPassthroughTable::register_backing(const Inode& inode) const noexcept {
+  // The kernel writes with the rights of whoever registers (backing_file_write_iter()), and leaves
+  // it to the backing filesystem to clear set-ID bits.
+  const WithoutSetIdRights without;
+  if (without.error() != 0) return -without.error();
   const int id = ioctl_backing_open(fuse_fd_, inode.fd());
   if (id != -EBADF) return id;
   // Older kernels want a descriptor that can read.

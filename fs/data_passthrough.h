@@ -7,8 +7,7 @@
 ///   1. All open handles of one inode are served the same way: the kernel fails a mixed open with
 ///      EIO (fuse_file_io_open). The first open decides, until the last handle is gone.
 ///   2. An inode has one backing id, whatever the number of its handles: the kernel refuses a
-///   second
-///      (fuse_inode_uncached_io_start gives EBUSY).
+///      second (fuse_inode_uncached_io_start gives EBUSY).
 ///   3. What is registered is the inode's O_PATH descriptor, or a read-only one made for it. The
 ///      kernel pins a registered file until it is unregistered; a handle's own would keep its write
 ///      access alive too long.

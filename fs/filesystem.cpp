@@ -67,6 +67,21 @@ int Filesystem::read_attributes(Inode& inode, struct stat& st) noexcept {
   return 0;
 }
 
+/// Programs with set-ID bits are asked for each time they are run: the kernel clears the bits of a
+/// file that it writes to (data passthrough) without learning of it.
+double Filesystem::attr_timeout(const struct stat& st) const noexcept {
+  return has_set_id_bits(st) ? 0 : options_.attr_timeout;
+}
+
+int Filesystem::act_as_caller(fuse_req_t req, const Inode& inode,
+                              std::optional<CallerIdentity>& identity) {
+  struct stat st {};
+  if (::fstat(inode.fd(), &st) != 0) return errno;
+  if (!has_set_id_bits(st)) return 0;
+  identity.emplace(req);
+  return identity->error();
+}
+
 int Filesystem::enter(UniqueFd path_fd, Entry& entry) {
   struct stat st {};
   if (::fstat(path_fd.get(), &st) != 0) return errno;
@@ -121,7 +136,7 @@ fuse_entry_param Filesystem::entry_param(const Entry& entry) const noexcept {
   param.ino = entry.inode->nodeid();
   param.generation = param.ino == FUSE_ROOT_ID ? 0 : entry.inode->generation();
   param.attr = entry.st;
-  param.attr_timeout = options_.attr_timeout;
+  param.attr_timeout = attr_timeout(entry.st);
   param.entry_timeout = options_.entry_timeout;
   return param;
 }
@@ -136,7 +151,7 @@ int Filesystem::reply_entry(fuse_req_t req, const Entry& entry) {
 int Filesystem::reply_attributes(fuse_req_t req, Inode& inode) {
   struct stat st {};
   if (const int error = read_attributes(inode, st); error != 0) return error;
-  fuse_reply_attr(req, &st, options_.attr_timeout);
+  fuse_reply_attr(req, &st, attr_timeout(st));
   return 0;
 }
 

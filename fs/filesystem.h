@@ -9,7 +9,8 @@
 ///   1. Each step from a directory to an entry is one component, taken with O_NOFOLLOW relative to
 ///      the directory's descriptor; no path is ever walked, no symbolic link ever followed.
 ///   2. The kernel (default_permissions) decides who may do what. The daemon acts as itself, and as
-///      the caller only where a new file takes its owner from the process.
+///      the caller only where a new file takes its owner from the process, or a changed one keeps
+///      or loses its set-ID bits by who changes it.
 ///   3. Each request is answered exactly once.
 #pragma once
 
@@ -20,9 +21,11 @@
 #include <cstddef>
 #include <cstdint>
 #include <mutex>
+#include <optional>
 #include <stop_token>
 #include <thread>
 
+#include "fs/credentials.h"
 #include "fs/data_passthrough.h"
 #include "fs/handle.h"
 #include "fs/inode.h"
@@ -75,6 +78,11 @@ class Filesystem {
   int find_child(Inode& parent, const char* name, Entry& entry);
   int find_child(fuse_ino_t parent, const char* name, Entry& entry);
   int enter(UniqueFd path_fd, Entry& entry);
+  /// Takes the caller's identity when the file has set-ID bits, so that the backing filesystem
+  /// decides as for the caller whether a change takes these away.
+  static int act_as_caller(fuse_req_t req, const Inode& inode,
+                           std::optional<CallerIdentity>& identity);
+  [[nodiscard]] double attr_timeout(const struct stat& st) const noexcept;
   static int read_attributes(Inode& inode, struct stat& st) noexcept;
   [[nodiscard]] fuse_entry_param entry_param(const Entry& entry) const noexcept;
   int reply_entry(fuse_req_t req, const Entry& entry);

@@ -12,6 +12,10 @@ namespace lockfs::proto {
 /// INIT flags2: reads, writes and mmap may go straight to a registered backing file (bit 37).
 inline constexpr std::uint64_t kInitPassthrough = 1ULL << 37;
 
+/// INIT flags: the filesystem clears set-ID bits and file capabilities on write, truncation and
+/// change of owner (bit 28; libfuse 3.14 cannot ask for it).
+inline constexpr std::uint64_t kInitHandleKillprivV2 = FUSE_HANDLE_KILLPRIV_V2;
+
 /// OPEN/CREATE reply flag: `backing_id` of the reply names the backing file.
 inline constexpr std::uint32_t kOpenPassthrough = 1U << 7;
 

@@ -43,6 +43,12 @@ struct FileId {
   bool operator==(const FileId&) const = default;
 };
 
+/// Whether the file has bits that a write or a change of owner may take away; in a regular file,
+/// running it changes the user or the group.
+[[nodiscard]] inline bool has_set_id_bits(const struct stat& st) noexcept {
+  return !S_ISDIR(st.st_mode) && (st.st_mode & (S_ISUID | S_ISGID)) != 0;
+}
+
 /// How the data of an inode's open files is served: the kernel wants one way for all of them.
 /// Every field is guarded by DataPassthroughTable.
 struct DataMode {

@@ -6,8 +6,11 @@
 #include <array>
 #include <cerrno>
 #include <climits>
+#include <optional>
 
+#include "fs/credentials.h"
 #include "fs/filesystem.h"
+#include "fs/request_loop.h"
 
 namespace lockfs {
 namespace {
@@ -48,6 +51,13 @@ constexpr int kAnyOwner = FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID;
 constexpr int kAnyTime =
     FUSE_SET_ATTR_ATIME | FUSE_SET_ATTR_ATIME_NOW | FUSE_SET_ATTR_MTIME | FUSE_SET_ATTR_MTIME_NOW;
 
+/// Whether the caller may take set-ID bits away at any time (setattr_prepare()).
+bool owns(fuse_req_t req, const Inode& inode) noexcept {
+  const uid_t caller = fuse_req_ctx(req)->uid;
+  struct stat st {};
+  return caller == 0 || (::fstat(inode.fd(), &st) == 0 && caller == st.st_uid);
+}
+
 /// Mode comes after size and owner, which may clear set-ID bits that the kernel wants kept; times
 /// come last because a changed size changes them.
 int apply(const Inode& inode, const struct stat& attr, int to_set, const Handle* handle) noexcept {
@@ -62,9 +72,9 @@ int apply(const Inode& inode, const struct stat& attr, int to_set, const Handle*
 }  // namespace
 
 void Filesystem::init(fuse_conn_info& conn) noexcept {
-  // HANDLE_KILLPRIV stays off: the kernel then clears set-ID bits itself, which kernel data
-  // passthrough needs, since the daemon never sees those writes. WRITEBACK_CACHE stays off: what
-  // was written must be in the backing file when a lock is released.
+  // HANDLE_KILLPRIV stays off: it does not say whose bits may stay; its second version, which does,
+  // is granted in complete_init_reply(). WRITEBACK_CACHE stays off: what was written must be in the
+  // backing file when a lock is released.
   constexpr unsigned kUnwanted = FUSE_CAP_HANDLE_KILLPRIV | FUSE_CAP_WRITEBACK_CACHE |
                                  FUSE_CAP_SPLICE_READ | FUSE_CAP_SPLICE_WRITE |
                                  FUSE_CAP_SPLICE_MOVE | FUSE_CAP_POSIX_ACL;
@@ -108,6 +118,18 @@ int Filesystem::setattr(fuse_req_t req, fuse_ino_t nodeid, struct stat* attr, in
   InodePtr inode;
   if (const int error = inodes_.acquire(nodeid, inode); error != 0) return error;
   const Handle* handle = fi != nullptr ? &Handle::of(*fi) : nullptr;
+  // With HANDLE_KILLPRIV_V2 the kernel says nothing more of chown(-1, -1), nor before a write that
+  // takes set-ID bits away. The write itself does that; chown() is only for the owner.
+  const bool same_owner = to_set == 0 && owns(req, *inode);
+  if (same_owner) {
+    to_set = kAnyOwner;
+    attr->st_uid = static_cast<uid_t>(-1);
+    attr->st_gid = static_cast<gid_t>(-1);
+  }
+  std::optional<CallerIdentity> identity;
+  if (same_owner || RequestLoop::clears_set_id_bits()) {
+    if (const int error = act_as_caller(req, *inode, identity); error != 0) return error;
+  }
   if (const int error = apply(*inode, *attr, to_set, handle); error != 0) return error;
   return reply_attributes(req, *inode);
 }

@@ -220,11 +220,26 @@ bool RequestLoop::follower_ready() {
 
 void RequestLoop::carry_out(const fuse_buf& buffer) {
   role_.lock_caller = 0;
-  const std::uint32_t opcode = header_of(buffer).opcode;
-  if (opcode == FUSE_SETLK || opcode == FUSE_SETLKW) {
-    if (const auto* lock = argument_of<fuse_lk_in>(buffer)) {
-      role_.lock_caller = static_cast<pid_t>(lock->lk.pid);
-    }
+  role_.clears_set_id_bits = false;
+  switch (header_of(buffer).opcode) {
+    case FUSE_SETLK:
+    case FUSE_SETLKW:
+      if (const auto* lock = argument_of<fuse_lk_in>(buffer)) {
+        role_.lock_caller = static_cast<pid_t>(lock->lk.pid);
+      }
+      break;
+    case FUSE_WRITE:
+      if (const auto* write = argument_of<fuse_write_in>(buffer)) {
+        role_.clears_set_id_bits = (write->write_flags & FUSE_WRITE_KILL_SUIDGID) != 0;
+      }
+      break;
+    case FUSE_SETATTR:
+      if (const auto* change = argument_of<fuse_setattr_in>(buffer)) {
+        role_.clears_set_id_bits = (change->valid & FATTR_KILL_SUIDGID) != 0;
+      }
+      break;
+    default:
+      break;
   }
   fuse_session_process_buf(session_, &buffer);
 }
@@ -303,6 +318,7 @@ RequestLoop::Blocking::~Blocking() {
 }
 
 pid_t RequestLoop::lock_caller_pid() { return role_.lock_caller; }
+bool RequestLoop::clears_set_id_bits() { return role_.clears_set_id_bits; }
 
 // -- watchdog ------------------------------------------------------------------------------------
 

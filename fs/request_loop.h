@@ -77,6 +77,11 @@ class RequestLoop {
   /// libfuse does not hand on for flock; 0 when there is none.
   static pid_t lock_caller_pid();
 
+  /// Whether the kernel demands that the WRITE or SETATTR under way on this thread clears set-ID
+  /// bits, its caller having no right to leave them (FUSE_HANDLE_KILLPRIV_V2). libfuse 3.14 does
+  /// not hand that on.
+  static bool clears_set_id_bits();
+
  private:
   /// What the leader is at. Packed with a count of requests, so that the watchdog can tell "still
   /// the same request" and the lead changes hands in one step.
@@ -99,6 +104,7 @@ class RequestLoop {
     bool leads = false;       ///< it was leader when it began the request under way
     std::uint64_t count = 0;  ///< the number of that request
     pid_t lock_caller = 0;
+    bool clears_set_id_bits = false;
   };
 
   static constexpr std::uint64_t pack(std::uint64_t count, Phase phase) {

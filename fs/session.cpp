@@ -57,6 +57,8 @@ void note_init_request(const char* bytes, std::size_t size) {
 /// Adds to the reply what libfuse leaves out.
 void complete_init_reply(proto::InitOut& reply) {
   InitExchange& exchange = *init_exchange;
+  // Without it the kernel asks for security.capability before each write (file_remove_privs()).
+  reply.flags |= static_cast<std::uint32_t>(exchange.offered & proto::kInitHandleKillprivV2);
   // libfuse 3.14 takes this wish for granted but forgets to pass it on.
   if ((exchange.offered & FUSE_PARALLEL_DIROPS) != 0) reply.flags |= FUSE_PARALLEL_DIROPS;
   if (exchange.want_passthrough && (exchange.offered & proto::kInitPassthrough) != 0) {

@@ -1,6 +1,7 @@
 // Attributes: stat, every way to change them, extended attributes, POSIX ACLs, inode flags, statfs.
 // Each runs on the mount and on a plain directory and must give the same in both.
 #include <fcntl.h>
+#include <grp.h>
 #include <linux/fs.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
@@ -165,6 +166,41 @@ TEST_F(AttributesTest, SetIdBitsGoWithTheOwner) {
       });
     }
   }
+  expect_same_trees();
+}
+
+TEST_F(AttributesTest, ChownToTheSameOwnerTakesSetIdBitsOnlyFromTheOwner) {
+  make("f");
+  const auto prepare = [&] {
+    same("prepare", [&](const Dir& dir) {
+      EXPECT_EQ(::fchownat(dir.fd, "f", kUser, kGroup, 0), 0);
+      return call(::fchmodat(dir.fd, "f", 06755, 0));
+    });
+  };
+  const Operation chown = [&](const Dir& dir) {
+    return call(::fchownat(dir.fd, "f", static_cast<uid_t>(-1), static_cast<gid_t>(-1), 0));
+  };
+  prepare();
+  same_as(kUser, kGroup, {}, "chown by the owner", chown);
+  same("mode", [&](const Dir& dir) {
+    return Outcome{static_cast<long>(attributes(dir.fd, "f").stx_mode), 0, ""};
+  });
+  prepare();
+  same("chown by root", chown);
+  same("mode", [&](const Dir& dir) {
+    return Outcome{static_cast<long>(attributes(dir.fd, "f").stx_mode), 0, ""};
+  });
+  prepare();
+  // The backing filesystem says EPERM, the kernel's FUSE client cannot.
+  in_child([&]() -> Outcome {
+    if (::setresgid(kUser + 1, kUser + 1, kUser + 1) != 0 || ::setgroups(0, nullptr) != 0 ||
+        ::setresuid(kUser + 1, kUser + 1, kUser + 1) != 0) {
+      return call(-1);
+    }
+    return chown(mounted_);
+  });
+  EXPECT_EQ(attributes(mounted_ / "f").stx_mode & 07777U, 06755U);
+  EXPECT_EQ(attributes(behind_ / "f").stx_mode & 07777U, 06755U);
   expect_same_trees();
 }
 
