@@ -10,6 +10,8 @@ PACKAGES_RUN=(fuse3 util-linux mount python3)
 PACKAGES_TEST=(libgtest-dev acl attr e2fsprogs git procps sqlite3 stress-ng)
 PACKAGES_LINT=(clang-format clang-tidy)
 PACKAGES_BENCH=(libbenchmark-dev)
+# The virtual machines of scripts/nfs-lab; what is in them is only downloaded (tests/nfs/lab/prepare).
+PACKAGES_NFS=(qemu-system-x86 busybox-static cpio xz-utils)
 
 # missing_packages NAME...: prints those that are not installed.
 missing_packages() {
@@ -19,7 +21,7 @@ missing_packages() {
   done
 }
 
-# install_packages GROUP...: installs what is missing of the groups build, run, test, lint, bench.
+# install_packages GROUP...: installs what is missing of the groups build, run, test, lint, bench, nfs.
 install_packages() {
   local group wanted=() missing
   for group in "$@"; do
