@@ -173,6 +173,7 @@ void RequestLoop::lead(fuse_buf& buffer) {
     role_.leads = true;
     role_.count = count;
     const Kind kind = classify(buffer);
+    if (kind == Kind::kOrdered) follower_.note(static_cast<pid_t>(header_of(buffer).pid));
     if (kind != Kind::kOrdered && !follower_ready()) {
       put_by(buffer);
     } else {

@@ -33,6 +33,8 @@
 #include <mutex>
 #include <thread>
 
+#include "fs/cpu_follower.h"
+
 namespace lockfs {
 
 class RequestLoop {
@@ -138,6 +140,8 @@ class RequestLoop {
   std::atomic<bool> ended_{false};
   std::atomic<bool> watching_{false};   ///< the watchdog is ticking
   std::atomic<unsigned> followers_{0};  ///< threads ready to take the lead; changed under mutex_
+
+  CpuFollower follower_;  ///< used by the leader
 
   std::mutex mutex_;
   std::condition_variable follow_;   ///< the lead is vacant, a request was put by, or the end
