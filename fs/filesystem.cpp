@@ -45,6 +45,7 @@ UniqueFd open_source(const std::string& source) {
 
 Filesystem::Filesystem(const Options& options)
     : options_(options),
+      cache_times_{options.attr_timeout, options.entry_timeout, options.negative_timeout},
       inodes_(open_source(options.source_path), std::min(raise_descriptor_limit() / 2, kMaxPins)),
       passthrough_(options.passthrough),
       idle_closer_([this](const std::stop_token& stop) { run_idle_closer(stop); }) {}
@@ -121,8 +122,8 @@ fuse_entry_param Filesystem::entry_param(const Entry& entry) const noexcept {
   param.ino = entry.inode->nodeid();
   param.generation = param.ino == FUSE_ROOT_ID ? 0 : entry.inode->generation();
   param.attr = entry.st;
-  param.attr_timeout = options_.attr_timeout;
-  param.entry_timeout = options_.entry_timeout;
+  param.attr_timeout = cache_times_.attr;
+  param.entry_timeout = cache_times_.entry;
   return param;
 }
 
@@ -136,7 +137,7 @@ int Filesystem::reply_entry(fuse_req_t req, const Entry& entry) {
 int Filesystem::reply_attributes(fuse_req_t req, Inode& inode) {
   struct stat st {};
   if (const int error = read_attributes(inode, st); error != 0) return error;
-  fuse_reply_attr(req, &st, options_.attr_timeout);
+  fuse_reply_attr(req, &st, cache_times_.attr);
   return 0;
 }
 
