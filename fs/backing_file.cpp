@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cinttypes>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -129,6 +130,30 @@ int BackingFile::wait(WaitId id, const lockmgr::Range& range, lockmgr::Mode mode
 }
 
 void BackingFile::recall(WaitId id) noexcept { threads_.recall(id); }
+
+/// The kernel lists the locks of an open file description in fdinfo:
+/// "lock:\t1: OFDLCK ADVISORY  WRITE -1 fe:00:131 0 EOF". A wait shows as "-> OFDLCK".
+bool BackingFile::look(std::vector<lockmgr::CarriedLock>& found) {
+  if (fd_ == nullptr) return true;
+  char path[40];
+  std::snprintf(path, sizeof path, "/proc/self/fdinfo/%d", fd_->get());
+  const std::unique_ptr<FILE, int (*)(FILE*)> file(std::fopen(path, "re"), std::fclose);
+  if (file == nullptr) return false;
+  char line[256];
+  while (std::fgets(line, sizeof line, file.get()) != nullptr) {
+    char mode[8];
+    char last[24];
+    lockmgr::CarriedLock lock;
+    if (std::sscanf(line, "lock: %*d: OFDLCK %*s %7s %*d %*s %" SCNd64 " %23s", mode,
+                    &lock.range.first, last) != 3) {
+      continue;
+    }
+    lock.range.last = last[0] == 'E' ? lockmgr::kEof : std::strtoll(last, nullptr, 10);
+    lock.mode = mode[0] == 'W' ? lockmgr::Mode::kExclusive : lockmgr::Mode::kShared;
+    found.push_back(lock);
+  }
+  return std::ferror(file.get()) == 0;
+}
 
 std::string BackingFile::name() const { return inode_->path(); }
 

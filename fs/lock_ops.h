@@ -27,6 +27,7 @@
 #include <thread>
 
 #include "fs/backing_file.h"
+#include "fs/control_feed.h"
 #include "fs/handle.h"
 #include "fs/options.h"
 #include "fs/owner_class.h"
@@ -101,6 +102,9 @@ class LockOps final : private lockmgr::Observer {
 
   [[nodiscard]] lockmgr::LockManager& manager() noexcept { return manager_; }
 
+  /// What happens while LockManager::watch() is on.
+  [[nodiscard]] EventFeed& feed() noexcept { return feed_; }
+
  private:
   friend class HandleLocks;
   friend struct LockHandlers;
@@ -145,10 +149,14 @@ class LockOps final : private lockmgr::Observer {
                       lockmgr::Mode mode, int error, bool unlocking) override;
   void deadlock(const lockmgr::FileLocks& file, const lockmgr::Request& request,
                 const std::vector<std::uint64_t>& cycle) override;
+  void event(const lockmgr::FileLocks& file, const lockmgr::Event& event) override {
+    feed_.push(file, event);
+  }
 
   const Options& options_;
   Filesystem& filesystem_;
   fuse_session* session_ = nullptr;
+  EventFeed feed_;  ///< before manager_, which calls event()
   lockmgr::LockManager manager_;
   WaitThreads wait_threads_;  ///< after manager_: its threads call the manager
   KnownProcesses known_processes_;

@@ -12,6 +12,7 @@
 #include <functional>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "lockmgr/owner.h"
 #include "lockmgr/range.h"
@@ -23,6 +24,12 @@ struct OutsideLock {
   Range range;
   Mode mode = Mode::kExclusive;
   pid_t pid = 0;  ///< 0 or -1 where the backing does not say
+};
+
+/// Bytes that carry a lock at the backing.
+struct CarriedLock {
+  Range range;
+  Mode mode = Mode::kNone;
 };
 
 class Backing {
@@ -69,6 +76,11 @@ class Backing {
   /// Whether outsiders are queueing for a lock that the manager holds on this file. May answer from
   /// what it saw a short while ago; false when it cannot know.
   virtual bool outsiders_waiting() noexcept = 0;
+
+  /// Finds out anew what the backing really holds for the manager, for FileLocks::audit(): locks
+  /// that do not overlap, in any order, put into `found`. Called like set(). False when it cannot
+  /// tell. May throw std::bad_alloc.
+  virtual bool look(std::vector<CarriedLock>& /*found*/) { return false; }
 
   /// What to call the file in reports, such as its path; may be empty.
   virtual std::string name() const { return {}; }

@@ -1,0 +1,89 @@
+/// Serves the control socket on a thread of its own. Nothing a peer does or fails to do reaches the
+/// request loop: what it sends is bounded per line, what it does not read is bounded per
+/// connection, and its number is bounded.
+///
+/// Thread safety: start() and stop() are called by the thread that owns the object.
+///
+/// Invariants:
+///  1. A connection has at most one reply under way; its next line is read after that.
+///  2. A connection's output holds at most kMostOutput and one page beyond it; events that do not
+///     fit are counted, and the count is sent when there is room again.
+///  3. Events are asked for from the manager only while somebody watches.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <list>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "fs/control_commands.h"
+#include "fs/control_socket.h"
+#include "fs/unique_fd.h"
+
+namespace lockfs {
+
+class ControlServer {
+ public:
+  static constexpr std::size_t kMostLine = 64 * 1024;
+  static constexpr std::size_t kMostOutput = 256 * 1024;
+  static constexpr std::size_t kMostConnections = 64;
+
+  /// All must outlive the object.
+  ControlServer(const Options& options, Filesystem& filesystem, LockOps& lock_ops);
+  ~ControlServer();
+  ControlServer(const ControlServer&) = delete;
+  ControlServer& operator=(const ControlServer&) = delete;
+
+  /// Makes the socket and starts the thread, if the options want it. Returns an empty string or
+  /// one line: why not.
+  std::string start();
+
+  /// Ends the thread, closes every connection, removes the socket. Blocks for as long as the
+  /// command under way takes.
+  void stop() noexcept;
+
+ private:
+  struct Connection {
+    UniqueFd fd;
+    Peer peer;
+    std::string input;
+    std::string output;
+    std::size_t sent = 0;  ///< of output
+    std::unique_ptr<Reply> reply;
+    std::optional<WatchFilter> watch;
+    std::uint64_t lost = 0;  ///< events, not told of yet
+    bool closing = false;    ///< no more input; ends when the output is sent
+    bool dead = false;
+
+    [[nodiscard]] std::size_t pending() const { return output.size() - sent; }
+  };
+
+  void run() noexcept;
+  void turn();
+  void accept_peers();
+  bool admits(int fd, Peer& peer) const;
+  void read_from(Connection& connection);
+  /// Carries out what is in the input, one step. Returns whether there is more to do at once.
+  bool advance(Connection& connection);
+  void write_to(Connection& connection);
+  void spread_events();
+  void note_watchers();
+  static bool has_room(const Connection& connection) { return connection.pending() < kMostOutput; }
+
+  LockOps& lock_ops_;
+  const Options& options_;
+  ControlCommands commands_;
+  ControlSocket socket_;
+  UniqueFd stop_;  ///< eventfd: readable when the thread is to end
+  // The rest belongs to the control thread.
+  std::list<Connection> connections_;
+  std::vector<FeedItem> events_;
+  bool watching_ = false;
+  bool busy_ = false;  ///< a connection has more to do at once
+  std::thread thread_;
+};
+
+}  // namespace lockfs
