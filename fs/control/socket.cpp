@@ -1,4 +1,4 @@
-#include "fs/control_socket.h"
+#include "fs/control/socket.h"
 
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -18,7 +18,7 @@
 #include <string_view>
 #include <vector>
 
-namespace lockfs {
+namespace lockfs::control {
 
 namespace {
 
@@ -208,4 +208,4 @@ std::string ControlSocket::open(const Options& options) {
   return bind_at(options.control);
 }
 
-}  // namespace lockfs
+}  // namespace lockfs::control
