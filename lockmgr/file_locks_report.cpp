@@ -171,7 +171,8 @@ void FileLocks::tell_end(const Waiter& waiter, int error) const noexcept {
 }
 
 /// To be called while `owner` still has what it is about to lose.
-void FileLocks::tell_released(EventKind why, const Owner& owner, const Range& range) const noexcept {
+void FileLocks::tell_released(EventKind why, const Owner& owner,
+                              const Range& range) const noexcept {
   const Range held = bounds_of(owner, range);
   tell_watchers(why, owner.id, owner.caller, held, Mode::kNone, nullptr, 0);
 }

@@ -113,7 +113,8 @@ const std::vector<Command>& commands();
 /// throw std::bad_alloc.
 Outcome execute(Context& context, const std::string& line, const Peer& peer);
 
-// -- parts that several replies share --------------------------------------------------------------
+// -- parts that several replies share
+// --------------------------------------------------------------
 
 /// "path" in the mount, "source_path", "deleted", "device", "inode" (of the source).
 Json file_json(const Context& context, const lockmgr::FileLocks& file);
@@ -127,7 +128,8 @@ std::string event_line(const Context& context, const FeedItem& item);
 /// The line that says how many events were lost.
 std::string lost_line(std::uint64_t count);
 
-// -- the commands ----------------------------------------------------------------------------------
+// -- the commands
+// ----------------------------------------------------------------------------------
 
 Outcome ping(Context& context, const Call& call);
 Outcome list(Context& context, const Call& call);

@@ -63,8 +63,8 @@ std::optional<lockmgr::OwnerId> owner_in(const Json& request) {
   const auto colon = text->find(':');
   const std::string type = text->substr(0, colon);
   const std::string digits = colon == std::string::npos ? "" : text->substr(colon + 1);
-  for (const auto known : {lockmgr::OwnerType::kProcess, lockmgr::OwnerType::kOpenFile,
-                           lockmgr::OwnerType::kFlock}) {
+  for (const auto known :
+       {lockmgr::OwnerType::kProcess, lockmgr::OwnerType::kOpenFile, lockmgr::OwnerType::kFlock}) {
     if (type == lockmgr::to_string(known) && !digits.empty() && digits.size() <= 16 &&
         digits.find_first_not_of("0123456789abcdef") == std::string::npos) {
       return lockmgr::OwnerId{known, std::strtoull(digits.c_str(), nullptr, 16)};

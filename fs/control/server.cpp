@@ -124,7 +124,8 @@ bool Server::admits(int fd, Peer& peer) const {
   return std::find(groups.begin(), groups.end(), group) != groups.end();
 }
 
-/// Whether there is a place for one more connection of `peer`, its kind's idlest evicted if need be.
+/// Whether there is a place for one more connection of `peer`, its kind's idlest evicted if need
+/// be.
 bool Server::make_room(const Peer& peer) {
   const auto is_looker = [](const Connection& c) { return !c.peer.may_change; };
   const auto lookers = std::count_if(connections_.begin(), connections_.end(), is_looker);
@@ -159,8 +160,8 @@ void Server::accept_peers() {
   Peer peer;
   std::string refusal;
   if (!admits(fd.get(), peer)) {
-    refusal = error_line(
-        nullptr, "permission", "not root, nor in the group of this mount's control_group");
+    refusal = error_line(nullptr, "permission",
+                         "not root, nor in the group of this mount's control_group");
   } else if (!make_room(peer)) {
     refusal = error_line(nullptr, "busy", "too many connections; close some");
   }
@@ -198,8 +199,8 @@ bool Server::advance(Connection& c) {
   }
   const auto end = c.input.find('\n');
   if (end == std::string::npos ? c.input.size() > kMostLine : end > kMostLine) {
-    c.output += error_line(
-        nullptr, "too_long", fmt::format("a line is longer than {} bytes", kMostLine));
+    c.output +=
+        error_line(nullptr, "too_long", fmt::format("a line is longer than {} bytes", kMostLine));
     c.input.clear();
     c.closing = true;
     // What it goes on sending is not read.

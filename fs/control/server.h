@@ -64,7 +64,7 @@ class Server {
     std::size_t sent = 0;  ///< of output
     std::unique_ptr<Reply> reply;
     std::optional<WatchFilter> watch;
-    std::uint64_t lost = 0;  ///< events, not told of yet
+    std::uint64_t lost = 0;                  ///< events, not told of yet
     Clock::time_point moved = Clock::now();  ///< when it last sent or took something
     bool closing = false;                    ///< no more input; ends when the output is sent
     bool dead = false;

@@ -66,17 +66,16 @@ Outcome ping(Context& context, const Call& call) {
   const Options& options = context.options;
   const dev_t dev = context.filesystem.inodes().root()->id().dev;
   const auto uptime = std::chrono::steady_clock::now() - context.began;
-  return done(
-      call, "mount",
-      {{"protocol", kProtocol},
-       {"version", LOCKFS_VERSION},
-       {"pid", getpid()},
-       {"source", options.source_path},
-       {"mountpoint", options.mountpoint_path},
-       {"source_device", fmt::format("{}:{}", major(dev), minor(dev))},
-       {"policy", std::string(context.lock_ops.manager().policy().name())},
-       {"mirror", options.mirror},
-       {"uptime_s", std::chrono::duration_cast<std::chrono::seconds>(uptime).count()}});
+  return done(call, "mount",
+              {{"protocol", kProtocol},
+               {"version", LOCKFS_VERSION},
+               {"pid", getpid()},
+               {"source", options.source_path},
+               {"mountpoint", options.mountpoint_path},
+               {"source_device", fmt::format("{}:{}", major(dev), minor(dev))},
+               {"policy", std::string(context.lock_ops.manager().policy().name())},
+               {"mirror", options.mirror},
+               {"uptime_s", std::chrono::duration_cast<std::chrono::seconds>(uptime).count()}});
 }
 
 Outcome stats(Context& context, const Call& call) {

@@ -15,7 +15,8 @@ namespace {
 
 using namespace testing;  // NOLINT(google-build-using-namespace): the vocabulary of these tests
 
-// -- pages -----------------------------------------------------------------------------------------
+// -- pages
+// -----------------------------------------------------------------------------------------
 
 using Row = std::pair<Mode, Offset>;
 
@@ -82,7 +83,8 @@ TEST(Pages, LocksThatStayAreListedOnceWhileOthersComeAndGo) {
   for (int i = 0; i < 200; ++i) EXPECT_EQ(rows.count({kX, i * 10}), 1U) << i;
 }
 
-// -- taking away -----------------------------------------------------------------------------------
+// -- taking away
+// -----------------------------------------------------------------------------------
 
 TEST(Revoke, TakesAPartAndGrantsTheNext) {
   World w;
@@ -144,7 +146,8 @@ TEST(Revoke, AnOwnerThatWaitsKeepsItsWait) {
   EXPECT_TRUE(wait->granted());
 }
 
-// -- events ----------------------------------------------------------------------------------------
+// -- events
+// ----------------------------------------------------------------------------------------
 
 /// "grant wait release " and so on; forgets them.
 std::string told(World& w) {
@@ -247,7 +250,8 @@ TEST(Timings, ADurationFallsInItsBucket) {
   EXPECT_EQ(bucket_of(INT64_MAX), Histogram::kBuckets - 1);
 }
 
-// -- comparison ------------------------------------------------------------------------------------
+// -- comparison
+// ------------------------------------------------------------------------------------
 
 TEST(Audit, AgreesWhileAllIsWell) {
   World w;
