@@ -175,7 +175,7 @@ void Server::accept_peers() {
 }
 
 void Server::read_from(Connection& c) {
-  std::array<char, 16 * 1024> buffer;
+  std::array<char, std::size_t{16} * 1024> buffer;
   const ssize_t got = recv(c.fd.get(), buffer.data(), buffer.size(), 0);
   if (got > 0) {
     c.input.append(buffer.data(), static_cast<std::size_t>(got));
