@@ -12,34 +12,42 @@ namespace {
 // -- the values of each axis, in the order of its enum -------------------------------------------
 
 constexpr AxisValue kSameProcess[] = {
-    {"conflict", "a flock and a record lock of one process exclude each other: an NFS client, where "
-                 "a program that takes both blocks itself"},
+    {"conflict",
+     "a flock and a record lock of one process exclude each other: an NFS client, where "
+     "a program that takes both blocks itself"},
     {"exempt", "they do not: for programs that take both, as many mail programs do"},
 };
 constexpr AxisValue kOpenMode[] = {
-    {"strict", "EBADF for an exclusive flock through a descriptor that is not open for writing, a "
-               "shared one through one not open for reading: NFSv4 clients"},
+    {"strict",
+     "EBADF for an exclusive flock through a descriptor that is not open for writing, a "
+     "shared one through one not open for reading: NFSv4 clients"},
     {"relaxed", "any descriptor may take any flock: Linux and BSD on local files"},
 };
 constexpr AxisValue kOrder[] = {
     {"fifo", "first come, first served among requests that conflict: FreeBSD"},
-    {"readers", "shared requests pass waiting exclusive ones: reader-preferring locks; none is "
-                "passed for ever"},
-    {"writers", "exclusive requests pass waiting shared ones: writer-preferring locks; none is "
-                "passed for ever"},
-    {"newcomers", "whatever nothing granted stands in the way of is granted at once, and waiters may "
-                  "starve: Linux, where who is woken races with who comes"},
+    {"readers",
+     "shared requests pass waiting exclusive ones: reader-preferring locks; none is "
+     "passed for ever"},
+    {"writers",
+     "exclusive requests pass waiting shared ones: writer-preferring locks; none is "
+     "passed for ever"},
+    {"newcomers",
+     "whatever nothing granted stands in the way of is granted at once, and waiters may "
+     "starve: Linux, where who is woken races with who comes"},
 };
 constexpr AxisValue kHandOver[] = {
-    {"fair", "the backing is let go between two owners, and outsiders who wait there get their "
-             "turn: NFS clients beside local programs, as equals"},
-    {"local", "a waiter of the mount gets the lock before the backing is let go: fewest calls; "
-              "outsiders wait until the mount has no more waiters"},
+    {"fair",
+     "the backing is let go between two owners, and outsiders who wait there get their "
+     "turn: NFS clients beside local programs, as equals"},
+    {"local",
+     "a waiter of the mount gets the lock before the backing is let go: fewest calls; "
+     "outsiders wait until the mount has no more waiters"},
 };
 constexpr AxisValue kDeadlock[] = {
     {"process", "EDEADLK for cycles of process-owned locks: POSIX, Linux"},
-    {"all", "for cycles of owners of every type, an open file's being taken to be released by the "
-            "thread that locked: FreeBSD, where all owners are in one graph"},
+    {"all",
+     "for cycles of owners of every type, an open file's being taken to be released by the "
+     "thread that locked: FreeBSD, where all owners are in one graph"},
     {"off", "none: NFS servers and GlusterFS, which do not look"},
 };
 constexpr AxisValue kConversion[] = {
@@ -78,14 +86,17 @@ constexpr Axis kAxes[] = {
 
 constexpr Preset kPresets[] = {
     {"nfs", "what NFS clients see of each other", {}},
-    {"dual", "nfs for programs that take both a flock and a record lock on one file",
+    {"dual",
+     "nfs for programs that take both a flock and a record lock on one file",
      {.same_process = SameProcess::kExempt}},
-    {"bsd", "FreeBSD's one lock manager for flock and POSIX",
+    {"bsd",
+     "FreeBSD's one lock manager for flock and POSIX",
      {.open_mode = OpenMode::kRelaxed,
       .deadlock = Deadlock::kAll,
       .conversion = Conversion::kDrop}},
-    {"samba-friendly", "Samba's server, which takes flocks (share modes) and record locks of one "
-                       "file, on descriptors of either mode, and never waits in the kernel",
+    {"samba-friendly",
+     "Samba's server, which takes flocks (share modes) and record locks of one "
+     "file, on descriptors of either mode, and never waits in the kernel",
      {.same_process = SameProcess::kExempt,
       .open_mode = OpenMode::kRelaxed,
       .deadlock = Deadlock::kOff}},
@@ -102,9 +113,9 @@ std::string list_of(auto&& range, auto&& name) {
 
 /// The axes in which two policies differ.
 std::size_t distance(const Policy& a, const Policy& b) {
-  return static_cast<std::size_t>(std::count_if(
-      std::begin(kAxes), std::end(kAxes),
-      [&](const Axis& axis) { return axis.get(a) != axis.get(b); }));
+  return static_cast<std::size_t>(
+      std::count_if(std::begin(kAxes), std::end(kAxes),
+                    [&](const Axis& axis) { return axis.get(a) != axis.get(b); }));
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
-/// Who conflicts with whom, who waits for whom, and who has to give way: a policy is a value on each
-/// of a few independent axes. A preset is a policy with a name.
+/// Who conflicts with whom, who waits for whom, and who has to give way: a policy is a value on
+/// each of a few independent axes. A preset is a policy with a name.
 ///
 /// The rest of the lock manager knows no axis. It asks the predicates below, which are all that an
 /// axis can change: excludes(), permits(), queues(), turn(), may_be_passed_for_ever(),
@@ -50,7 +50,8 @@ struct Axis;
 struct Preset;
 
 struct Policy {
-  // -- the axes; the defaults are the preset "nfs" -------------------------------------------------
+  // -- the axes; the defaults are the preset "nfs"
+  // -------------------------------------------------
   ConflictSpace conflict_space = ConflictSpace::kUnified;
   SameProcess same_process = SameProcess::kConflict;
   OpenMode open_mode = OpenMode::kStrict;

@@ -1,8 +1,8 @@
 /// Bounds how often waiters are passed where the policy lets later requests go first.
 ///
-/// Passes are counted for the file, in epochs of kMost: when one ends, those who waited when it began
-/// are passed no more. So a waiter is passed at most 2 * kMost times, a grant costs a count, and
-/// nobody keeps one for each waiter.
+/// Passes are counted for the file, in epochs of kMost: when one ends, those who waited when it
+/// began are passed no more. So a waiter is passed at most 2 * kMost times, a grant costs a count,
+/// and nobody keeps one for each waiter.
 ///
 /// Thread safety: none of its own; part of a FileLocks.
 #pragma once

@@ -27,7 +27,8 @@ struct PolicyWorld : World {
   explicit PolicyWorld(std::string_view text) : World({}, 1, policy_of(text)) {}
 };
 
-// -- same process ----------------------------------------------------------------------------------
+// -- same process
+// ----------------------------------------------------------------------------------
 
 TEST(SameProcess, ExemptLetsOneProgramTakeBoth) {
   PolicyWorld w("same_process=exempt");
@@ -60,7 +61,8 @@ TEST(SameProcess, ExemptRequestsDoNotQueueBehindEachOther) {
   EXPECT_TRUE(w.wait(process(2), {40, 49}, kX, {.pid = 8})->waiting());
 }
 
-// -- order -----------------------------------------------------------------------------------------
+// -- order
+// -----------------------------------------------------------------------------------------
 
 TEST(Readers, PassWaitingWriters) {
   PolicyWorld w("fairness=readers");
@@ -182,7 +184,8 @@ TEST(Newcomers, AreGrantedWhateverWaits) {
   EXPECT_TRUE(waiting->granted());
 }
 
-// -- hand-over -------------------------------------------------------------------------------------
+// -- hand-over
+// -------------------------------------------------------------------------------------
 
 TEST(HandOver, FairLetsOutsidersIn) {
   PolicyWorld w("handover=fair");
@@ -210,7 +213,8 @@ TEST(HandOver, LocalKeepsTheBacking) {
   EXPECT_EQ(to_text(w.backing().held(1)), "X[0,EOF] ");
 }
 
-// -- deadlock --------------------------------------------------------------------------------------
+// -- deadlock
+// --------------------------------------------------------------------------------------
 
 /// Two programs, each with two open files, take two files in opposite order by flock.
 int second_flock_of_a_cycle(std::string_view policy) {
@@ -250,7 +254,8 @@ TEST(Deadlock, OffDetectsNone) {
   EXPECT_TRUE(w.wait(process(2), kWholeFile, kX)->waiting());
 }
 
-// -- conversion ------------------------------------------------------------------------------------
+// -- conversion
+// ------------------------------------------------------------------------------------
 
 TEST(Conversion, DropLosesTheOldFlock) {
   PolicyWorld w("conversion=drop");

@@ -1,7 +1,5 @@
 // Every preset's conflict matrix, as the manager decides it, printed and compared with the table in
 // tests/policy_matrix.
-#include "tests/policy_matrix/matrix.h"
-
 #include <gtest/gtest.h>
 
 #include <cerrno>
@@ -10,6 +8,7 @@
 #include <string>
 
 #include "lockmgr/policy.h"
+#include "tests/policy_matrix/matrix.h"
 #include "tests/unit/world.h"
 
 namespace lockmgr {
@@ -50,9 +49,8 @@ std::string matrix_of(const Preset& preset) {
     const std::uint64_t file = relation == Relation::kSameOpenFile ? 1 : 2;
     EXPECT_EQ(w.lock(owner_of(held.call, 1, 1), kWholeFile, mode_of(held), {.via = 1, .pid = 1}),
               0);
-    const int error =
-        w.lock(owner_of(asked.call, pid, file), kWholeFile, mode_of(asked),
-               {.via = static_cast<int>(file), .pid = static_cast<pid_t>(pid)});
+    const int error = w.lock(owner_of(asked.call, pid, file), kWholeFile, mode_of(asked),
+                             {.via = static_cast<int>(file), .pid = static_cast<pid_t>(pid)});
     EXPECT_TRUE(error == 0 || error == EAGAIN) << error;
     return error == 0;
   };

@@ -72,7 +72,8 @@ TEST(Policy, OwnersExcludeEachOtherWhateverTheirTypes) {
   for (const OwnerType a : kTypes) {
     for (const OwnerType b : kTypes) {
       EXPECT_TRUE(policy.excludes(party(a, 1), party(b, 2)));
-      EXPECT_EQ(policy.excludes(party(a, 1), party(b, 1)), policy.excludes(party(b, 1), party(a, 1)));
+      EXPECT_EQ(policy.excludes(party(a, 1), party(b, 1)),
+                policy.excludes(party(b, 1), party(a, 1)));
       EXPECT_TRUE(policy.excludes(party(a, 1, 7), party(b, 2, 7))) << "one process is no excuse";
     }
     EXPECT_FALSE(policy.excludes(party(a, 1), party(a, 1)));

@@ -40,12 +40,12 @@ struct OwnerOrder {
 
 /// What may happen in a run.
 struct Mix {
-  int owners = 6;          ///< of each kind
-  bool outsiders = false;  ///< outsiders lock, wait and leave
-  bool lazy = false;       ///< recalls and outsiders take effect late
-  bool restarts = false;   ///< the backing starts afresh now and then
-  bool relents = false;    ///< waiters pass out of turn
-  bool threads = false;    ///< requests name their threads, which use several owners
+  int owners = 6;              ///< of each kind
+  bool outsiders = false;      ///< outsiders lock, wait and leave
+  bool lazy = false;           ///< recalls and outsiders take effect late
+  bool restarts = false;       ///< the backing starts afresh now and then
+  bool relents = false;        ///< waiters pass out of turn
+  bool threads = false;        ///< requests name their threads, which use several owners
   const char* policy = "nfs";  ///< deadlock=all is not in the model
 };
 
@@ -532,7 +532,6 @@ TEST(Property, OutsidersLateWithRestarts) {
 TEST(Property, Everything) {
   play({.owners = 8, .outsiders = true, .lazy = true, .relents = true, .threads = true}, 60);
 }
-
 
 /// Each value that the policy nfs does not have, and presets, under all that can happen.
 class PropertyOfPolicy : public ::testing::TestWithParam<const char*> {};

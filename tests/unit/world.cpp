@@ -59,8 +59,9 @@ AnswerPtr World::send(const OwnerId& owner, const Range& range, Mode mode, bool 
   auto answer = std::make_shared<Answer>();
   answers_.push_back(answer);
   const Request request{
-      owner, {how.pid != 0 ? how.pid : static_cast<pid_t>(owner.cookie), how.tid, how.uid}, range,
-      mode,  wait,
+      owner, {how.pid != 0 ? how.pid : static_cast<pid_t>(owner.cookie), how.tid, how.uid},
+      range, mode,
+      wait,
   };
   Opened& through = opened(how.via >= 0 ? how.via : number_of(owner));
   const auto on_done = [this, answer](int error) {
