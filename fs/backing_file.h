@@ -13,13 +13,14 @@
 ///  1. While `writable_` is false, the descriptor holds shared locks only.
 #pragma once
 
-#include <chrono>
 #include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "fs/backing_flock.h"
 #include "fs/inode.h"
+#include "fs/proc_locks.h"
 #include "fs/unique_fd.h"
 #include "fs/wait_threads.h"
 #include "lockmgr/backing.h"
@@ -39,6 +40,7 @@ class BackingFile final : public lockmgr::Backing {
   void recall(WaitId id) noexcept override;
   bool outsiders_waiting() noexcept override;
   Inspector inspector() override;
+  lockmgr::Backing& flocks() noexcept override { return flocks_; }
   std::string name() const override;
 
  private:
@@ -49,8 +51,8 @@ class BackingFile final : public lockmgr::Backing {
   WaitThreads& threads_;
   std::shared_ptr<const UniqueFd> fd_;  ///< null until the first lock
   bool writable_ = false;
-  bool outsiders_wait_ = false;  ///< as last seen
-  std::chrono::steady_clock::time_point next_look_;
+  OutsiderLook look_;
+  BackingFlock flocks_;
 };
 
 }  // namespace lockfs

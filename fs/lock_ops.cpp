@@ -440,4 +440,18 @@ void LockOps::deadlock(const lockmgr::FileLocks& file, const lockmgr::Request& r
                text_of(request), std::strerror(EDEADLK), cycle.size());
 }
 
+void LockOps::lease_ended(const lockmgr::FileLocks& file, const lockmgr::LockView& lock,
+                          const lockmgr::Request& waiter, std::uint64_t waiting) {
+  const std::string name = file.backing().name();
+  log_event(spdlog::level::warn,
+            fmt::format("lock: {}: BROKEN: {} {} of {} by pid {} (uid {}) taken away after {} s, "
+                        "its lease has ended: {} waiting, {} among them",
+                        name, lockmgr::to_string(lock.owner.type), text_of(lock.mode),
+                        text_of(lock.range), lock.caller.pid, lock.caller.uid, lock.held_seconds,
+                        waiting, text_of(waiter)),
+            {{"LOCKFS_EVENT", "lease"},
+             {"LOCKFS_FILE", name},
+             {"LOCKFS_OWNER_PID", std::to_string(lock.caller.pid)}});
+}
+
 }  // namespace lockfs

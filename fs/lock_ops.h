@@ -149,6 +149,8 @@ class LockOps final : private lockmgr::Observer {
                       lockmgr::Mode mode, int error, bool unlocking) override;
   void deadlock(const lockmgr::FileLocks& file, const lockmgr::Request& request,
                 const std::vector<std::uint64_t>& cycle) override;
+  void lease_ended(const lockmgr::FileLocks& file, const lockmgr::LockView& lock,
+                   const lockmgr::Request& waiter, std::uint64_t waiting) override;
   void event(const lockmgr::FileLocks& file, const lockmgr::Event& event) override {
     events_.push(file, event);
   }

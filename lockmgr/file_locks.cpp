@@ -200,8 +200,10 @@ FileLocks::FileLocks(LockManager& manager, const FileKey& key, std::unique_ptr<B
 
 FileLocks::~FileLocks() {
   // Of owners whose Opened nobody closed.
-  exclusive_.clear();
-  shared_.clear();
+  for (LockSpace& space : spaces_) {
+    space.exclusive.clear();
+    space.shared.clear();
+  }
   for (const auto& [id, owner] : owners_) {
     owner->locks.clear_and_dispose(std::default_delete<Lock>());
   }
@@ -225,9 +227,10 @@ const Lock* FileLocks::find_conflict_in(const LockTree& tree, const Party& party
 
 const Lock* FileLocks::find_conflict(const Party& party, const Owner* self, const Range& range,
                                      Mode mode) const {
-  const Lock* conflict = find_conflict_in(exclusive_, party, self, range);
+  const LockSpace& space = space_of(party.owner);
+  const Lock* conflict = find_conflict_in(space.exclusive, party, self, range);
   if (conflict == nullptr && mode == Mode::kExclusive) {
-    conflict = find_conflict_in(shared_, party, self, range);
+    conflict = find_conflict_in(space.shared, party, self, range);
   }
   return conflict;
 }
@@ -284,8 +287,9 @@ bool FileLocks::blocked_by(const Waiter& waiter, const Party& party, const Calle
             policy_.excludes(lock.owner->party(), waiter.party());
     return !found && ++steps < kDependencySteps;
   };
-  const bool on = exclusive_.for_each_overlap(r.range, kFullReach, visit);
-  if (on && r.mode == Mode::kExclusive) shared_.for_each_overlap(r.range, kFullReach, visit);
+  const LockSpace& space = space_of(r.owner);
+  const bool on = space.exclusive.for_each_overlap(r.range, kFullReach, visit);
+  if (on && r.mode == Mode::kExclusive) space.shared.for_each_overlap(r.range, kFullReach, visit);
   return found;
 }
 
@@ -299,6 +303,7 @@ bool FileLocks::depends_on(const Waiter& waiter, const Party& party, const Calle
 
 bool FileLocks::collides(const OutsideWait& wait, const Party& party, const Range& range,
                          Mode mode) const {
+  if (wait.space != policy_.space_of(party.owner.type)) return false;
   if (!wait.range.overlaps(range) || !modes_conflict(wait.mode, mode)) return false;
   if (policy_.excludes(wait.party, party)) return true;
   // Of one owner, or of owners that go together: success of a shared wait would weaken an exclusive
@@ -314,34 +319,36 @@ OutsideWait* FileLocks::find_collision(const Party& party, const Range& range, M
 }
 
 /// Whether outsiders stand in the way of the request; `unknown` when the backing cannot tell.
-bool FileLocks::outsider_refuses(const Range& range, Mode mode, bool unknown) const noexcept {
+bool FileLocks::outsider_refuses(Space space, const Range& range, Mode mode,
+                                 bool unknown) const noexcept {
   std::optional<OutsideLock> found;
-  return backing_->test(range, mode, found) == 0 ? found.has_value() : unknown;
+  return backing_of(space).test(range, mode, found) == 0 ? found.has_value() : unknown;
 }
 
-Mode FileLocks::mode_at(Offset at, Offset limit, const Owner* left_out, Offset* last) const {
+Mode FileLocks::mode_at(Space where, Offset at, Offset limit, const Owner* left_out, Offset* last) const {
+  const LockSpace& space = spaces_[static_cast<std::size_t>(where)];
   const auto reach = reach_without(left_out);
   const auto counts = not_of(left_out);
-  if (const Offset end = exclusive_.cover_end(at, reach, counts); end >= at) {
+  if (const Offset end = space.exclusive.cover_end(at, reach, counts); end >= at) {
     *last = std::min(end, limit);
     return Mode::kExclusive;
   }
-  if (const Lock* next = exclusive_.first_overlap({at, limit}, reach, counts)) {
+  if (const Lock* next = space.exclusive.first_overlap({at, limit}, reach, counts)) {
     limit = next->range.first - 1;
   }
-  if (const Offset end = shared_.cover_end(at, reach, counts); end >= at) {
+  if (const Offset end = space.shared.cover_end(at, reach, counts); end >= at) {
     *last = std::min(end, limit);
     return Mode::kShared;
   }
-  const Lock* next = shared_.first_overlap({at, limit}, reach, counts);
+  const Lock* next = space.shared.first_overlap({at, limit}, reach, counts);
   *last = next != nullptr ? next->range.first - 1 : limit;
   return Mode::kNone;
 }
 
-bool FileLocks::covered(const Range& range) const {
+bool FileLocks::covered(const LockSpace& space, const Range& range) {
   Offset at = range.first;
   for (int step = 0; step < kCoverSteps; ++step) {
-    const Offset end = shared_.cover_end(at, kFullReach, kAnyLock);
+    const Offset end = space.shared.cover_end(at, kFullReach, kAnyLock);
     if (end >= range.last) return true;
     if (end < at) return false;
     at = end + 1;
@@ -413,20 +420,20 @@ void FileLocks::drop_if_idle(Owner& owner) noexcept {
 // -- the backing ---------------------------------------------------------------------------------
 
 /// The mirror changes within `range`: what waits have taken there can no longer be relied upon.
-void FileLocks::disturb(const Range& range) noexcept {
+void FileLocks::disturb(Space space, const Range& range) noexcept {
   for (const auto& wait : outside_) {
-    if (wait->range.overlaps(range)) wait->disturbed = true;
+    if (wait->space == space && wait->range.overlaps(range)) wait->disturbed = true;
   }
 }
 
-int FileLocks::set_backing(const Range& range, Mode mode, bool unlocking) noexcept {
+int FileLocks::set_backing(Space space, const Range& range, Mode mode, bool unlocking) noexcept {
   // An exclusive lock may make the backing start afresh, without what waits have taken.
-  disturb(mode == Mode::kExclusive ? kWholeFile : range);
+  disturb(space, mode == Mode::kExclusive ? kWholeFile : range);
   ++changes_;
   // The clock costs a tenth of what a call on a local file does.
   const bool timed = manager_.counters_.add(Counter::kBackingCalls) % kTimedCalls == 0;
   const auto begin = timed ? LockManager::Clock::now() : LockManager::Clock::time_point{};
-  const int error = backing_->set(range, mode, *this);
+  const int error = backing_of(space).set(range, mode, CarriedIn(*this, space));
   if (timed) manager_.record(Timing::kBackingCalls, LockManager::Clock::now() - begin);
   if (error != 0 && (error != EAGAIN || unlocking)) report(range, mode, error, unlocking);
   return error;
@@ -439,10 +446,10 @@ void FileLocks::report(const Range& range, Mode mode, int error, bool unlocking)
   }
 }
 
-void FileLocks::for_each(const std::function<bool(const Range&, Mode)>& visit) const {
+void FileLocks::CarriedIn::for_each(const std::function<bool(const Range&, Mode)>& visit) const {
   for (Offset at = 0;;) {
     Offset last = at;
-    const Mode mode = mode_at(at, kEof, nullptr, &last);
+    const Mode mode = file_.mode_at(space_, at, kEof, nullptr, &last);
     if (mode != Mode::kNone && !visit({at, last}, mode)) return;
     if (last == kEof) return;
     at = last + 1;
@@ -450,33 +457,36 @@ void FileLocks::for_each(const std::function<bool(const Range&, Mode)>& visit) c
 }
 
 /// To be called before the backing is weakened: afterwards those who waited there no longer do.
-void FileLocks::note_outsiders(Outcomes& out) noexcept {
+void FileLocks::note_outsiders(Space space, Outcomes& out) noexcept {
   if (!blocked_.empty() && !out.yields && policy_.yields_to_outsiders()) {
-    out.yields = backing_->outsiders_waiting();
+    out.yields = backing_of(space).outsiders_waiting();
   }
 }
 
-void FileLocks::mark_stale(const Range& range) noexcept {
-  stale_ = stale_ ? hull(*stale_, range) : range;
+void FileLocks::mark_stale(Space space, const Range& range) noexcept {
+  std::optional<Range>& stale = spaces_[static_cast<std::size_t>(space)].stale;
+  stale = stale ? hull(*stale, range) : range;
 }
 
-bool FileLocks::restore_backing(const Range& range) noexcept {
+bool FileLocks::restore_backing(Space space, const Range& range) noexcept {
   bool well = true;
   for (Offset at = range.first;;) {
     Offset last = at;
-    const Mode mode = mode_at(at, range.last, nullptr, &last);
-    well = set_backing({at, last}, mode, true) == 0 && well;
+    const Mode mode = mode_at(space, at, range.last, nullptr, &last);
+    well = set_backing(space, {at, last}, mode, true) == 0 && well;
     if (last >= range.last) break;
     at = last + 1;
   }
-  if (!well) mark_stale(range);
+  if (!well) mark_stale(space, range);
   return well;
 }
 
 void FileLocks::repair_backing() noexcept {
-  if (!stale_) return;
-  const Range range = *std::exchange(stale_, std::nullopt);
-  restore_backing(range);
+  for (const Space space : kSpaces) {
+    std::optional<Range>& stale = spaces_[static_cast<std::size_t>(space)].stale;
+    if (stale) restore_backing(space, *std::exchange(stale, std::nullopt));
+  }
+  if (policy_.guards()) set_guard(false);
 }
 
 bool FileLocks::must_raise(const Owner& owner, const Range& range, Mode mode) const {
@@ -485,13 +495,16 @@ bool FileLocks::must_raise(const Owner& owner, const Range& range, Mode mode) co
     return it == owner.locks.end() || it->mode != mode || !it->range.contains(range);
   }
   // A downgrade is carried by the same call as a raise, hence an exclusive lock also needs one.
-  return exclusive_.first_overlap(range, kFullReach, kAnyLock) != nullptr || !covered(range);
+  const LockSpace& space = space_of(owner.id);
+  return space.exclusive.first_overlap(range, kFullReach, kAnyLock) != nullptr ||
+         !covered(space, range);
 }
 
 int FileLocks::raise_backing(const Owner& owner, const Range& range, Mode mode) noexcept {
+  const Space space = policy_.space_of(owner.id.type);
   if (mode == Mode::kExclusive ||
-      exclusive_.first_overlap(range, reach_without(&owner), not_of(&owner)) == nullptr) {
-    return set_backing(range, mode, false);
+      space_of(owner.id).exclusive.first_overlap(range, reach_without(&owner), not_of(&owner)) == nullptr) {
+    return set_backing(space, range, mode, false);
   }
   // A shared lock beside exclusive ones of owners that the policy exempts: those must stay. What is
   // free comes first, since outsiders may refuse it, and what they refuse can be undone only while
@@ -499,12 +512,12 @@ int FileLocks::raise_backing(const Owner& owner, const Range& range, Mode mode) 
   for (const bool weaken : {false, true}) {
     for (Offset at = range.first;;) {
       Offset last = at;
-      const Mode now = mode_at(at, range.last, nullptr, &last);
-      const Mode others = mode_at(at, last, &owner, &last);
+      const Mode now = mode_at(space, at, range.last, nullptr, &last);
+      const Mode others = mode_at(space, at, last, &owner, &last);
       const bool due = weaken ? now == Mode::kExclusive && others != now : now == Mode::kNone;
-      const int error = due ? set_backing({at, last}, Mode::kShared, false) : 0;
+      const int error = due ? set_backing(space, {at, last}, Mode::kShared, false) : 0;
       if (error != 0) {
-        restore_backing(range);
+        restore_backing(space, range);
         return error;
       }
       if (last >= range.last) break;
@@ -515,10 +528,13 @@ int FileLocks::raise_backing(const Owner& owner, const Range& range, Mode mode) 
 }
 
 void FileLocks::lower_to_others(const Owner& owner, const Range& part, Mode held) noexcept {
+  const Space space = policy_.space_of(owner.id.type);
   for (Offset at = part.first;;) {
     Offset last = at;
-    const Mode others = mode_at(at, part.last, &owner, &last);
-    if (others < held && set_backing({at, last}, others, true) != 0) mark_stale({at, last});
+    const Mode others = mode_at(space, at, part.last, &owner, &last);
+    if (others < held && set_backing(space, {at, last}, others, true) != 0) {
+      mark_stale(space, {at, last});
+    }
     if (last >= part.last) return;
     at = last + 1;
   }
@@ -533,9 +549,11 @@ void FileLocks::lower_backing(Owner& owner, const Range& range) noexcept {
   const Range held{std::max(begin->range.first, range.first), std::min(last, range.last)};
   const auto reach = reach_without(&owner);
   const auto counts = not_of(&owner);
-  if (exclusive_.first_overlap(held, reach, counts) == nullptr &&
-      shared_.first_overlap(held, reach, counts) == nullptr) {
-    if (set_backing(held, Mode::kNone, true) != 0) mark_stale(held);
+  const LockSpace& space = space_of(owner.id);
+  if (space.exclusive.first_overlap(held, reach, counts) == nullptr &&
+      space.shared.first_overlap(held, reach, counts) == nullptr) {
+    const Space where = policy_.space_of(owner.id.type);
+    if (set_backing(where, held, Mode::kNone, true) != 0) mark_stale(where, held);
     return;
   }
   for (auto it = begin; it != end; ++it) {
@@ -548,12 +566,12 @@ void FileLocks::lower_backing(Owner& owner, const Range& range) noexcept {
 // -- granting and releasing ----------------------------------------------------------------------
 
 void FileLocks::link(Lock& lock) noexcept {
-  tree_of(lock.mode).insert(lock);
+  tree_of(lock).insert(lock);
   lock.owner->locks.insert(lock);
 }
 
 void FileLocks::unlink(Lock& lock) noexcept {
-  tree_of(lock.mode).erase(lock);
+  tree_of(lock).erase(lock);
   lock.owner->locks.erase(lock.owner->locks.iterator_to(lock));
 }
 
@@ -598,14 +616,15 @@ void FileLocks::trim(Lock& lock, const Range& range, Spares& spares) noexcept {
       tail.owner = lock.owner;
       tail.mode = lock.mode;
       tail.since = lock.since;
+      tail.epoch = lock.epoch;
       lock.range.last = range.first - 1;
-      tree_of(lock.mode).refresh(lock);
+      tree_of(lock).refresh(lock);
       link(tail);
       return;
     }
     case Overlap::kOverHead:
       lock.range.last = range.first - 1;
-      tree_of(lock.mode).refresh(lock);
+      tree_of(lock).refresh(lock);
       return;
     case Overlap::kOverTail:
       unlink(lock);
@@ -622,7 +641,10 @@ Range FileLocks::carve(Owner& owner, const Range& range, Mode mode, Spares& spar
     Lock& lock = *it++;
     if (lock.mode == mode) {
       merged = hull(merged, lock.range);
-      if (spares.fresh != nullptr) spares.fresh->since = std::min(spares.fresh->since, lock.since);
+      if (spares.fresh != nullptr) {
+        spares.fresh->since = std::min(spares.fresh->since, lock.since);
+        if (lock.epoch != epoch_) spares.fresh->epoch = lock.epoch;
+      }
       unlink(lock);
       delete &lock;
     } else {
@@ -634,7 +656,10 @@ Range FileLocks::carve(Owner& owner, const Range& range, Mode mode, Spares& spar
 
 void FileLocks::commit(Owner& owner, const Range& range, Mode mode, Spares& spares) noexcept {
   ++changes_;
-  if (mode != Mode::kNone) spares.fresh->since = seconds_of(manager_.now());
+  if (mode != Mode::kNone) {
+    spares.fresh->since = seconds_of(manager_.now());
+    spares.fresh->epoch = epoch_;
+  }
   const Range merged = carve(owner, range, mode, spares);
   if (mode != Mode::kNone) {
     Lock& lock = *spares.fresh.release();
@@ -644,6 +669,8 @@ void FileLocks::commit(Owner& owner, const Range& range, Mode mode, Spares& spar
     link(lock);
   }
   owner.tally.set(owner.locks.size());
+  // A waiter of the mount that comes first takes the guard over, too.
+  if (policy_.guards() && (policy_.yields_to_outsiders() || blocked_.empty())) set_guard(false);
 }
 
 int FileLocks::refuse(const Request& request, Limit limit) noexcept {
@@ -695,6 +722,7 @@ FileLocks::Attempt FileLocks::attempt(Owner& owner, const Request& request, std:
                                       bool queues, const OutsideWait* have, bool yields,
                                       Outcomes& out) noexcept {
   const Party party = owner.party();
+  const Space space = policy_.space_of(owner.id.type);
   const Range& range = request.range;
   const Mode mode = request.mode;
   const auto failed = [](int error) {
@@ -710,7 +738,7 @@ FileLocks::Attempt FileLocks::attempt(Owner& owner, const Request& request, std:
   if (!outside_.empty()) {
     if (OutsideWait* wait = find_collision(party, range, mode)) {
       // To call that wait back costs it its turn outside: not for one whom outsiders refuse anyway.
-      const bool refused = outsider_refuses(range, mode, request.wait);
+      const bool refused = outsider_refuses(space, range, mode, request.wait);
       if (refused && !request.wait) return {.verdict = Verdict::kOutside};
       return {.verdict = Verdict::kCollides, .collision = wait, .recalls = !refused};
     }
@@ -723,13 +751,28 @@ FileLocks::Attempt FileLocks::attempt(Owner& owner, const Request& request, std:
   }
   Spares spares;
   if (const int error = reserve(owner, range, mode, spares); error != 0) return failed(error);
-  const bool held_already = have != nullptr && !have->disturbed && have->range == range;
-  if (!held_already && must_raise(owner, range, mode)) {
-    if (yields && outside_range(request)) {
-      return {.verdict = Verdict::kOutside, .yields = true};
+  const bool held_already =
+      have != nullptr && !have->disturbed && have->range == range && have->space == space;
+  const bool raises = !held_already && must_raise(owner, range, mode);
+  if (raises && yields && outside_range(request)) {
+    return {.verdict = Verdict::kOutside, .yields = true};
+  }
+  if (policy_.guards()) {
+    if (OutsideWait* wait = find_guard_collision(mode)) {
+      const bool refused = outsider_refuses(Space::kFlocks, kWholeFile, mode, request.wait);
+      if (refused && !request.wait) return {.verdict = Verdict::kOutside};
+      return {.verdict = Verdict::kCollides, .collision = wait, .recalls = !refused};
     }
-    if (mode == Mode::kShared) note_outsiders(out);
+    const int error = raise_guard(mode, have);
+    if (error == EAGAIN) return {.verdict = Verdict::kOutside, .guard = true};
+    if (error != 0) return failed(error);
+  }
+  if (raises) {
+    if (mode == Mode::kShared) note_outsiders(space, out);
     const int error = raise_backing(owner, range, mode);
+    // flock(2) may have lost what it was to convert.
+    if (error != 0 && space == Space::kFlocks && !owner.locks.empty()) mark_stale(space, range);
+    if (error != 0 && policy_.guards()) set_guard(false);
     if (error == EAGAIN) return {.verdict = Verdict::kOutside};
     if (error != 0) return failed(error);
   }
@@ -757,13 +800,15 @@ int FileLocks::unlock(Owner& owner, const Range& range, Outcomes& out, EventKind
   if (first == owner.locks.end() || first->range.first > range.last) return 0;
   Spares spares;
   if (const int error = reserve(owner, range, Mode::kNone, spares); error != 0) return error;
+  const Space space = policy_.space_of(owner.id.type);
   if (policy_.yields_to_outsiders() || blocked_.empty()) {
-    note_outsiders(out);
+    note_outsiders(space, out);
     lower_backing(owner, range);
   } else {
     // Whoever of the mount comes next takes the lock over at the backing; settle() lets go of what
     // is left.
-    out.lowered = out.lowered ? hull(*out.lowered, range) : range;
+    std::optional<Range>& lowered = out.lowered[static_cast<std::size_t>(space)];
+    lowered = lowered ? hull(*lowered, range) : range;
   }
   wake(owner, range, Mode::kNone, out);
   if (manager_.watched()) tell_released(why, owner, range);
@@ -919,8 +964,14 @@ int FileLocks::test(const Request& request, std::optional<Blocker>& blocker) noe
     return 0;
   }
   std::optional<OutsideLock> found;
-  if (const int error = backing_->test(request.range, request.mode, found); error != 0)
+  if (const int error = backing_of(policy_.space_of(request.owner.type)).test(request.range, request.mode, found);
+      error != 0)
     return error;
+  if (!found && policy_.guards() && guard_ < request.mode) {
+    if (const int error = backing_of(Space::kFlocks).test(kWholeFile, request.mode, found)) {
+      return error;
+    }
+  }
   if (found) blocker = Blocker{std::nullopt, found->pid, found->range, found->mode};
   return 0;
 }
@@ -975,7 +1026,8 @@ void FileLocks::close(Opened& opened) noexcept {
 
 bool FileLocks::quiet() const noexcept {
   const std::lock_guard guard(mutex_);
-  return exclusive_.empty() && shared_.empty() && queue_.empty() && outside_.empty();
+  return std::all_of(spaces_.begin(), spaces_.end(), [](const LockSpace& s) { return s.empty(); }) &&
+         queue_.empty() && outside_.empty();
 }
 
 // -- waiting -------------------------------------------------------------------------------------
@@ -1002,7 +1054,7 @@ void FileLocks::place(Waiter& waiter, const Attempt& attempt, Outcomes& out) noe
       if (attempt.recalls) recall(*attempt.collision);
       return;
     case Verdict::kOutside:
-      wait_outside(waiter, attempt.yields, out);
+      wait_outside(waiter, attempt, out);
       return;
     case Verdict::kGranted:
       finish(waiter, 0, out);
@@ -1021,11 +1073,14 @@ std::optional<Range> FileLocks::outside_range(const Request& request) const {
   const Range range = request.range;
   std::optional<Range> free;
   Offset at = range.first;
-  while (const Lock* own = exclusive_.first_overlap({at, range.last}, kFullReach, kAnyLock)) {
+  const LockSpace& space = space_of(request.owner);
+  while (const Lock* own = space.exclusive.first_overlap({at, range.last}, kFullReach, kAnyLock)) {
     if (own->range.first > at) {
       free = Range{at, own->range.first - 1};
       // Of several parts, one that an outsider has: a wait for another would end at once, in vain.
-      if (outsider_refuses(*free, request.mode, true)) return *free;
+      if (outsider_refuses(policy_.space_of(request.owner.type), *free, request.mode, true)) {
+        return *free;
+      }
     }
     if (own->range.last >= range.last) return free;
     at = own->range.last + 1;
@@ -1033,8 +1088,8 @@ std::optional<Range> FileLocks::outside_range(const Request& request) const {
   return Range{at, range.last};
 }
 
-void FileLocks::wait_outside(Waiter& waiter, bool yield_first, Outcomes& out) noexcept {
-  const std::optional<Range> free = outside_range(waiter.request);
+void FileLocks::wait_outside(Waiter& waiter, const Attempt& attempt, Outcomes& out) noexcept {
+  const std::optional<Range> free = attempt.guard ? kWholeFile : outside_range(waiter.request);
   if (!free) {
     // The backing refuses what it was told is the manager's own.
     finish(waiter, EIO, out);
@@ -1042,13 +1097,15 @@ void FileLocks::wait_outside(Waiter& waiter, bool yield_first, Outcomes& out) no
   }
   const Range range = *free;
   const Mode mode = waiter.request.mode;
+  const Space space =
+      attempt.guard ? Space::kFlocks : policy_.space_of(waiter.request.owner.type);
   const auto attach = [&waiter](OutsideWait& wait) {
     waiter.place = Waiter::Place::kOutside;
     waiter.outside = &wait;
     wait.attached.push_back(waiter);
   };
   for (const auto& wait : outside_) {
-    if (wait->range == range && wait->mode == mode && !wait->recalled) {
+    if (wait->space == space && wait->range == range && wait->mode == mode && !wait->recalled) {
       attach(*wait);
       return;
     }
@@ -1063,11 +1120,12 @@ void FileLocks::wait_outside(Waiter& waiter, bool yield_first, Outcomes& out) no
   try {
     auto wait = std::make_unique<OutsideWait>();
     wait->id = manager_.next_wait_.fetch_add(1, std::memory_order_relaxed);
+    wait->space = space;
     wait->range = range;
     wait->mode = mode;
     wait->party = waiter.party();
     outside_.reserve(outside_.size() + 1);
-    error = backing_->wait(wait->id, range, mode, yield_first,
+    error = backing_of(space).wait(wait->id, range, mode, attempt.yields,
                            [self = shared_from_this(), id = wait->id](int result) {
                              self->outside_ended(id, result);
                            });
@@ -1088,7 +1146,7 @@ void FileLocks::wait_outside(Waiter& waiter, bool yield_first, Outcomes& out) no
 
 void FileLocks::recall(OutsideWait& wait) noexcept {
   if (std::exchange(wait.recalled, true)) return;
-  backing_->recall(wait.id);
+  backing_of(wait.space).recall(wait.id);
 }
 
 void FileLocks::outside_ended(Backing::WaitId id, int error) noexcept {
@@ -1103,7 +1161,7 @@ void FileLocks::outside_ended(Backing::WaitId id, int error) noexcept {
     manager_.outside_waits_.fetch_sub(1, std::memory_order_relaxed);
 
     // It may have weakened what an exclusive wait of the same owner took before it.
-    if (error == 0 && wait->mode == Mode::kShared) disturb(wait->range);
+    if (error == 0 && wait->mode == Mode::kShared) disturb(wait->space, wait->range);
     const bool failed = error != 0 && error != EINTR;
     if (failed) report(wait->range, wait->mode, error, false);
     // Several waits may have to be called back for one of those aside. Until it is decided all the
@@ -1139,7 +1197,10 @@ void FileLocks::outside_ended(Backing::WaitId id, int error) noexcept {
         wait->disturbed = true;  // a refused attempt may have set the mirror back
       }
     }
-    if (error == 0 && !used) restore_backing(wait->range);
+    if (error == 0 && wait->space == Space::kFlocks) flock_wait_ended(*wait, used);
+    if (error == 0 && !used && wait->space == Space::kRecords) {
+      restore_backing(wait->space, wait->range);
+    }
     settle_aside();
     settle(out);
     verify();
@@ -1230,6 +1291,7 @@ bool FileLocks::reconsider(Waiter& waiter, const OutsideWait* have, bool yields,
 /// before what it thereby gives up.
 void FileLocks::wake(const Owner& owner, const Range& range, Mode mode, Outcomes& out) noexcept {
   if (blocked_.empty()) return;
+  const Space space = policy_.space_of(owner.id.type);
   for (auto it = owner.from(range.first); it != owner.locks.end() && it->range.first <= range.last;
        ++it) {
     if (it->mode <= mode) continue;
@@ -1237,7 +1299,9 @@ void FileLocks::wake(const Owner& owner, const Range& range, Mode mode, Outcomes
         {std::max(it->range.first, range.first), std::min(it->range.last, range.last)},
         [](const Waiter& w) { return w.blocked_reach; },
         [&](Waiter& w) {
-          if (!w.work_hook.is_linked()) out.again.insert(w);
+          if (policy_.space_of(w.request.owner.type) == space && !w.work_hook.is_linked()) {
+            out.again.insert(w);
+          }
           return true;
         });
   }
@@ -1250,7 +1314,11 @@ void FileLocks::settle(Outcomes& out) noexcept {
     detach(waiter);
     reconsider(waiter, nullptr, out.yields, out);
   }
-  if (out.lowered) restore_backing(*std::exchange(out.lowered, std::nullopt));
+  for (const Space space : kSpaces) {
+    std::optional<Range>& lowered = out.lowered[static_cast<std::size_t>(space)];
+    if (lowered) restore_backing(space, *std::exchange(lowered, std::nullopt));
+  }
+  if (policy_.guards()) set_guard(false);
 }
 
 void FileLocks::announce(Outcomes& out) noexcept {
@@ -1298,7 +1366,8 @@ void FileLocks::relent(LockManager::Clock::time_point now) noexcept {
       if (w.place == Waiter::Place::kBehind && now - w.since >= patience_ &&
           find_conflict(w.party(), w.owner, r.range, r.mode) == nullptr &&
           now - front_of(w).placed >= patience_ &&
-          (outside_.empty() || !outsider_refuses(r.range, r.mode, true))) {
+          (outside_.empty() ||
+           !outsider_refuses(policy_.space_of(r.owner.type), r.range, r.mode, true))) {
         out.again.insert(w);
         --steps;
       }
@@ -1338,8 +1407,9 @@ void FileLocks::deadlock_edges(const Party& party, const Owner* self, const Rang
     }
     return true;
   };
-  exclusive_.for_each_overlap(range, reach_without(self), visit);
-  if (mode == Mode::kExclusive) shared_.for_each_overlap(range, reach_without(self), visit);
+  const LockSpace& space = space_of(party.owner);
+  space.exclusive.for_each_overlap(range, reach_without(self), visit);
+  if (mode == Mode::kExclusive) space.shared.for_each_overlap(range, reach_without(self), visit);
 }
 
 /// Whom parked requests wait for, over all files. Keeps each file it has looked at
@@ -1392,21 +1462,24 @@ bool FileLocks::closes_cycle(const Owner& owner, const Request& request) const {
 // -- invariants ----------------------------------------------------------------------------------
 
 const char* FileLocks::check_locks() const {
-  for (const LockTree* tree : {&exclusive_, &shared_}) {
+  for (const LockTree* tree : trees()) {
     if (const char* broken = tree->check()) return broken;
   }
   std::size_t in_trees = 0;
   const char* broken = nullptr;
-  for (const LockTree* tree : {&exclusive_, &shared_}) {
+  for (const LockTree* tree : trees()) {
     tree->for_each([&](const Lock& l) {
       ++in_trees;
-      const Mode mode = tree == &exclusive_ ? Mode::kExclusive : Mode::kShared;
-      if (l.mode != mode) broken = "a lock is in the tree of another mode";
+      if (&tree_of(l) != tree) broken = "a lock is in the tree of another mode or space";
       if (l.range.first < 0 || l.range.first > l.range.last) broken = "a lock has no proper range";
-      if (find_conflict(l.owner->party(), l.owner, l.range, l.mode) != nullptr) {
-        broken = "granted locks of owners that exclude each other overlap";
-      }
-      if (find_collision(l.owner->party(), l.range, l.mode) != nullptr) {
+      for_each_conflict(l.owner->party(), l.owner, l.range, l.mode, [&](const Lock& other) {
+        if (l.epoch == epoch_ && other.epoch == epoch_) {
+          broken = "granted locks of owners that exclude each other overlap";
+        }
+        return broken == nullptr;
+      });
+      const OutsideWait* wait = find_collision(l.owner->party(), l.range, l.mode);
+      if (wait != nullptr && !wait->stray) {
         broken = "a granted lock collides with a wait outside";
       }
       return broken == nullptr;

@@ -41,11 +41,13 @@
 #include "lockmgr/histogram.h"
 #include "lockmgr/owner.h"
 #include "lockmgr/policy.h"
+#include "lockmgr/policy_switch.h"
 #include "lockmgr/wait_nodes.h"
 
 namespace lockmgr {
 
 class FileLocks;
+struct LockView;
 struct Waiter;
 
 /// Names a file: the backing's device and inode number, never a path.
@@ -94,6 +96,10 @@ class Observer {
   /// on: the cookies of processes, unless the policy counts other owners in.
   virtual void deadlock(const FileLocks&, const Request&,
                         const std::vector<std::uint64_t>& /*cycle*/) {}
+  /// `lock` is about to be broken because `waiter`, one of `waiting` requests, has waited for it
+  /// too long, or because there are too many (Policy::has_lease()).
+  virtual void lease_ended(const FileLocks&, const LockView& /*lock*/, const Request& /*waiter*/,
+                           std::uint64_t /*waiting*/) {}
   /// While LockManager::watch() is on: what happens to locks and requests. Calls on one file come
   /// in the order of what happened.
   virtual void event(const FileLocks&, const Event&) {}
@@ -168,6 +174,15 @@ class LockManager {
 
   /// The policy of files opened from now on, and, but for the moment of a switch, of all.
   Policy policy() const;
+  /// Switches all files to another policy. What is granted stays granted, also where the new policy
+  /// would not have granted it beside what else is held; who asks for such a lock again is refused
+  /// until the others let go. Flocks that the new policy carries in another way are carried anew
+  /// at once; where an outsider stands in the way the lock stays without. Whoever waits keeps
+  /// waiting by the new rules, in the new order: granted if these allow, refused with EDEADLK if
+  /// they find a cycle. Does not block on backings longer than their try calls. May throw
+  /// std::bad_alloc; then either nothing has changed, or some files follow with the next switch.
+  PolicySwitch switch_policy(const Policy& to);
+
   /// The manager's clock: the steady one, or the time it was last set to, where it stands still
   /// until it is set again: for simulations.
   Clock::time_point now() const noexcept {
@@ -222,6 +237,7 @@ class LockManager {
   Observer* const observer_;
   std::atomic<Clock::rep> set_time_{0};  ///< 0: the clock runs
   std::atomic<bool> watched_{false};
+  std::atomic<bool> leases_;             ///< Policy::has_lease() of policy_
   std::atomic<std::uint64_t> next_wait_{1};
   std::atomic<std::uint64_t> outside_waits_{0};
   std::atomic<std::uint64_t> queued_{0};  ///< waiters that stand behind another waiter

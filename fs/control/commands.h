@@ -138,5 +138,7 @@ Outcome verify(Context& context, const Call& call);
 Outcome take_away(Context& context, const Call& call);  ///< "break"
 Outcome set(Context& context, const Call& call);
 Outcome watch(Context& context, const Call& call);
+Outcome policy(Context& context, const Call& call);
+Outcome set_policy(Context& context, const Call& call);
 
 }  // namespace lockfs::control

@@ -1,5 +1,6 @@
 #include "tests/unit/world.h"
 
+#include <array>
 #include <cerrno>
 
 namespace lockmgr::testing {
@@ -122,7 +123,10 @@ void World::deliver() {
   bool again = true;
   while (again) {
     again = false;
-    for (FakeBacking* backing : backings_) again = backing->deliver_all() != 0 || again;
+    for (FakeBacking* backing : backings_) {
+      again = backing->deliver_all() != 0 || again;
+      if (FakeBacking* flocks = backing->known_flocks()) again = flocks->deliver_all() != 0 || again;
+    }
   }
   inspect();
 }
@@ -151,8 +155,20 @@ void World::inspect() {
   EXPECT_STREQ(manager_.check(), nullptr);
   if (!mirror_checked) return;
   for (std::size_t i = 0; i < files_.size(); ++i) {
-    const std::string difference = backings_[i]->compare(files_[i]->locks());
-    EXPECT_EQ(difference, "") << "file " << i;
+    const Policy policy = manager_.policy();
+    std::array<std::vector<LockView>, kSpaces.size()> granted;
+    for (const LockView& lock : files_[i]->locks()) {
+      granted[static_cast<std::size_t>(policy.space_of(lock.owner.type))].push_back(lock);
+    }
+    EXPECT_EQ(backings_[i]->compare(granted[0]), "") << "file " << i;
+    if (policy.guards()) {
+      Mode strongest = Mode::kNone;
+      for (const LockView& lock : granted[0]) strongest = std::max(strongest, lock.mode);
+      granted[1].push_back({{}, {}, kWholeFile, strongest});
+    }
+    if (FakeBacking* flocks = backings_[i]->known_flocks()) {
+      EXPECT_EQ(flocks->compare(granted[1]), "") << "flocks of file " << i;
+    }
   }
 }
 
