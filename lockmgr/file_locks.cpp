@@ -322,7 +322,9 @@ OutsideWait* FileLocks::find_collision(const Party& party, const Range& range, M
 bool FileLocks::outsider_refuses(Space space, const Range& range, Mode mode,
                                  bool unknown) const noexcept {
   std::optional<OutsideLock> found;
-  return backing_of(space).test(range, mode, found) == 0 ? found.has_value() : unknown;
+  if (backing_of(space).test(range, mode, found) != 0) return unknown;
+  if (found || !policy_.guards() || guard_ >= mode) return found.has_value();
+  return backing_of(Space::kFlocks).test(kWholeFile, mode, found) == 0 ? found.has_value() : unknown;
 }
 
 Mode FileLocks::mode_at(Space where, Offset at, Offset limit, const Owner* left_out, Offset* last) const {
@@ -759,7 +761,7 @@ FileLocks::Attempt FileLocks::attempt(Owner& owner, const Request& request, std:
   }
   if (policy_.guards()) {
     if (OutsideWait* wait = find_guard_collision(mode)) {
-      const bool refused = outsider_refuses(Space::kFlocks, kWholeFile, mode, request.wait);
+      const bool refused = outsider_refuses(space, range, mode, request.wait);
       if (refused && !request.wait) return {.verdict = Verdict::kOutside};
       return {.verdict = Verdict::kCollides, .collision = wait, .recalls = !refused};
     }

@@ -44,6 +44,7 @@ void add_graph(CLI::App& app, const Globals& globals, Run& run);
 void add_watch(CLI::App& app, const Globals& globals, Run& run);
 void add_top(CLI::App& app, const Globals& globals, Run& run);
 void add_break(CLI::App& app, const Globals& globals, Run& run);
+void add_policy(CLI::App& app, const Globals& globals, Run& run);
 void add_stats(CLI::App& app, const Globals& globals, Run& run);
 void add_verify(CLI::App& app, const Globals& globals, Run& run);
 void add_ping(CLI::App& app, const Globals& globals, Run& run);

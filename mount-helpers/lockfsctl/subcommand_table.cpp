@@ -11,6 +11,7 @@ const std::vector<Add>& subcommands() {
       add_watch,   //
       add_top,     //
       add_break,   //
+      add_policy,  //
       add_stats,   //
       add_verify,  //
       add_ping,    //

@@ -453,7 +453,7 @@ TEST(Lease, CountsFromTheGrantForOneWhoWaitedBefore) {
   ASSERT_EQ(w.lock(ofd(1), kWholeFile, kX), 0);
   const AnswerPtr first = w.wait(ofd(2), kWholeFile, kX);
   const AnswerPtr second = w.wait(ofd(3), kWholeFile, kX);
-  w.pass(seconds(10));
+  w.pass(seconds(11));
   EXPECT_TRUE(first->granted());
   w.pass(seconds(9));
   EXPECT_TRUE(second->waiting());

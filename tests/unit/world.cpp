@@ -15,6 +15,13 @@ World::World(const Limits& limits, int files, const Policy& policy)
   }
 }
 
+void World::land_recalls() {
+  for (FakeBacking* backing : backings_) {
+    backing->land_recalls();
+    if (FakeBacking* flocks = backing->known_flocks()) flocks->land_recalls();
+  }
+}
+
 World::~World() {
   // Everybody leaves; nothing may remain.
   for (FakeBacking* backing : backings_) {
@@ -25,12 +32,12 @@ World::~World() {
   for (const AnswerPtr& answer : answers_) {
     if (answer->waiting()) manager_.cancel(answer->ticket, EINTR);
   }
-  for (FakeBacking* backing : backings_) backing->land_recalls();
+  land_recalls();
   deliver();
   for (auto& [where, opened] : opened_) {
     files_[static_cast<std::size_t>(where.first)]->close(*opened);
   }
-  for (FakeBacking* backing : backings_) backing->land_recalls();
+  land_recalls();
   deliver();
   for (const AnswerPtr& answer : answers_) {
     EXPECT_TRUE(answer->error.has_value()) << "a request was never answered";
@@ -39,6 +46,9 @@ World::~World() {
   for (std::size_t i = 0; i < files_.size(); ++i) {
     EXPECT_TRUE(files_[i]->quiet());
     EXPECT_EQ(to_text(backings_[i]->held()), "nothing");
+    if (FakeBacking* flocks = backings_[i]->known_flocks()) {
+      EXPECT_EQ(to_text(flocks->held()), "nothing");
+    }
   }
   EXPECT_STREQ(manager_.check(), nullptr);
   EXPECT_EQ(manager_.ledger().locks(), 0U);

@@ -133,6 +133,7 @@ class World {
   bool mirror_checked = true;
 
  private:
+  void land_recalls();
   AnswerPtr send(const OwnerId& owner, const Range& range, Mode mode, bool wait, const How& how);
 
   Notes notes_;
