@@ -38,49 +38,6 @@ Range hull(const Range& a, const Range& b) {
   return {std::min(a.first, b.first), std::max(a.last, b.last)};
 }
 
-/// The farthest reach of two subtrees and a node, by whom, and the farthest by anybody else.
-struct Reach {
-  Offset best = -1;
-  const Owner* who = nullptr;
-  Offset other = -1;
-
-  void add(Offset last, const Owner* owner) {
-    if (last <= -1) return;
-    if (owner == who) {
-      best = std::max(best, last);
-    } else if (last > best) {
-      other = best;
-      best = last;
-      who = owner;
-    } else {
-      other = std::max(other, last);
-    }
-  }
-  void add_subtree(const Lock* node) {
-    if (node == nullptr) return;
-    if (node->reacher == who) {
-      best = std::max(best, node->reach);
-      other = std::max(other, node->other_reach);
-    } else if (node->reach > best) {
-      // The new best owner's rivals: the old best, and the subtree's others (maybe the old best).
-      other = std::max(best, node->other_reach);
-      best = node->reach;
-      who = node->reacher;
-    } else {
-      // Rivals of `who`: the subtree's best is one; its others can only be lower.
-      other = std::max(other, node->reach);
-    }
-  }
-};
-
-Reach reach_of(const Lock& n, const Lock* left, const Lock* right) {
-  Reach r;
-  r.add(n.range.last, n.owner);
-  r.add_subtree(left);
-  r.add_subtree(right);
-  return r;
-}
-
 Waiter::Arrivals merge(Waiter::Arrivals a, const Waiter::Arrivals& b) {
   a.newest = std::max(a.newest, b.newest);
   a.oldest = std::min(a.oldest, b.oldest);
@@ -121,11 +78,11 @@ bool operator==(const Waiter::Arrivals& a, const Waiter::Arrivals& b) {
 }
 
 constexpr auto kAnyLock = [](const Lock&) { return true; };
-constexpr auto kFullReach = [](const Lock& l) { return l.reach; };
+constexpr auto kFullReach = [](const LockTreeTraits::Summary& s) { return s.reach; };
 
 /// Searches that leave out the locks of one owner.
 auto reach_without(const Owner* owner) {
-  return [owner](const Lock& l) { return l.reach_without(owner); };
+  return [owner](const LockTreeTraits::Summary& s) { return s.reach_without(owner); };
 }
 auto not_of(const Owner* owner) {
   return [owner](const Lock& l) { return l.owner != owner; };
@@ -135,16 +92,37 @@ auto not_of(const Owner* owner) {
 
 // -- tree summaries ------------------------------------------------------------------------------
 
-void LockTreeTraits::summarise(Lock& n, const Lock* left, const Lock* right) {
-  const Reach r = reach_of(n, left, right);
-  n.reach = r.best;
-  n.reacher = r.who;
-  n.other_reach = r.other;
+void LockTreeTraits::Summary::add(const Lock& lock) {
+  if (lock.owner == reacher) {
+    reach = std::max(reach, lock.range.last);
+  } else if (lock.range.last > reach) {
+    other_reach = reach;
+    reach = lock.range.last;
+    reacher = lock.owner;
+  } else {
+    other_reach = std::max(other_reach, lock.range.last);
+  }
 }
 
-bool LockTreeTraits::summary_ok(const Lock& n, const Lock* left, const Lock* right) {
-  const Reach r = reach_of(n, left, right);
-  return n.reach == r.best && n.reacher == r.who && n.other_reach == r.other;
+void LockTreeTraits::Summary::add(const Summary& other) {
+  if (other.reacher == reacher) {
+    reach = std::max(reach, other.reach);
+    other_reach = std::max(other_reach, other.other_reach);
+  } else if (other.reach > reach) {
+    // The new best owner's rivals: the old best, and the others' others (maybe the old best).
+    other_reach = std::max(reach, other.other_reach);
+    reach = other.reach;
+    reacher = other.reacher;
+  } else {
+    // Rivals of `reacher`: the others' best is one; their others can only be lower.
+    other_reach = std::max(other_reach, other.reach);
+  }
+}
+
+bool LockTreeTraits::Summary::same(const Summary& other) const {
+  // Of two who reach equally far either may be named.
+  return reach == other.reach && other_reach == other.other_reach &&
+         (reacher == other.reacher || reach == other_reach);
 }
 
 void QueueTreeTraits::summarise(Waiter& n, const Waiter* left, const Waiter* right) {
@@ -169,17 +147,6 @@ bool BlockedTreeTraits::summary_ok(const Waiter& n, const Waiter* left, const Wa
 
 // -- small parts ---------------------------------------------------------------------------------
 
-Owner::LockSet::iterator Owner::from(Offset at) const {
-  // The set's constness is about its links; who gets an iterator decides what to do with the lock.
-  auto& all = const_cast<LockSet&>(locks);
-  auto it = all.upper_bound(at);
-  if (it != all.begin()) {
-    auto before = std::prev(it);
-    if (before->range.last >= at) return before;
-  }
-  return it;
-}
-
 Waiter::Waiter(FileLocks& waits_on, const Request& what, Ticket name, Completion on_done,
                Ledger& ledger)
     : file(waits_on.shared_from_this()),
@@ -194,15 +161,7 @@ int NoBacking::wait(WaitId, const Range&, Mode, bool, WaitDone) noexcept { retur
 FileLocks::FileLocks(LockManager& manager, const FileKey& key, std::unique_ptr<Backing> backing)
     : manager_(manager), key_(key), backing_(std::move(backing)), patience_(kPatience) {}
 
-FileLocks::~FileLocks() {
-  // Of owners whose Opened nobody closed.
-  exclusive_.clear();
-  shared_.clear();
-  for (const auto& [id, owner] : owners_) {
-    owner->locks.clear_and_dispose(std::default_delete<Lock>());
-  }
-  manager_.forget_file(*this);
-}
+FileLocks::~FileLocks() { manager_.forget_file(*this); }
 
 // -- looking -------------------------------------------------------------------------------------
 
@@ -212,7 +171,7 @@ const Lock* FileLocks::find_conflict_in(const LockTree& tree, const OwnerId& id,
   if (hit == nullptr || manager_.policy().exclusive_of(hit->owner->id, id)) return hit;
   // The first one is of an owner that the policy exempts; look at the others one by one.
   const Lock* conflict = nullptr;
-  tree.for_each_overlap(range, reach_without(self), [&](Lock& lock) {
+  tree.for_each_overlap(range, reach_without(self), [&](const Lock& lock) {
     if (lock.owner != self && manager_.policy().exclusive_of(lock.owner->id, id)) conflict = &lock;
     return conflict == nullptr;
   });
@@ -268,7 +227,7 @@ bool FileLocks::blocked_by(const Waiter& waiter, const OwnerId& id, const Caller
   const Request& r = waiter.request;
   if (Owner* owner = find_owner(id);
       owner != nullptr && manager_.policy().exclusive_of(id, r.owner)) {
-    for (auto it = owner->from(r.range.first);
+    for (auto it = owner->locks.from(r.range.first);
          it != owner->locks.end() && it->range.first <= r.range.last; ++it) {
       if (modes_conflict(it->mode, r.mode)) return true;
     }
@@ -276,7 +235,7 @@ bool FileLocks::blocked_by(const Waiter& waiter, const OwnerId& id, const Caller
   if (caller.tid == 0) return false;
   int steps = 0;
   bool found = false;
-  const auto visit = [&](Lock& lock) {
+  const auto visit = [&](const Lock& lock) {
     found = lock.owner->caller.tid == caller.tid && lock.owner != waiter.owner &&
             manager_.policy().exclusive_of(lock.owner->id, r.owner);
     return !found && ++steps < kDependencySteps;
@@ -471,7 +430,7 @@ void FileLocks::repair_backing() noexcept {
 
 bool FileLocks::must_raise(const Owner& owner, const Range& range, Mode mode) const {
   if (mode == Mode::kExclusive) {
-    const auto it = owner.from(range.first);
+    const auto it = owner.locks.from(range.first);
     return it == owner.locks.end() || it->mode != mode || !it->range.contains(range);
   }
   // A downgrade is carried by the same call as a raise, hence an exclusive lock also needs one.
@@ -515,7 +474,7 @@ void FileLocks::lower_to_others(const Owner& owner, const Range& part, Mode held
 }
 
 void FileLocks::lower_backing(Owner& owner, const Range& range) noexcept {
-  const auto begin = owner.from(range.first);
+  const auto begin = owner.locks.from(range.first);
   if (begin == owner.locks.end() || begin->range.first > range.last) return;
   auto end = begin;
   Offset last = 0;
@@ -537,20 +496,26 @@ void FileLocks::lower_backing(Owner& owner, const Range& range) noexcept {
 
 // -- granting and releasing ----------------------------------------------------------------------
 
-void FileLocks::link(Lock& lock) noexcept {
-  tree_of(lock.mode).insert(lock);
-  lock.owner->locks.insert(lock);
+void FileLocks::add(Owner& owner, const Held& held) noexcept {
+  owner.locks.insert(held);
+  tree_of(held.mode).insert({held.range, &owner, held.since, held.mode});
 }
 
-void FileLocks::unlink(Lock& lock) noexcept {
-  tree_of(lock.mode).erase(lock);
-  lock.owner->locks.erase(lock.owner->locks.iterator_to(lock));
+void FileLocks::shorten(Owner& owner, const Held& held, Offset last) noexcept {
+  const Range range{held.range.first, last};
+  owner.locks.replace({range, held.since, held.mode});
+  tree_of(held.mode).replace({range, &owner, held.since, held.mode});
+}
+
+void FileLocks::remove(Owner& owner, const Held& held) noexcept {
+  owner.locks.erase(held.range.first);
+  tree_of(held.mode).erase({held.range.first, &owner});
 }
 
 std::uint64_t FileLocks::growth(const Owner& owner, const Range& range, Mode mode) const {
   std::uint64_t gone = 0;
   std::uint64_t come = 1;
-  auto it = owner.from(range.first == 0 ? 0 : range.first - 1);
+  auto it = owner.locks.from(range.first == 0 ? 0 : range.first - 1);
   for (; it != owner.locks.end() && it->range.touches(range); ++it) {
     const Overlap how = relate(it->range, range);
     if (it->mode == mode || how == Overlap::kEqual || how == Overlap::kInside) ++gone;
@@ -559,79 +524,60 @@ std::uint64_t FileLocks::growth(const Owner& owner, const Range& range, Mode mod
   return come > gone ? come - gone : 0;
 }
 
-int FileLocks::reserve(Owner& owner, const Range& range, Mode mode, Spares& spares) noexcept {
-  try {
-    if (mode != Mode::kNone) spares.fresh = std::make_unique<Lock>();
-    const auto it = owner.from(range.first);
-    if (it != owner.locks.end() && it->mode != mode &&
-        relate(it->range, range) == Overlap::kContains) {
-      spares.tail = std::make_unique<Lock>();
-    }
-    return 0;
-  } catch (const std::bad_alloc&) {
-    return ENOLCK;
-  }
+/// Takes the memory for a grant or a release before anything is changed.
+int FileLocks::reserve(Owner& owner, const Range& range, Mode mode) noexcept {
+  const unsigned fresh = mode == Mode::kNone ? 0 : 1;
+  if (fresh != 0 && !tree_of(mode).prepare(1)) return ENOLCK;
+  // What reaches beyond the range in another mode leaves a rest there.
+  const auto it = owner.locks.from(range.last);
+  const bool rest = it != owner.locks.end() && it->range.first <= range.last &&
+                    it->range.last > range.last && it->mode != mode;
+  if (rest && !tree_of(it->mode).prepare(1)) return ENOLCK;
+  return owner.locks.prepare(fresh + (rest ? 1 : 0)) ? 0 : ENOLCK;
 }
 
-void FileLocks::trim(Lock& lock, const Range& range, Spares& spares) noexcept {
-  switch (relate(lock.range, range)) {
+/// Leaves of `held`, a lock of another mode, what lies outside `range`.
+void FileLocks::trim(Owner& owner, const Held& held, const Range& range) noexcept {
+  const auto rest = [&] { return Held{{range.last + 1, held.range.last}, held.since, held.mode}; };
+  switch (relate(held.range, range)) {
     case Overlap::kApart:
       return;
     case Overlap::kEqual:
     case Overlap::kInside:
-      unlink(lock);
-      delete &lock;
+      remove(owner, held);
       return;
-    case Overlap::kContains: {
-      Lock& tail = *spares.tail.release();
-      tail.range = {range.last + 1, lock.range.last};
-      tail.owner = lock.owner;
-      tail.mode = lock.mode;
-      tail.since = lock.since;
-      lock.range.last = range.first - 1;
-      tree_of(lock.mode).refresh(lock);
-      link(tail);
+    case Overlap::kContains:
+      shorten(owner, held, range.first - 1);
+      add(owner, rest());
       return;
-    }
     case Overlap::kOverHead:
-      lock.range.last = range.first - 1;
-      tree_of(lock.mode).refresh(lock);
+      shorten(owner, held, range.first - 1);
       return;
     case Overlap::kOverTail:
-      unlink(lock);
-      lock.range.first = range.last + 1;
-      link(lock);
+      // In this order, so that no tree becomes empty between.
+      add(owner, rest());
+      remove(owner, held);
       return;
   }
 }
 
-Range FileLocks::carve(Owner& owner, const Range& range, Mode mode, Spares& spares) noexcept {
-  Range merged = range;
-  auto it = owner.from(range.first == 0 ? 0 : range.first - 1);
-  while (it != owner.locks.end() && it->range.touches(range)) {
-    Lock& lock = *it++;
-    if (lock.mode == mode) {
-      merged = hull(merged, lock.range);
-      if (spares.fresh != nullptr) spares.fresh->since = std::min(spares.fresh->since, lock.since);
-      unlink(lock);
-      delete &lock;
+void FileLocks::commit(Owner& owner, const Range& range, Mode mode) noexcept {
+  Held fresh{range, mode == Mode::kNone ? 0 : seconds_now(), mode};
+  for (Offset at = range.first == 0 ? 0 : range.first - 1;;) {
+    const auto it = owner.locks.from(at);
+    if (it == owner.locks.end() || !it->range.touches(range)) break;
+    const Held held = *it;
+    if (held.mode == mode) {
+      fresh.range = hull(fresh.range, held.range);
+      fresh.since = std::min(fresh.since, held.since);
+      remove(owner, held);
     } else {
-      trim(lock, range, spares);
+      trim(owner, held, range);
     }
+    if (held.range.last > range.last || held.range.last == kEof) break;
+    at = held.range.last + 1;
   }
-  return merged;
-}
-
-void FileLocks::commit(Owner& owner, const Range& range, Mode mode, Spares& spares) noexcept {
-  if (mode != Mode::kNone) spares.fresh->since = seconds_now();
-  const Range merged = carve(owner, range, mode, spares);
-  if (mode != Mode::kNone) {
-    Lock& lock = *spares.fresh.release();
-    lock.range = merged;
-    lock.owner = &owner;
-    lock.mode = mode;
-    link(lock);
-  }
+  if (mode != Mode::kNone) add(owner, fresh);
   owner.tally.set(owner.locks.size());
 }
 
@@ -677,8 +623,7 @@ FileLocks::Attempt FileLocks::attempt(Owner& owner, const Request& request, std:
       if (const auto limit = owner.tally.would_break(more)) return failed(refuse(request, *limit));
     }
   }
-  Spares spares;
-  if (const int error = reserve(owner, range, mode, spares); error != 0) return failed(error);
+  if (const int error = reserve(owner, range, mode); error != 0) return failed(error);
   const bool held_already = have != nullptr && !have->disturbed && have->range == range;
   if (!held_already && must_raise(owner, range, mode)) {
     if (yields && outside_range(request)) {
@@ -690,20 +635,19 @@ FileLocks::Attempt FileLocks::attempt(Owner& owner, const Request& request, std:
     if (error != 0) return failed(error);
   }
   wake(owner, range, mode, out);
-  commit(owner, range, mode, spares);
+  commit(owner, range, mode);
   manager_.counters_.add(Counter::kGrants);
   return {.verdict = Verdict::kGranted};
 }
 
 int FileLocks::unlock(Owner& owner, const Range& range, Outcomes& out) noexcept {
-  const auto first = owner.from(range.first);
+  const auto first = owner.locks.from(range.first);
   if (first == owner.locks.end() || first->range.first > range.last) return 0;
-  Spares spares;
-  if (const int error = reserve(owner, range, Mode::kNone, spares); error != 0) return error;
+  if (const int error = reserve(owner, range, Mode::kNone); error != 0) return error;
   note_outsiders(out);
   lower_backing(owner, range);
   wake(owner, range, Mode::kNone, out);
-  commit(owner, range, Mode::kNone, spares);
+  commit(owner, range, Mode::kNone);
   return 0;
 }
 
@@ -1149,8 +1093,8 @@ bool FileLocks::reconsider(Waiter& waiter, const OutsideWait* have, bool yields,
 /// before what it thereby gives up.
 void FileLocks::wake(const Owner& owner, const Range& range, Mode mode, Outcomes& out) noexcept {
   if (blocked_.empty()) return;
-  for (auto it = owner.from(range.first); it != owner.locks.end() && it->range.first <= range.last;
-       ++it) {
+  for (auto it = owner.locks.from(range.first);
+       it != owner.locks.end() && it->range.first <= range.last; ++it) {
     if (it->mode <= mode) continue;
     blocked_.for_each_overlap(
         {std::max(it->range.first, range.first), std::min(it->range.last, range.last)},
@@ -1368,14 +1312,20 @@ const char* FileLocks::check_locks() const {
 
   std::size_t of_owners = 0;
   for (const auto& [id, owner] : owners_) {
-    const Lock* previous = nullptr;
-    for (const Lock& l : owner->locks) {
-      if (l.owner != owner.get()) return "a lock is in the set of another owner";
+    if (const char* wrong = owner->locks.check()) return wrong;
+    const Held* previous = nullptr;
+    for (const Held& l : owner->locks) {
       if (previous != nullptr && previous->range.overlaps(l.range)) {
         return "an owner's locks overlap";
       }
       if (previous != nullptr && previous->mode == l.mode && previous->range.touches(l.range)) {
         return "an owner's neighbouring locks of one mode are not merged";
+      }
+      const LockTree& tree = l.mode == Mode::kExclusive ? exclusive_ : shared_;
+      const auto it = tree.lower_bound({l.range.first, owner.get()});
+      if (it == tree.end() || it->owner != owner.get() || it->mode != l.mode ||
+          it->since != l.since || !(it->range == l.range)) {
+        return "an owner's lock is not in the tree of its mode";
       }
       previous = &l;
       ++of_owners;

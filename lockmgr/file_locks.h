@@ -1,10 +1,10 @@
 /// The locks of one file: who holds what, who waits for what, and what the backing carries.
 ///
-/// Two graphs meet here. The first is of bytes: granted locks lie in two interval trees, the
-/// exclusive and the shared ones, each of which also knows the farthest byte that an owner *other
-/// than the asker* reaches below each node; so the search for a conflict stays logarithmic even
-/// among a million locks of the asker itself. Each owner has its own locks in order besides: they
-/// are disjoint, and neighbours of equal mode are merged, as POSIX asks.
+/// Two graphs meet here. The first is of bytes: granted locks lie in two B+-trees, the exclusive
+/// and the shared ones, each of which also knows the farthest byte that an owner *other than the
+/// asker* reaches beneath each node; so the search for a conflict stays logarithmic even among a
+/// million locks of the asker itself. Each owner has its own locks in order besides: they are
+/// disjoint, and neighbours of equal mode are merged, as POSIX asks.
 ///
 /// The second is of waiting. A parked request stands in exactly one of four places:
 ///
@@ -31,7 +31,7 @@
 /// Invariants (verified after each change when LOCKMGR_CHECK_INVARIANTS is defined):
 ///  1. Two granted locks of owners that exclude each other do not overlap unless both are shared.
 ///  2. An owner's locks are disjoint; neighbours that touch differ in mode.
-///  3. Every granted lock is in exactly one of exclusive_ and shared_ and in its owner's set.
+///  3. Every granted lock is in the tree of its mode, exclusive_ or shared_, and among its owner's.
 ///  4. An owner's tally is the number of its locks.
 ///  5. A waiter that is `behind` conflicts with the one ahead, which came earlier and still waits;
 ///  a
@@ -44,6 +44,7 @@
 #include <boost/intrusive/list.hpp>
 #include <boost/intrusive/set.hpp>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -56,6 +57,7 @@
 #include "lockmgr/lock_manager.h"
 #include "lockmgr/owner.h"
 #include "lockmgr/range.h"
+#include "lockmgr/range_tree.h"
 
 namespace lockmgr {
 
@@ -65,34 +67,66 @@ struct Owner;
 struct OutsideWait;
 class FileLocks;
 
-/// A granted lock. Lives in a tree of its mode and in its owner's set.
+/// A granted lock, in a tree of those of its mode.
 struct Lock {
-  using OwnHook = bi::set_member_hook<bi::optimize_size<true>>;
-
   Range range;
   Owner* owner = nullptr;
-  Mode mode = Mode::kNone;
   std::uint32_t since = 0;  ///< seconds on the manager's clock when it was granted
-  TreeHook<Lock> hook;
-  OwnHook own_hook;
-  // Summary of the subtree: the farthest byte reached, by whom, and the farthest reached by others.
-  Offset reach = -1;
-  const Owner* reacher = nullptr;
-  Offset other_reach = -1;
-
-  Offset reach_without(const Owner* owner_left_out) const {
-    return reacher == owner_left_out ? other_reach : reach;
-  }
+  Mode mode = Mode::kNone;
 };
 
 struct LockTreeTraits {
-  using Node = Lock;
-  static TreeHook<Lock>& hook(Lock& n) { return n.hook; }
-  static Range range(const Lock& n) { return n.range; }
-  static void summarise(Lock& n, const Lock* left, const Lock* right);
-  static bool summary_ok(const Lock& n, const Lock* left, const Lock* right);
+  using Entry = Lock;
+  /// An owner's locks are disjoint: no two begin at one byte.
+  struct Key {
+    Offset first = 0;
+    const Owner* owner = nullptr;
+    friend bool operator<(const Key& a, const Key& b) {
+      const bool by_owner = (a.first == b.first) & std::less<>()(a.owner, b.owner);
+      return (a.first < b.first) | by_owner;
+    }
+  };
+  /// The farthest byte reached, by whom, and the farthest reached by others.
+  struct Summary {
+    Offset reach = -1;
+    const Owner* reacher = nullptr;
+    Offset other_reach = -1;
+
+    void add(const Lock& lock);
+    void add(const Summary& other);
+    bool depends_on(const Lock& lock) const {
+      return lock.range.last == reach || lock.range.last == other_reach;
+    }
+    bool same(const Summary& other) const;
+    Offset reach_without(const Owner* left_out) const {
+      return reacher == left_out ? other_reach : reach;
+    }
+  };
+  static Key key(const Lock& lock) { return {lock.range.first, lock.owner}; }
+  static Offset first(const Key& key) { return key.first; }
 };
-using LockTree = IntervalTree<LockTreeTraits>;
+using LockTree = RangeTree<LockTreeTraits>;
+
+/// The same lock among those of its owner.
+struct Held {
+  Range range;
+  std::uint32_t since = 0;
+  Mode mode = Mode::kNone;
+};
+
+struct HeldTreeTraits {
+  using Entry = Held;
+  using Key = Offset;
+  struct Summary {
+    void add(const Held&) {}
+    void add(const Summary&) {}
+    bool depends_on(const Held&) const { return false; }
+    bool same(const Summary&) const { return true; }
+  };
+  static Key key(const Held& held) { return held.range.first; }
+  static Offset first(Key key) { return key; }
+};
+using HeldTree = RangeTree<HeldTreeTraits>;
 
 /// An open file description as the manager sees it: what modes it may take, and the owners that
 /// first came through it. Its holder passes it to FileLocks and must close() it there before it is
@@ -116,23 +150,14 @@ class Opened {
 
 /// Somebody who holds or awaits locks on this file. Guarded by FileLocks::mutex_.
 struct Owner {
-  struct ByFirst {
-    using type = Offset;
-    Offset operator()(const Lock& lock) const { return lock.range.first; }
-  };
-  using LockSet = bi::set<Lock, bi::member_hook<Lock, Lock::OwnHook, &Lock::own_hook>,
-                          bi::key_of_value<ByFirst>, bi::constant_time_size<true>>;
-
   Owner(Ledger& ledger, const OwnerId& owner_id, const Caller& who)
       : id(owner_id), caller(who), tally(ledger, who.uid, Tally::Kind::kLocks) {}
 
-  /// The first of this owner's locks that overlaps or follows `at`.
-  LockSet::iterator from(Offset at) const;
   bool idle() const { return locks.empty() && waiting == 0; }
 
   const OwnerId id;
   Caller caller;  ///< who asked last
-  LockSet locks;
+  HeldTree locks;
   std::uint32_t waiting = 0;  ///< parked requests
   Tally tally;
   Opened* opened = nullptr;         ///< the open file it first came through; null once that closed
@@ -315,11 +340,6 @@ class FileLocks final : public std::enable_shared_from_this<FileLocks>, private 
     Waiter::PeerList finished;  ///< waiters whose completion is due
     bool yields = false;        ///< outsiders were waiting for what was released: they come first
   };
-  /// Memory for a grant, taken before anything is changed.
-  struct Spares {
-    std::unique_ptr<Lock> fresh;
-    std::unique_ptr<Lock> tail;
-  };
   class WaitingProcesses;
 
   // -- looking ---------------------------------------------------------------------------------
@@ -355,13 +375,12 @@ class FileLocks final : public std::enable_shared_from_this<FileLocks>, private 
   /// a wait that has just taken the lock at the backing; `yields`: outsiders who wait come first.
   Attempt attempt(Owner& owner, const Request& request, std::uint64_t arrival, bool queues,
                   const OutsideWait* have, bool yields, Outcomes& out) noexcept;
-  int reserve(Owner& owner, const Range& range, Mode mode, Spares& spares) noexcept;
+  int reserve(Owner& owner, const Range& range, Mode mode) noexcept;
   std::uint64_t growth(const Owner& owner, const Range& range, Mode mode) const;
   bool must_raise(const Owner& owner, const Range& range, Mode mode) const;
   int raise_backing(const Owner& owner, const Range& range, Mode mode) noexcept;
-  void commit(Owner& owner, const Range& range, Mode mode, Spares& spares) noexcept;
-  Range carve(Owner& owner, const Range& range, Mode mode, Spares& spares) noexcept;
-  void trim(Lock& lock, const Range& range, Spares& spares) noexcept;
+  void commit(Owner& owner, const Range& range, Mode mode) noexcept;
+  void trim(Owner& owner, const Held& held, const Range& range) noexcept;
   int unlock(Owner& owner, const Range& range, Outcomes& out) noexcept;
   void unlock_all(Owner& owner, Outcomes& out) noexcept;
   void lower_backing(Owner& owner, const Range& range) noexcept;
@@ -374,8 +393,9 @@ class FileLocks final : public std::enable_shared_from_this<FileLocks>, private 
   bool restore_backing(const Range& range) noexcept;
   void mark_stale(const Range& range) noexcept;
   void repair_backing() noexcept;
-  void link(Lock& lock) noexcept;
-  void unlink(Lock& lock) noexcept;
+  void add(Owner& owner, const Held& held) noexcept;
+  void shorten(Owner& owner, const Held& held, Offset last) noexcept;
+  void remove(Owner& owner, const Held& held) noexcept;
   LockTree& tree_of(Mode mode) { return mode == Mode::kExclusive ? exclusive_ : shared_; }
 
   // -- waiting ---------------------------------------------------------------------------------
