@@ -26,6 +26,7 @@
 #include <cstring>
 #include <new>
 #include <type_traits>
+#include <utility>
 
 #include "lockmgr/range.h"
 
@@ -144,19 +145,15 @@ class RangeTree {
   /// The first entry that overlaps or follows the byte `at`. REQUIRES: the entries are disjoint.
   /// O(log n).
   Iterator from(Offset at) const {
-    if (levels_ == 0) {
-      return size_ != 0 && only_.range.last >= at ? Iterator(&only_) : Iterator();
-    }
-    const Key key{at};
-    const Leaf* l = leaf_of(key);
-    const std::size_t index = position(*l, key);
-    if (index > 0) {
-      return Iterator(l, l->entries()[index - 1].range.last >= at ? index - 1 : index);
-    }
-    if (l->prev != nullptr && l->prev->entries()[l->prev->count - 1].range.last >= at) {
-      return Iterator(l->prev, l->prev->count - std::size_t{1});
-    }
-    return Iterator(l, 0);
+    const auto [before, follower] = around(Key{at});
+    return before != end() && before->range.last >= at ? before : follower;
+  }
+
+  /// The last entry that begins at or before the byte `at`, or null. REQUIRES: the entries are
+  /// disjoint. O(log n).
+  const Entry* last_from(Offset at) const {
+    const auto [before, follower] = around(Key{at});
+    return follower != end() && follower->range.first == at ? follower.at_ : before.at_;
   }
 
   /// Takes the memory that `more` calls of insert() can need, with calls of erase() and replace()
@@ -401,6 +398,24 @@ class RangeTree {
       prefetched(n);
     }
     return leaf(n);
+  }
+
+  /// The entries to either side of `key`; the second may have it.
+  std::pair<Iterator, Iterator> around(const Key& key) const {
+    if (levels_ == 0) {
+      if (size_ == 0) return {};
+      const Iterator only(&only_);
+      return Traits::key(only_) < key ? std::pair(only, Iterator()) : std::pair(Iterator(), only);
+    }
+    const Leaf* l = leaf_of(key);
+    const std::size_t index = position(*l, key);
+    Iterator before;
+    if (index > 0) {
+      before = Iterator(l, index - 1);
+    } else if (l->prev != nullptr) {
+      before = Iterator(l->prev, l->prev->count - std::size_t{1});
+    }
+    return {before, Iterator(l, index)};
   }
 
   static Summary summary_of(const Node* n, bool is_leaf) {

@@ -207,8 +207,12 @@ TEST(RangeTree, PreparedInsertionsNeedNothingMore) {
   }
 }
 
-TEST(RangeTree, FindsOverlapOrFollower) {
+TEST(RangeTree, FindsNeighboursOfAByte) {
   HeldTree tree;
+  const auto last_from = [&tree](Offset at) {
+    const Held* held = tree.last_from(at);
+    return held == nullptr ? Offset{-1} : held->range.first;
+  };
   const auto first_from = [&tree](Offset at) {
     const auto it = tree.from(at);
     return it == tree.end() ? Offset{-1} : it->range.first;
@@ -222,6 +226,9 @@ TEST(RangeTree, FindsOverlapOrFollower) {
     EXPECT_EQ(first_from(last), last);
     EXPECT_EQ(first_from(last + 4), last);
     EXPECT_EQ(first_from(last + 5), -1);
+    EXPECT_EQ(last_from(last), last);
+    EXPECT_EQ(last_from(kEof), last);
+    EXPECT_EQ(last_from(last - 1), last - 10 < 0 ? -1 : last - 10);
     if (i > 0) {
       EXPECT_EQ(first_from(last - 6), last - 10);
       EXPECT_EQ(first_from(last - 5), last);
