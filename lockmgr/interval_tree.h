@@ -91,6 +91,12 @@ class IntervalTree {
     retrace(fix_from);
   }
 
+  /// Recomputes the summaries from `node` to the root after what they are made of has changed
+  /// (never its `first`). REQUIRES: `node` is linked.
+  void refresh(Node& node) noexcept {
+    for (Node* n = &node; n != nullptr; n = hook(*n).parent) update(*n);
+  }
+
   Node* first() const {
     Node* n = root_;
     while (n != nullptr && hook(*n).left != nullptr) n = hook(*n).left;

@@ -23,7 +23,7 @@
 #include <cassert>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
+#include <iterator>
 #include <new>
 #include <type_traits>
 #include <utility>
@@ -88,12 +88,23 @@ class RangeTree {
   /// Walks the entries in order.
   class Iterator {
    public:
+    using iterator_category = std::forward_iterator_tag;
+    using difference_type = std::ptrdiff_t;
+    using value_type = Entry;
+    using pointer = const Entry*;
+    using reference = const Entry&;
+
     Iterator() = default;
     const Entry& operator*() const { return *at_; }
     const Entry* operator->() const { return at_; }
     Iterator& operator++() {
       if (++at_ == end_) *this = leaf_ != nullptr ? Iterator(leaf_->next, 0) : Iterator();
       return *this;
+    }
+    Iterator operator++(int) {
+      const Iterator before = *this;
+      ++*this;
+      return before;
     }
     friend bool operator==(const Iterator& a, const Iterator& b) { return a.at_ == b.at_; }
 
