@@ -2,8 +2,9 @@
 /// that holds the strongest mode of them.
 ///
 /// flock() converts by dropping first, and nobody can ask who stands in the way. So a refused
-/// upgrade takes back what was held before, and a wait for an upgrade does not sit in flock(), where
-/// it would hold nothing, but looks at /proc/locks now and then; all other waits sit in flock().
+/// upgrade takes back what was held before, and a wait for an upgrade does not sit in flock(),
+/// where it would hold nothing, but looks at /proc/locks now and then; all other waits sit in
+/// flock().
 ///
 /// Thread safety: as lockmgr::Backing demands.
 ///

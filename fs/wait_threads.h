@@ -1,5 +1,6 @@
-/// Threads that sit in fcntl(F_OFD_SETLKW), or another call that waits for a lock, for the lock manager: the one way to be told when an
-/// outsider lets a lock go, without polling. Threads are kept for the next wait.
+/// Threads that sit in fcntl(F_OFD_SETLKW), or another call that waits for a lock, for the lock
+/// manager: the one way to be told when an outsider lets a lock go, without polling. Threads are
+/// kept for the next wait.
 ///
 /// Thread safety: all methods may be called from any thread.
 ///

@@ -56,9 +56,10 @@ Explanation explain(const Policy& policy, std::string name, const Hypothesis& h)
   if (h.outside_record) {
     if (!as_flock) out.error = EAGAIN;
     add_outsider(out, *h.outside_record, !as_flock,
-                 as_flock ? "conflict_space=separate: a flock does not meet the record locks of the "
-                            "source, which are what NFS clients hold"
-                          : "a record lock on the source, such as an NFS client's");
+                 as_flock
+                     ? "conflict_space=separate: a flock does not meet the record locks of the "
+                       "source, which are what NFS clients hold"
+                     : "a record lock on the source, such as an NFS client's");
   }
   if (h.outside_flock) {
     const bool blocks = as_flock || policy.guards();

@@ -122,12 +122,11 @@ void FileLocks::break_leases(LockManager::Clock::time_point now) noexcept {
       const Lock* lock = find_ended_lease(now, &waiter);
       if (lock == nullptr) break;
       Owner& owner = *lock->owner;
-      const LockView view{owner.id, owner.caller, lock->range, lock->mode,
-                          static_cast<std::uint32_t>(
-                              std::chrono::duration_cast<std::chrono::seconds>(
-                                  now.time_since_epoch())
-                                  .count()) -
-                              lock->since};
+      const LockView view{
+          owner.id, owner.caller, lock->range, lock->mode,
+          static_cast<std::uint32_t>(
+              std::chrono::duration_cast<std::chrono::seconds>(now.time_since_epoch()).count()) -
+              lock->since};
       const std::uint64_t waiting = waiters_for(*lock, UINT64_MAX - 1);
       if (manager_.observer_ != nullptr) {
         manager_.observer_->lease_ended(*this, view, waiter->request, waiting);
@@ -145,14 +144,29 @@ void FileLocks::break_leases(LockManager::Clock::time_point now) noexcept {
 
 // -- switching -----------------------------------------------------------------------------------
 
-void FileLocks::move_locks(const Policy& to) noexcept {
-  for (const auto& [id, owner] : owners_) {
-    for (Lock& lock : owner->locks) tree_of(lock).erase(lock);
-  }
+/// Puts the flocks into the trees of the space that `to` has them in, and follows `to`. Returns
+/// false, having changed nothing, for want of memory.
+bool FileLocks::move_flocks(const Policy& to) noexcept {
+  LockSpace& target = spaces_[static_cast<std::size_t>(to.space_of(OwnerType::kFlock))];
+  unsigned exclusive = 0;
+  unsigned shared = 0;
+  const auto for_each_flock = [this](const auto& visit) {
+    for (const auto& [id, owner] : owners_) {
+      if (id.type != OwnerType::kFlock) continue;
+      for (const Held& held : owner->locks) visit(*owner, held);
+    }
+  };
+  for_each_flock(
+      [&](Owner&, const Held& held) { ++(held.mode == Mode::kExclusive ? exclusive : shared); });
+  if (!target.exclusive.prepare(exclusive) || !target.shared.prepare(shared)) return false;
+  for_each_flock([&](Owner& owner, const Held& held) {
+    tree_of(owner, held.mode).erase({held.range.first, &owner});
+  });
   policy_ = to;
-  for (const auto& [id, owner] : owners_) {
-    for (Lock& lock : owner->locks) tree_of(lock).insert(lock);
-  }
+  for_each_flock([&](Owner& owner, const Held& held) {
+    tree_of(owner, held.mode).insert({held.range, &owner, held.since, held.mode, held.epoch});
+  });
+  return true;
 }
 
 void FileLocks::switch_policy(const Policy& to, PolicySwitch& report) noexcept {
@@ -178,11 +192,13 @@ void FileLocks::switch_policy(const Policy& to, PolicySwitch& report) noexcept {
       wait->stray = true;
       recall(*wait);
     }
-    if (moves) {
-      move_locks(to);
+    if (moves && !move_flocks(to)) {
+      ++report.left_behind;
+    } else if (moves) {
       // What is to be carried anew comes first: nobody gets in between.
       const bool flocks_first = to.space_of(OwnerType::kFlock) == Space::kFlocks;
-      const bool first = restore_backing(flocks_first ? Space::kFlocks : Space::kRecords, kWholeFile);
+      const bool first =
+          restore_backing(flocks_first ? Space::kFlocks : Space::kRecords, kWholeFile);
       const bool second =
           restore_backing(flocks_first ? Space::kRecords : Space::kFlocks, kWholeFile);
       if (!first || !second) ++report.not_carried;

@@ -44,8 +44,8 @@ PolicySwitch LockManager::switch_policy(const Policy& to) {
     for (auto& [ticket, slot] : tickets_) {
       if (slot.waiter == nullptr) continue;
       const Waiter& waiter = *slot.waiter;
-      const auto& [where, nodes] = changed.emplace_back(
-          &slot, waiting_nodes(to, waiter.party(), waiter.request.caller));
+      const auto& [where, nodes] =
+          changed.emplace_back(&slot, waiting_nodes(to, waiter.party(), waiter.request.caller));
       for (const auto& node : nodes) {
         if (node) by_node.emplace(*node, ticket);
       }

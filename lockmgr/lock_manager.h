@@ -237,7 +237,7 @@ class LockManager {
   Observer* const observer_;
   std::atomic<Clock::rep> set_time_{0};  ///< 0: the clock runs
   std::atomic<bool> watched_{false};
-  std::atomic<bool> leases_;             ///< Policy::has_lease() of policy_
+  std::atomic<bool> leases_;  ///< Policy::has_lease() of policy_
   std::atomic<std::uint64_t> next_wait_{1};
   std::atomic<std::uint64_t> outside_waits_{0};
   std::atomic<std::uint64_t> queued_{0};  ///< waiters that stand behind another waiter

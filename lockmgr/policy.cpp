@@ -12,10 +12,12 @@ namespace {
 // -- the values of each axis, in the order of its enum -------------------------------------------
 
 constexpr AxisValue kConflictSpace[] = {
-    {"unified", "flock, POSIX and OFD locks exclude each other: an NFS server, to which all three "
-                "are byte ranges"},
-    {"separate", "flocks exclude flocks only, and are carried to the backing as flocks, which NFS "
-                 "clients do not see: Linux on local files"},
+    {"unified",
+     "flock, POSIX and OFD locks exclude each other: an NFS server, to which all three "
+     "are byte ranges"},
+    {"separate",
+     "flocks exclude flocks only, and are carried to the backing as flocks, which NFS "
+     "clients do not see: Linux on local files"},
 };
 constexpr AxisValue kSameProcess[] = {
     {"conflict",
@@ -63,18 +65,21 @@ constexpr AxisValue kConversion[] = {
 
 constexpr AxisValue kGuard[] = {
     {"off", "flocks straight on the source are not seen: an NFS server"},
-    {"flock", "while locks are granted on a file, it also carries a flock of the strongest mode, so "
-              "that local programs that flock the source are kept out; NFS clients do not mind"},
+    {"flock",
+     "while locks are granted on a file, it also carries a flock of the strongest mode, so "
+     "that local programs that flock the source are kept out; NFS clients do not mind"},
 };
 constexpr AxisValue kLease[] = {
     {"none", "a lock is held until it is let go: POSIX, NFS"},
-    {"SECONDS", "a lock that a request has waited for that long is broken, and its owner logged: "
-                "GlusterFS's features.locks-revocation-secs"},
+    {"SECONDS",
+     "a lock that a request has waited for that long is broken, and its owner logged: "
+     "GlusterFS's features.locks-revocation-secs"},
 };
 constexpr AxisValue kLeaseWaiters[] = {
     {"none", "any number may wait: POSIX, NFS"},
-    {"N", "a lock that more than N requests wait for is broken, and its owner logged: GlusterFS's "
-          "features.locks-revocation-max-blocked"},
+    {"N",
+     "a lock that more than N requests wait for is broken, and its owner logged: GlusterFS's "
+     "features.locks-revocation-max-blocked"},
 };
 constexpr std::uint32_t kMostSeconds = 365 * 24 * 60 * 60;
 constexpr std::uint32_t kMostWaiters = 1'000'000;
@@ -138,9 +143,11 @@ constexpr Preset kPresets[] = {
     {"dual",
      "nfs for programs that take both a flock and a record lock on one file",
      {.same_process = SameProcess::kExempt}},
-    {"guarded", "nfs where local programs may not all be on the mount",
+    {"guarded",
+     "nfs where local programs may not all be on the mount",
      {.guard = BypassGuard::kFlock}},
-    {"linux", "Linux's own locks on a local file",
+    {"linux",
+     "Linux's own locks on a local file",
      {.conflict_space = ConflictSpace::kSeparate,
       .open_mode = OpenMode::kRelaxed,
       .order = Order::kNewcomers,
@@ -150,7 +157,8 @@ constexpr Preset kPresets[] = {
      {.open_mode = OpenMode::kRelaxed,
       .deadlock = Deadlock::kAll,
       .conversion = Conversion::kDrop}},
-    {"gluster", "GlusterFS with revocation on: nothing waits for ever on one that hangs",
+    {"gluster",
+     "GlusterFS with revocation on: nothing waits for ever on one that hangs",
      {.open_mode = OpenMode::kRelaxed,
       .order = Order::kNewcomers,
       .deadlock = Deadlock::kOff,

@@ -16,6 +16,7 @@ struct PolicySwitch {
   std::uint64_t waiters = 0;      ///< looked at again
   std::uint64_t granted = 0;      ///< of these, granted
   std::uint64_t deadlocks = 0;    ///< of these, refused with EDEADLK
+  std::uint64_t left_behind = 0;  ///< files that kept their policy for want of memory
   std::uint64_t not_carried = 0;  ///< files whose backing refused, since an outsider is in the way;
                                   ///< tried again with each request
 };

@@ -60,8 +60,8 @@ lockmgr::Mode wanted_mode(const Json& request) {
 
 lockmgr::OwnerType wanted_type(const Json& request) {
   const std::string type = text_in(request, "type").value_or("flock");
-  for (const auto known : {lockmgr::OwnerType::kProcess, lockmgr::OwnerType::kOpenFile,
-                           lockmgr::OwnerType::kFlock}) {
+  for (const auto known :
+       {lockmgr::OwnerType::kProcess, lockmgr::OwnerType::kOpenFile, lockmgr::OwnerType::kFlock}) {
     if (type == lockmgr::to_string(known)) return known;
   }
   throw Failure{"bad_request", "'type' is not posix, ofd or flock"};
@@ -135,7 +135,10 @@ Json explained(const Context& context, const Json& request) {
                         {"more", explanation.obstacles.size() > kMostObstacles}});
   }
   // Of a file without locks nothing is known, not even what outsiders hold there.
-  return {{"now", now.text()}, {"known", known}, {"complete", complete}, {"policies", std::move(policies)}};
+  return {{"now", now.text()},
+          {"known", known},
+          {"complete", complete},
+          {"policies", std::move(policies)}};
 }
 
 }  // namespace
@@ -157,12 +160,13 @@ Outcome set_policy(Context& context, const Call& call) {
     throw Failure{"bad_request", error};
   }
   const lockmgr::PolicySwitch report = manager.switch_policy(wanted);
-  log_event(spdlog::level::warn,
-            fmt::format("lock policy switched from {} to {} by pid {} (uid {}): {} locks kept on {} "
-                        "files, {} waiters looked at again",
-                        report.from.text(), report.to.text(), call.peer.pid, call.peer.uid,
-                        report.locks, report.files, report.waiters),
-            {{"LOCKFS_EVENT", "policy"}, {"LOCKFS_BY_UID", std::to_string(call.peer.uid)}});
+  log_event(
+      spdlog::level::warn,
+      fmt::format("lock policy switched from {} to {} by pid {} (uid {}): {} locks kept on {} "
+                  "files, {} waiters looked at again",
+                  report.from.text(), report.to.text(), call.peer.pid, call.peer.uid, report.locks,
+                  report.files, report.waiters),
+      {{"LOCKFS_EVENT", "policy"}, {"LOCKFS_BY_UID", std::to_string(call.peer.uid)}});
   return done(call, "result",
               {{"from", report.from.text()},
                {"to", report.to.text()},
@@ -172,6 +176,7 @@ Outcome set_policy(Context& context, const Call& call) {
                {"waiters", report.waiters},
                {"granted", report.granted},
                {"deadlocks", report.deadlocks},
+               {"left_behind", report.left_behind},
                {"not_carried", report.not_carried}});
 }
 

@@ -45,8 +45,8 @@ int list(const Globals& globals, const std::string& path) {
     std::string differs;
     for (const auto& [axis, value] : preset.at("axes").items()) {
       if (value != defaults.at(axis)) {
-        differs += fmt::format("{}{}={}", differs.empty() ? "" : ",", axis,
-                               value.get<std::string>());
+        differs +=
+            fmt::format("{}{}={}", differs.empty() ? "" : ",", axis, value.get<std::string>());
       }
     }
     std::cout << fmt::format("  {:<16} {}\n", str(preset, "name"), str(preset, "follows"));
@@ -67,8 +67,7 @@ int set(const Globals& globals, const std::string& policy, const std::string& pa
   const auto number = [&r](const char* name) { return r.at(name).get<std::uint64_t>(); };
   std::cout << fmt::format("{}: {} -> {}\n", target.client.mount().mountpoint, str(r, "from"),
                            str(r, "to"));
-  std::cout << fmt::format("{} locks on {} files stay granted\n", number("locks"),
-                           number("files"));
+  std::cout << fmt::format("{} locks on {} files stay granted\n", number("locks"), number("files"));
   if (number("conflicting") > 0) {
     std::cout << fmt::format(
         "{} of them lie beside others that this policy would not grant together: they stay until "
@@ -81,6 +80,10 @@ int set(const Globals& globals, const std::string& policy, const std::string& pa
         "the way; tried again with each request\n",
         number("not_carried"));
   }
+  if (number("left_behind") > 0) {
+    std::cout << fmt::format("{} files keep the old policy for want of memory; set it again\n",
+                             number("left_behind"));
+  }
   std::cout << fmt::format("{} requests waited: {} granted now, {} refused as deadlocks\n",
                            number("waiters"), number("granted"), number("deadlocks"));
   return 0;
@@ -89,7 +92,8 @@ int set(const Globals& globals, const std::string& policy, const std::string& pa
 std::string obstacle_text(const Json& o) {
   const std::string last =
       o.at("end").is_null() ? "EOF" : std::to_string(o.at("end").get<std::int64_t>());
-  const std::string pid = o.at("pid").is_null() ? "unknown" : std::to_string(o.at("pid").get<int>());
+  const std::string pid =
+      o.at("pid").is_null() ? "unknown" : std::to_string(o.at("pid").get<int>());
   const std::string what = str(o, "what") == "outsider"
                                ? fmt::format("an outsider's {} lock", str(o, "mode"))
                                : fmt::format("{} {} {}", str(o, "mode"), str(o, "type"),
@@ -100,7 +104,8 @@ std::string obstacle_text(const Json& o) {
 
 int explain(const Globals& globals, const Hypothetical& h) {
   Target target = find_target(globals, h.path);
-  if (target.filter.empty()) throw Error(fmt::format("{} is a whole mount; name a file", h.path), 2);
+  if (target.filter.empty())
+    throw Error(fmt::format("{} is a whole mount; name a file", h.path), 2);
   Json request = target.filter;
   request["action"] = "explain";
   request["type"] = h.type;
@@ -136,16 +141,19 @@ void add_policy(CLI::App& app, const Globals& globals, Run& run) {
   auto path = std::make_shared<std::string>();
   auto* show_sub = sub->add_subcommand("show", "The policy of a mount, axis by axis");
   show_sub->add_option("PATH", *path, "A mount point or a source (default: all mounts)");
-  show_sub->callback([&globals, &run, path] { run = [&globals, path] { return show(globals, *path); }; });
+  show_sub->callback(
+      [&globals, &run, path] { run = [&globals, path] { return show(globals, *path); }; });
 
   auto* list_sub = sub->add_subcommand("list", "Every preset, axis and value, and whom it follows");
   list_sub->add_option("PATH", *path, "A mount point or a source (default: the only mount)");
-  list_sub->callback([&globals, &run, path] { run = [&globals, path] { return list(globals, *path); }; });
+  list_sub->callback(
+      [&globals, &run, path] { run = [&globals, path] { return list(globals, *path); }; });
 
   auto policy = std::make_shared<std::string>();
-  auto* set_sub = sub->add_subcommand(
-      "set", "Switch a mount to another policy; locks that are granted stay");
-  set_sub->add_option("POLICY", *policy, "PRESET[,AXIS=VALUE...], or AXIS=VALUE[,...] on top of now")
+  auto* set_sub =
+      sub->add_subcommand("set", "Switch a mount to another policy; locks that are granted stay");
+  set_sub
+      ->add_option("POLICY", *policy, "PRESET[,AXIS=VALUE...], or AXIS=VALUE[,...] on top of now")
       ->required();
   set_sub->add_option("PATH", *path, "A mount point or a source (default: the only mount)");
   set_sub->callback([&globals, &run, policy, path] {
@@ -168,7 +176,8 @@ void add_policy(CLI::App& app, const Globals& globals, Run& run) {
   explain_sub->add_option("--open", h->open, "How its descriptor is open: r, w or rw (default rw)")
       ->check(CLI::IsMember({"r", "w", "rw"}));
   explain_sub->add_flag("--json", h->json, "Print JSON");
-  explain_sub->callback([&globals, &run, h] { run = [&globals, h] { return explain(globals, *h); }; });
+  explain_sub->callback(
+      [&globals, &run, h] { run = [&globals, h] { return explain(globals, *h); }; });
 }
 
 }  // namespace lockfs::ctl

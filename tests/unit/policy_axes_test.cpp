@@ -27,7 +27,8 @@ struct PolicyWorld : World {
   explicit PolicyWorld(std::string_view text) : World({}, 1, policy_of(text)) {}
 };
 
-// -- conflict space --------------------------------------------------------------------------------
+// -- conflict space
+// --------------------------------------------------------------------------------
 
 TEST(Separate, FlocksAndRecordLocksDoNotMeet) {
   PolicyWorld w("conflict_space=separate");
@@ -347,7 +348,8 @@ TEST(Conversion, DropAppliesAgainstOutsiders) {
   EXPECT_EQ(to_text(w.backing().held()), "nothing");
 }
 
-// -- bypass guard ----------------------------------------------------------------------------------
+// -- bypass guard
+// ----------------------------------------------------------------------------------
 
 TEST(Guard, CarriesTheStrongestModeAsAFlock) {
   PolicyWorld w("guard=flock");
@@ -412,7 +414,8 @@ TEST(Guard, AWaitForItStandsBackForASharedLockThatCanBeHad) {
   EXPECT_TRUE(writer->granted());
 }
 
-// -- lease -----------------------------------------------------------------------------------------
+// -- lease
+// -----------------------------------------------------------------------------------------
 
 using std::chrono::seconds;
 

@@ -168,10 +168,14 @@ TEST(Switch, UnderLoad) {
                               : random.one_in(2) ? ofd(id * 2 + n)
                                                  : flock_of(id * 2 + n);
         const Offset first = random.between(0, 50);
-        const Range range =
-            owner.type == OwnerType::kFlock ? kWholeFile : Range{first, first + 10};
-        const Request request{owner, {t + 1, t + 1, 0}, range,
-                              random.one_in(3) ? kU : random.one_in(2) ? kS : kX, random.one_in(2)};
+        const Range range = owner.type == OwnerType::kFlock ? kWholeFile : Range{first, first + 10};
+        const Request request{owner,
+                              {t + 1, t + 1, 0},
+                              range,
+                              random.one_in(3)   ? kU
+                              : random.one_in(2) ? kS
+                                                 : kX,
+                              random.one_in(2)};
         std::atomic<int> result{-1};
         std::optional<int> now = files[n]->try_now(*opened[n], request);
         if (!now) {
@@ -188,8 +192,9 @@ TEST(Switch, UnderLoad) {
       }
     });
   }
-  const char* const policies[] = {"linux", "nfs",  "bsd,fairness=readers", "samba-friendly",
-                                  "dual",  "nfs,fairness=writers,handover=local", "gluster"};
+  const char* const policies[] = {"linux",          "nfs",  "bsd,fairness=readers",
+                                  "samba-friendly", "dual", "nfs,fairness=writers,handover=local",
+                                  "gluster"};
   for (int round = 0; round < 700; ++round) {
     manager.switch_policy(policy_of(policies[round % 7]));
     for (const auto& file : files) EXPECT_STREQ(file->check(), nullptr);

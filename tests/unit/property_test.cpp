@@ -572,8 +572,8 @@ TEST_P(PropertyOfPolicy, Outsiders) {
 INSTANTIATE_TEST_SUITE_P(Values, PropertyOfPolicy,
                          ::testing::Values("dual", "nfs,fairness=readers", "nfs,fairness=writers",
                                            "nfs,fairness=newcomers", "nfs,handover=local",
-                                           "nfs,conversion=drop", "nfs,deadlock=off",
-                                           "linux", "nfs,conflict_space=separate", "guarded",
+                                           "nfs,conversion=drop", "nfs,deadlock=off", "linux",
+                                           "nfs,conflict_space=separate", "guarded",
                                            "dual,guard=flock,handover=local",
                                            "bsd,deadlock=process,fairness=writers,handover=local",
                                            "samba-friendly,fairness=readers,handover=local"));

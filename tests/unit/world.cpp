@@ -135,7 +135,8 @@ void World::deliver() {
     again = false;
     for (FakeBacking* backing : backings_) {
       again = backing->deliver_all() != 0 || again;
-      if (FakeBacking* flocks = backing->known_flocks()) again = flocks->deliver_all() != 0 || again;
+      if (FakeBacking* flocks = backing->known_flocks())
+        again = flocks->deliver_all() != 0 || again;
     }
   }
   inspect();

@@ -58,8 +58,7 @@ class Notes final : public Observer {
   }
   void event(const FileLocks&, const Event& event) override { events.push_back(event); }
 
-  void lease_ended(const FileLocks&, const LockView& lock, const Request&,
-                   std::uint64_t) override {
+  void lease_ended(const FileLocks&, const LockView& lock, const Request&, std::uint64_t) override {
     leases.push_back(lock);
   }
 

@@ -147,8 +147,7 @@ TEST_F(SeparateTest, AnswersAsTheKernelDoesFlockIncluded) {
       waiting.reset();
     }
 
-    const auto records =
-        model.union_of([](const OwnerKey& key) { return key.kind != kFlock; });
+    const auto records = model.union_of([](const OwnerKey& key) { return key.kind != kFlock; });
     ASSERT_EQ(locks_held_by(fs().pid(), in_source(name)), records);
     // What a flock straight on the source meets.
     const OwnerKey stranger{kProcesses, 0, kFlock};
