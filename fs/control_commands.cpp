@@ -6,14 +6,16 @@
 #include <unistd.h>
 
 #include <array>
-#include <cmath>
 #include <cstdio>
 #include <cstring>
 #include <string_view>
 #include <utility>
 #include <vector>
 
+#include "fs/lock_text.h"
 #include "fs/logging.h"
+#include "fs/option_change.h"
+#include "fs/preflight.h"
 
 namespace lockfs {
 
@@ -25,7 +27,6 @@ using lockmgr::OwnerType;
 constexpr std::size_t kPage = 256;            ///< records collected while a file is held
 constexpr std::size_t kMostDifferences = 64;  ///< reported per file
 constexpr int kMostDepth = 8;                 ///< of a request
-constexpr double kMostSeconds = 365.0 * 86400;
 
 std::string line_of(const Json& json) {
   // Names of files may be any bytes.
@@ -57,15 +58,11 @@ const char* text_of(lockmgr::Waiter::Place place) {
   }
 }
 
-std::string text_of(const lockmgr::OwnerId& id) {
-  return fmt::format("{}:{:016x}", lockmgr::to_string(id.type), id.cookie);
-}
-
 Json last_json(lockmgr::Offset last) { return last == lockmgr::kEof ? Json() : Json(last); }
 
 void add_owner(Json& json, const lockmgr::OwnerId& owner, const lockmgr::Caller& caller) {
   json["type"] = lockmgr::to_string(owner.type);
-  json["owner"] = text_of(owner);
+  json["owner"] = owner_name(owner);
   json["pid"] = caller.pid;
   json["tid"] = caller.tid;
   json["uid"] = caller.uid;
@@ -147,11 +144,16 @@ std::optional<std::string> text_in(const Json& request, const char* name, const 
 
 ControlCommands::ControlCommands(const Options& options, Filesystem& filesystem, LockOps& lock_ops)
     : options_(options),
+      current_(options),
       filesystem_(filesystem),
       lock_ops_(lock_ops),
       began_(std::chrono::steady_clock::now()) {
   const dev_t dev = filesystem.inodes().root()->id().dev;
   source_device_ = fmt::format("{}:{}", major(dev), minor(dev));
+}
+
+void ControlCommands::note_mount() {
+  if (const auto mount = find_mount(options_.mountpoint_path)) mount_device_ = mount->device;
 }
 
 // -- parts of replies ----------------------------------------------------------------------------
@@ -312,6 +314,7 @@ Json ControlCommands::about() const {
           {"source", options_.source_path},
           {"mountpoint", options_.mountpoint_path},
           {"source_device", source_device_},
+          {"mount_device", mount_device_},
           {"policy", std::string(lock_ops_.manager().policy().name())},
           {"mirror", options_.mirror},
           {"uptime_s", std::chrono::duration_cast<std::chrono::seconds>(uptime).count()}};
@@ -416,12 +419,12 @@ Json ControlCommands::take_away(const Json& request, const Peer& peer) {
                 fmt::format("lock: {}: BROKEN: {} lock of pid {} (uid {}, owner {}) on {}-{} taken "
                             "away by pid {} (uid {})",
                             file->backing().name(), lockmgr::to_string(id.type), caller.pid,
-                            caller.uid, text_of(id), gone.first,
+                            caller.uid, owner_name(id), gone.first,
                             gone.last == lockmgr::kEof ? "EOF" : std::to_string(gone.last),
                             peer.pid, peer.uid),
-                {{"LOCKFS_EVENT", "revoke"},
+                {{"LOCKFS_OP", "revoke"},
                  {"LOCKFS_FILE", file->backing().name()},
-                 {"LOCKFS_OWNER", text_of(id)},
+                 {"LOCKFS_OWNER", owner_name(id)},
                  {"LOCKFS_OWNER_PID", std::to_string(caller.pid)},
                  {"LOCKFS_BY_UID", std::to_string(peer.uid)},
                  {"LOCKFS_BY_PID", std::to_string(peer.pid)}});
@@ -431,42 +434,50 @@ Json ControlCommands::take_away(const Json& request, const Peer& peer) {
   return {{"broken", std::move(taken)}};
 }
 
-/// Changes what may change while mounted. All or nothing.
+/// Changes what may change while mounted: each field of the request but "v", "id", "cmd" and "check"
+/// is an option, with true for one without value. All or nothing; with "check" nothing.
 Json ControlCommands::change(const Json& request, const Peer& peer) {
   const auto fail = [](const std::string& message) { throw Failure{"bad_request", message}; };
   if (peer.uid != 0 && peer.uid != geteuid()) {
     throw Failure{"permission", "only root may change options of a mount"};
   }
-  const auto level = text_in(request, "log_level", fail);
-  auto wanted = spdlog::level::info;
-  if (level) {
-    wanted = spdlog::level::from_str(*level);
-    if (wanted == spdlog::level::off && *level != "off") {
-      fail("'log_level' is not trace, debug, info, warn, error, critical or off");
-    }
+  std::vector<MountOption> changes;
+  std::string text;
+  for (const auto& [name, value] : request.items()) {
+    if (name == "v" || name == "id" || name == "cmd" || name == "check") continue;
+    MountOption change{name, std::nullopt};
+    if (value != true) change.value = value.is_string() ? value.get<std::string>() : line_of(value);
+    if (!value.is_string() && change.value) change.value->pop_back();  // the newline
+    text += fmt::format("{}{}{}{}", text.empty() ? "" : ",", name, change.value ? "=" : "",
+                        change.value.value_or(""));
+    changes.push_back(std::move(change));
   }
-  const auto seconds = [&](const char* name) -> std::optional<double> {
-    const auto it = request.find(name);
-    if (it == request.end()) return std::nullopt;
-    const double value = it->is_number() ? it->get<double>() : -1.0;
-    if (!std::isfinite(value) || value < 0 || value > kMostSeconds) {
-      fail(fmt::format("'{}' is not a number of seconds from 0 to {:.0f}", name, kMostSeconds));
-    }
-    return value;
-  };
-  const auto attr = seconds("attr_timeout");
-  const auto entry = seconds("entry_timeout");
-  const auto negative = seconds("negative_timeout");
+  OptionChange planned = plan_change(current_, changes);
+  if (!planned.error.empty()) fail(planned.error);
+  if (!request.value("check", false)) {
+    current_ = std::move(planned.wanted);
+    apply_current();
+    log_event(spdlog::level::info,
+              fmt::format("options changed by pid {} (uid {}): {}", peer.pid, peer.uid, text),
+              {{"LOCKFS_OP", "set"},
+               {"LOCKFS_BY_UID", std::to_string(peer.uid)},
+               {"LOCKFS_BY_PID", std::to_string(peer.pid)}});
+  }
+  Json values;
+  for (const auto& [name, value] : live_values(current_)) {
+    Json parsed = Json::parse(value, nullptr, false);
+    values[name] = parsed.is_number() ? std::move(parsed) : Json(value);
+  }
+  return values;
+}
 
-  if (level) spdlog::set_level(wanted);
+void ControlCommands::apply_current() {
+  spdlog::set_level(spdlog::level::from_str(current_.log_level));
   Filesystem::CacheTimes& times = filesystem_.cache_times();
-  if (attr) times.attr = *attr;
-  if (entry) times.entry = *entry;
-  if (negative) times.negative = *negative;
-  return {{"attr_timeout", times.attr.load()},
-          {"entry_timeout", times.entry.load()},
-          {"negative_timeout", times.negative.load()},
-          {"log_level", std::string(spdlog::level::to_string_view(spdlog::get_level()).data())}};
+  times.attr = current_.attr_timeout;
+  times.entry = current_.entry_timeout;
+  times.negative = current_.negative_timeout;
+  lock_ops_.set_limits(current_);
 }
 
 ControlCommands::Outcome ControlCommands::dispatch(const Json& request, const Json& id,

@@ -53,6 +53,9 @@ class ControlCommands {
   /// All must outlive the object.
   ControlCommands(const Options& options, Filesystem& filesystem, LockOps& lock_ops);
 
+  /// To be called when the mount is made: tells "ping" which one it is.
+  void note_mount();
+
   /// The outcome of a request: lines to send at once, and what follows them.
   struct Outcome {
     std::string lines;
@@ -83,11 +86,15 @@ class ControlCommands {
   Json change(const Json& request, const Peer& peer);
   Json file_json(const lockmgr::FileLocks& file) const;
 
-  const Options& options_;
+  void apply_current();
+
+  const Options& options_;  ///< of the start
+  Options current_;         ///< with what has changed since
   Filesystem& filesystem_;
   LockOps& lock_ops_;
   const std::chrono::steady_clock::time_point began_;
   std::string source_device_;
+  std::string mount_device_;  ///< as in /proc/self/mountinfo; empty: unknown
 };
 
 }  // namespace lockfs

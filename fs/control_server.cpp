@@ -27,6 +27,7 @@ ControlServer::~ControlServer() { stop(); }
 std::string ControlServer::start() {
   if (std::string error = socket_.open(options_); !error.empty()) return error;
   if (socket_.fd() < 0) return {};
+  commands_.note_mount();
   stop_.reset(eventfd(0, EFD_CLOEXEC));
   if (!stop_) return fmt::format("cannot serve {}: {}", socket_.path(), std::strerror(errno));
   try {
