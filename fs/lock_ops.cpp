@@ -10,8 +10,8 @@
 #include <string>
 #include <utility>
 
+#include "fs/control/protocol.h"
 #include "fs/filesystem.h"
-#include "fs/lock_text.h"
 #include "fs/logging.h"
 #include "fs/record_lock.h"
 #include "fs/request_loop.h"
@@ -432,7 +432,7 @@ void log_refusal(spdlog::level::level_enum level, const lockmgr::FileLocks& file
              {"LOCKFS_FILE", file.backing().name()},
              {"LOCKFS_RANGE", text_of(request.range)},
              {"LOCKFS_MODE", text_of(request.mode)},
-             {"LOCKFS_OWNER", owner_name(request.owner)},
+             {"LOCKFS_OWNER", control::text_of(request.owner)},
              {"LOCKFS_OWNER_PID", std::to_string(request.caller.pid)},
              {"LOCKFS_OWNER_UID", std::to_string(request.caller.uid)},
              {"LOCKFS_WHY", why},

@@ -145,8 +145,7 @@ class Parser {
   std::string run() {
     const std::string error = walk();
     if (asks_for_text()) return error;
-    const bool tolerated =
-        state_.sloppy || state_.result.action == CommandLine::Action::kRemount;
+    const bool tolerated = state_.sloppy || state_.result.action == CommandLine::Action::kRemount;
     return tolerated || state_.unknown.empty() ? error : state_.unknown;
   }
 

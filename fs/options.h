@@ -79,7 +79,7 @@ struct CommandLine {
   enum class Action { kMount, kRemount, kHelp, kVersion };
 
   Action action = Action::kMount;
-  Options options;    ///< meaningful for kMount and kRemount without error
+  Options options;          ///< meaningful for kMount and kRemount without error
   bool check_only = false;  ///< change nothing, only say whether it could be done
   /// All mount options in their order. For kRemount also such as lockfs doesn't know: mount(8)
   /// repeats what it reads from /proc/self/mountinfo.

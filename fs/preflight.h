@@ -29,8 +29,8 @@ struct Machine {
 /// One line of /proc/self/mountinfo.
 struct MountEntry {
   std::string mount_point;
-  std::string type;    ///< with the subtype, as in "fuse.lockfs"
-  std::string source;  ///< first column of /proc/mounts
+  std::string type;           ///< with the subtype, as in "fuse.lockfs"
+  std::string source;         ///< first column of /proc/mounts
   std::string device;         ///< major:minor
   std::string options;        ///< of this mount, such as "rw,nosuid"
   std::string super_options;  ///< of the filesystem, such as "rw,allow_other"

@@ -13,8 +13,8 @@
 #include <string_view>
 #include <vector>
 
-#include "fs/control_client.h"
-#include "fs/control_socket.h"
+#include "fs/control/client.h"
+#include "fs/control/socket.h"
 #include "fs/option_table.h"
 #include "fs/preflight.h"
 
@@ -22,7 +22,7 @@ namespace lockfs {
 
 namespace {
 
-using Json = nlohmann::ordered_json;
+using control::Json;
 
 /// A word of a mount's options and the mount(2) flags it sets and clears.
 struct FlagWord {
@@ -119,17 +119,17 @@ Wishes sort_out(const std::vector<MountOption>& options, const MountEntry& mount
 /// by `umount -l` keeps the first name, so that its successor has another.
 std::vector<std::string> socket_paths(const Options& options, const std::string& mountpoint) {
   if (options.control.starts_with('/')) return {options.control};
-  const std::string folder = control_folder();
+  const std::string folder = control::control_folder();
   if (folder.empty()) return {};
   std::vector<std::string> paths;
-  for (int twin = 0; twin < kMostSocketTwins; ++twin) {
-    paths.push_back(control_socket_path(folder, mountpoint, twin));
+  for (int twin = 0; twin < control::kMostSocketTwins; ++twin) {
+    paths.push_back(control::control_socket_path(folder, mountpoint, twin));
   }
   return paths;
 }
 
 /// Connects to the daemon that serves `mount`. Returns an empty string or what is wrong.
-std::string find_daemon(ControlClient& client, const Options& options, const MountEntry& mount) {
+std::string find_daemon(control::Client& client, const Options& options, const MountEntry& mount) {
   int refused = 0;
   for (const auto& path : socket_paths(options, mount.mount_point)) {
     const int error = client.connect(path);
@@ -145,7 +145,7 @@ std::string find_daemon(ControlClient& client, const Options& options, const Mou
 
 std::string change(const CommandLine& command, const MountEntry& mount) {
   const Wishes wishes = sort_out(command.mount_options, mount);
-  ControlClient daemon;
+  control::Client daemon;
   Json reply;
   const auto set = [&](bool check) {
     Json request = wishes.settings;
@@ -161,8 +161,8 @@ std::string change(const CommandLine& command, const MountEntry& mount) {
   }
   if (command.check_only) return {};
   const bool flags_change = wishes.flags != flags_of(mount);
-  if (flags_change && ::mount("none", mount.mount_point.c_str(), nullptr,
-                              MS_REMOUNT | wishes.flags, nullptr) != 0) {
+  if (flags_change && ::mount("none", mount.mount_point.c_str(), nullptr, MS_REMOUNT | wishes.flags,
+                              nullptr) != 0) {
     switch (errno) {
       case EBUSY:
         return "files are open for writing; close them (fuser -vm shows by whom)";

@@ -189,12 +189,11 @@ int run(const std::vector<std::string>& command) {
   posix_spawnattr_setsigmask(&attributes, &before);
   posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK);
   pid_t child = -1;
-  const int error = posix_spawn(&child, arguments[0], nullptr, &attributes, arguments.data(),
-                                environ);
+  const int error =
+      posix_spawn(&child, arguments[0], nullptr, &attributes, arguments.data(), environ);
   posix_spawnattr_destroy(&attributes);
   if (error != 0) {
-    complain("cannot run '" + command[0] + "': " + std::strerror(error) +
-             "; install lockfs there");
+    complain("cannot run '" + command[0] + "': " + std::strerror(error) + "; install lockfs there");
     return kSystem;
   }
   while (true) {

@@ -9,8 +9,8 @@
 #include <string>
 #include <vector>
 
-#include "fs/control_client.h"
-#include "fs/control_socket.h"
+#include "fs/control/client.h"
+#include "fs/control/socket.h"
 #include "tests/cli/command.h"
 #include "tests/mounted/support/mounted.h"
 
@@ -33,10 +33,11 @@ class Remount : public CommandTest {
   }
 
   /// The daemon's current value of an option that may change.
-  nlohmann::ordered_json value(const std::string& option) {
-    ControlClient client;
-    EXPECT_EQ(client.connect(control_socket_path(control_folder(), mount(), 0)), 0);
-    nlohmann::ordered_json reply;
+  control::Json value(const std::string& option) {
+    control::Client client;
+    EXPECT_EQ(client.connect(control::control_socket_path(control::control_folder(), mount(), 0)),
+              0);
+    control::Json reply;
     EXPECT_EQ(client.ask({{"cmd", "set"}}, reply), "");
     return reply["result"][option];
   }

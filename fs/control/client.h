@@ -5,14 +5,14 @@
 #pragma once
 
 #include <chrono>
-#include <nlohmann/json.hpp>
 #include <string>
 
+#include "fs/control/protocol.h"
 #include "fs/unique_fd.h"
 
-namespace lockfs {
+namespace lockfs::control {
 
-class ControlClient {
+class Client {
  public:
   static constexpr std::chrono::seconds kPatience{10};
 
@@ -22,7 +22,7 @@ class ControlClient {
   /// Sends a request, to which "v" and "id" are added, and waits for its one line of answer.
   /// Returns an empty string and the answer in `reply`, or one line: what is wrong, in the daemon's
   /// words if it refused.
-  std::string ask(nlohmann::ordered_json request, nlohmann::ordered_json& reply);
+  std::string ask(Json request, Json& reply);
 
  private:
   std::string read_line(std::string& line);
@@ -31,4 +31,4 @@ class ControlClient {
   std::string input_;  ///< received, not yet read
 };
 
-}  // namespace lockfs
+}  // namespace lockfs::control

@@ -1,4 +1,4 @@
-#include "fs/control_client.h"
+#include "fs/control/client.h"
 
 #include <fmt/format.h>
 #include <sys/socket.h>
@@ -9,10 +9,9 @@
 #include <cerrno>
 #include <cstring>
 
-#include "fs/control_commands.h"
-#include "fs/control_socket.h"
+#include "fs/control/socket.h"
 
-namespace lockfs {
+namespace lockfs::control {
 
 namespace {
 
@@ -20,7 +19,7 @@ constexpr std::size_t kMostReply = 1024 * 1024;
 
 }  // namespace
 
-int ControlClient::connect(const std::string& path) {
+int Client::connect(const std::string& path) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   if (path.size() > kMostSocketPath) return ENAMETOOLONG;
@@ -38,7 +37,7 @@ int ControlClient::connect(const std::string& path) {
   return 0;
 }
 
-std::string ControlClient::read_line(std::string& line) {
+std::string Client::read_line(std::string& line) {
   while (true) {
     if (const auto end = input_.find('\n'); end != std::string::npos) {
       line = input_.substr(0, end);
@@ -58,11 +57,10 @@ std::string ControlClient::read_line(std::string& line) {
   }
 }
 
-std::string ControlClient::ask(nlohmann::ordered_json request, nlohmann::ordered_json& reply) {
-  request["v"] = kControlProtocol;
+std::string Client::ask(Json request, Json& reply) {
+  request["v"] = kProtocol;
   request["id"] = 1;
-  const std::string text =
-      request.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + '\n';
+  const std::string text = line_of(request);
   std::size_t sent = 0;
   while (sent < text.size()) {
     const ssize_t count = send(fd_.get(), text.data() + sent, text.size() - sent, MSG_NOSIGNAL);
@@ -72,10 +70,10 @@ std::string ControlClient::ask(nlohmann::ordered_json request, nlohmann::ordered
   }
   std::string line;
   if (std::string error = read_line(line); !error.empty()) return error;
-  reply = nlohmann::ordered_json::parse(line, nullptr, false);
+  reply = Json::parse(line, nullptr, false);
   if (!reply.is_object()) return "the daemon's answer is no JSON object";
   if (!reply.value("ok", false)) return reply.value("error", "the daemon refused without a reason");
   return {};
 }
 
-}  // namespace lockfs
+}  // namespace lockfs::control
