@@ -143,7 +143,7 @@ class Parser {
       : arguments_(arguments), state_(state) {}
 
   std::string run() {
-    const std::string error = walk();
+    std::string error = walk();
     if (asks_for_text()) return error;
     const bool tolerated = state_.sloppy || state_.result.action == CommandLine::Action::kRemount;
     return tolerated || state_.unknown.empty() ? error : state_.unknown;
@@ -267,6 +267,7 @@ std::string settle(State& state) {
     return "option 'no_default_permissions': with allow_other it would give every user the "
            "daemon's own access to the files; add no_allow_other";
   }
+  for (const auto& [axis, value] : state.policy_axes) options.policy.set(axis, value);
   if (state.sync) options.kernel_options.emplace_back("sync");
   if (state.dirsync) options.kernel_options.emplace_back("dirsync");
   if (options.debug) options.foreground = true;
@@ -289,7 +290,7 @@ void append_row(std::string& text, std::string left, std::string_view right) {
 
 /// Switches say it in their text.
 std::string shown_default(const OptionSpec& spec) {
-  return spec.value == Value::kNone || spec.show == nullptr ? "" : spec.show(Options{});
+  return spec.value == Value::kNone || spec.show == nullptr ? "" : spec.show(Options{}, spec.name);
 }
 
 void append_section(std::string& text, Section section, std::string_view title) {
@@ -345,6 +346,10 @@ std::string help_text() {
   append_section(text, Section::kLog, "Log");
   append_section(text, Section::kControl, "Control socket");
   append_section(text, Section::kEngine, "Engine");
+  append_section(text, Section::kPolicy, "Lock policy (who conflicts with whom, and who waits)");
+  for (const auto& preset : lockmgr::Policy::presets()) {
+    append_row(text, fmt::format("    {}", preset.name), preset.follows);
+  }
   append_section(text, Section::kLimit, "Limits (a request beyond one gets ENOLCK)");
   text +=
       "\n"

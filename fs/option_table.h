@@ -6,6 +6,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "fs/options.h"
@@ -20,6 +21,8 @@ struct State {
   std::optional<bool> suid;
   std::optional<bool> dev;
   std::optional<std::string> log_level;
+  /// Single axes of the lock policy; they go on top of the preset wherever they stand.
+  std::vector<std::pair<std::string, std::string>> policy_axes;
   bool sync = false;
   bool dirsync = false;
   bool root = false;
@@ -36,10 +39,10 @@ struct Given {
 
 /// Carries out one option; returns an empty string or what is wrong with it.
 using Apply = std::string (*)(State&, const Given&);
-/// The value that `options` have, spelled as the command line takes it.
-using Show = std::string (*)(const Options& options);
+/// The value that the option called `name` has in `options`, spelled as the command line takes it.
+using Show = std::string (*)(const Options& options, std::string_view name);
 
-enum class Section { kCommand, kMount, kCache, kLog, kControl, kEngine, kLimit, kIgnored };
+enum class Section { kCommand, kMount, kCache, kLog, kControl, kEngine, kPolicy, kLimit, kIgnored };
 enum class Value { kNone, kRequired, kOptional };
 enum class Change { kMounting, kLive };  ///< whether an option may change while mounted
 

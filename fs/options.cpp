@@ -1,12 +1,14 @@
 #include "fs/options.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <array>
 #include <charconv>
 #include <cmath>
 #include <optional>
+#include <span>
 #include <string_view>
 #include <system_error>
 
@@ -131,10 +133,29 @@ std::string set_passthrough(State& state, const Given& given) {
 }
 
 std::string set_policy(State& state, const Given& given) {
-  if (given.value != "nfs") {
-    return fmt::format("option '{}': unknown policy '{}'; known: nfs", given.name, given.value);
+  const auto preset = lockmgr::Policy::named(given.value);
+  if (!preset) {
+    return fmt::format("option '{}': unknown policy '{}'; known: {}", given.name, given.value,
+                       fmt::join(lockmgr::Policy::names(), ", "));
   }
-  state.result.options.policy = given.value;
+  state.result.options.policy = *preset;
+  return {};
+}
+
+std::string names_of(std::span<const lockmgr::AxisValue> values) {
+  std::vector<std::string_view> names;
+  for (const auto& value : values) names.push_back(value.name);
+  return fmt::format("{}", fmt::join(names, ", "));
+}
+
+std::string set_policy_axis(State& state, const Given& given) {
+  std::string axis(given.name.substr(std::min(given.name.find_first_not_of('-'), std::size_t{2})));
+  std::replace(axis.begin(), axis.end(), '-', '_');
+  lockmgr::Policy scratch;
+  if (!scratch.set(axis, given.value).empty()) {
+    return unknown_value(given, names_of(lockmgr::Policy::find_axis(axis)->values));
+  }
+  state.policy_axes.emplace_back(std::move(axis), given.value);
   return {};
 }
 
@@ -196,20 +217,20 @@ std::string set_control_group(State& state, const Given& given) {
 // -- what options are ----------------------------------------------------------------------------
 
 template <auto Options::*kField>
-std::string value_of(const Options& options) {
+std::string value_of(const Options& options, std::string_view /*name*/) {
   return fmt::format("{}", options.*kField);
 }
 
 template <bool Options::*kField>
-std::string switch_of(const Options& options) {
+std::string switch_of(const Options& options, std::string_view /*name*/) {
   return options.*kField ? "on" : "off";
 }
 
-std::string workers_of(const Options& options) {
+std::string workers_of(const Options& options, std::string_view /*name*/) {
   return options.workers == 0 ? "auto" : std::to_string(options.workers);
 }
 
-std::string passthrough_of(const Options& options) {
+std::string passthrough_of(const Options& options, std::string_view /*name*/) {
   switch (options.passthrough) {
     case DataPassthrough::kOn:
       return "on";
@@ -221,7 +242,7 @@ std::string passthrough_of(const Options& options) {
   return "auto";
 }
 
-std::string log_target_of(const Options& options) {
+std::string log_target_of(const Options& options, std::string_view /*name*/) {
   switch (options.log_target) {
     case LogTarget::kStderr:
       return "stderr";
@@ -233,6 +254,14 @@ std::string log_target_of(const Options& options) {
       break;
   }
   return "auto";
+}
+
+std::string policy_of(const Options& options, std::string_view /*name*/) {
+  return options.policy.text();
+}
+
+std::string axis_of(const Options& options, std::string_view name) {
+  return std::string(lockmgr::Policy::find_axis(name)->get(options.policy));
 }
 
 // -- the table -----------------------------------------------------------------------------------
@@ -328,13 +357,14 @@ constexpr auto kOptions = std::to_array<OptionSpec>({
      "threads that may serve requests at once", workers_of},
     {'\0', "passthrough", V::kRequired, "WHEN", S::kEngine, set_passthrough,
      "auto, on or off: data goes between kernel and backing file directly", passthrough_of},
-    {'\0', "policy", V::kRequired, "NAME", S::kEngine, set_policy,
-     "who conflicts with whom; known: nfs", value_of<&O::policy>},
     {'\0', "mirror", V::kNone, "", S::kEngine, set_switch<&O::mirror, true>,
      "carry locks to the backing files (default)", switch_of<&O::mirror>},
     {'\0', "nomirror", V::kNone, "", S::kEngine, set_switch<&O::mirror, false>,
      "don't: locks then hold only within the mount", switch_of<&O::mirror>},
     {'\0', "no_mirror", V::kNone, "", S::kEngine, set_switch<&O::mirror, false>, "", switch_of<&O::mirror>},
+
+    {'\0', "policy", V::kRequired, "NAME", S::kPolicy, set_policy,
+     "a preset, below; the single options here go on top of it", policy_of},
 
     {'\0', "max_locks", V::kRequired, "N", S::kLimit, set_limit<&O::max_locks>,
      "locks in the whole mount", value_of<&O::max_locks>, C::kLive},
@@ -388,6 +418,30 @@ constexpr auto kOptions = std::to_array<OptionSpec>({
 });
 // clang-format on
 
+/// The table, and an option for each axis of the lock policy behind "policy".
+const std::vector<OptionSpec>& all_options() {
+  static const std::vector<std::string> kTexts = [] {
+    std::vector<std::string> texts;
+    for (const auto& axis : lockmgr::Policy::axes()) {
+      texts.push_back(fmt::format("{}: {}", axis.question, names_of(axis.values)));
+    }
+    return texts;
+  }();
+  static const std::vector<OptionSpec> kAll = [] {
+    std::vector<OptionSpec> all;
+    for (const auto& spec : kOptions) {
+      all.push_back(spec);
+      if (spec.name != "policy") continue;
+      for (std::size_t i = 0; i < kTexts.size(); ++i) {
+        all.push_back({'\0', lockmgr::Policy::axes()[i].name, V::kRequired, "VALUE", S::kPolicy,
+                       set_policy_axis, kTexts[i], axis_of});
+      }
+    }
+    return all;
+  }();
+  return kAll;
+}
+
 bool name_matches(const OptionSpec& spec, std::string_view name) {
   if (spec.name.ends_with('*')) {
     const auto stem = spec.name.substr(0, spec.name.size() - 1);
@@ -398,7 +452,7 @@ bool name_matches(const OptionSpec& spec, std::string_view name) {
 
 }  // namespace
 
-std::span<const OptionSpec> table() { return kOptions; }
+std::span<const OptionSpec> table() { return all_options(); }
 
 const OptionSpec* find_option(std::string_view name) {
   for (const auto& spec : table()) {

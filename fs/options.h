@@ -10,6 +10,8 @@
 #include <string_view>
 #include <vector>
 
+#include "lockmgr/policy.h"
+
 namespace lockfs {
 
 enum class DataPassthrough { kAuto, kOn, kOff };
@@ -56,7 +58,7 @@ struct Options {
   // -- engine ----------------------------------------------------------------------------------
   unsigned workers = 0;  ///< threads that may serve requests at once; 0: chosen from the machine
   DataPassthrough passthrough = DataPassthrough::kAuto;
-  std::string policy = "nfs";
+  lockmgr::Policy policy;
   bool mirror = true;  ///< carry locks to the backing files; off only to measure its cost
 
   // -- limits ----------------------------------------------------------------------------------

@@ -122,6 +122,7 @@ std::vector<std::string> socket_paths(const Options& options, const std::string&
   const std::string folder = control::control_folder();
   if (folder.empty()) return {};
   std::vector<std::string> paths;
+  paths.reserve(control::kMostSocketTwins);
   for (int twin = 0; twin < control::kMostSocketTwins; ++twin) {
     paths.push_back(control::control_socket_path(folder, mountpoint, twin));
   }

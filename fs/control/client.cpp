@@ -15,7 +15,7 @@ namespace lockfs::control {
 
 namespace {
 
-constexpr std::size_t kMostReply = 1024 * 1024;
+constexpr std::size_t kMostReply = 1'048'576;
 
 }  // namespace
 

@@ -9,7 +9,6 @@ namespace lockfs::control {
 
 namespace {
 
-
 [[noreturn]] void fail(std::string message) { throw Failure{"bad_request", std::move(message)}; }
 
 /// The member called `name`; null when it is absent or null.

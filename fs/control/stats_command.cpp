@@ -74,7 +74,7 @@ Outcome ping(Context& context, const Call& call) {
                {"mountpoint", options.mountpoint_path},
                {"source_device", fmt::format("{}:{}", major(dev), minor(dev))},
                {"mount_device", context.mount_device},
-               {"policy", std::string(context.lock_ops.manager().policy().name())},
+               {"policy", context.lock_ops.manager().policy().text()},
                {"mirror", options.mirror},
                {"uptime_s", std::chrono::duration_cast<std::chrono::seconds>(uptime).count()}});
 }

@@ -121,16 +121,15 @@ bool has_word(const Request& request, std::string_view wanted) {
   return false;
 }
 
-/// The lockfs that belongs to this program: beside it in a build tree, else where it is installed.
+/// The lockfs that belongs to this program: beside it in a build tree, in the bin folder beside its
+/// sbin folder where both are installed.
 std::string lockfs_program() {
   std::array<char, PATH_MAX> self{};
   const ssize_t length = readlink("/proc/self/exe", self.data(), self.size());
-  if (length > 0) {
-    std::string path(self.data(), static_cast<std::size_t>(length));
-    path.replace(path.find_last_of('/') + 1, std::string::npos, "lockfs");
-    if (access(path.c_str(), X_OK) == 0) return path;
-  }
-  return LOCKFS_INSTALLED;
+  std::string folder(self.data(), static_cast<std::size_t>(std::max<ssize_t>(length, 0)));
+  folder.resize(folder.find_last_of('/') + 1);
+  const std::string beside = folder + "lockfs";
+  return access(beside.c_str(), X_OK) == 0 ? beside : folder + "../bin/lockfs";
 }
 
 std::vector<std::string> command_of(const Request& request) {
@@ -182,6 +181,7 @@ int run(const std::vector<std::string>& command) {
   sigprocmask(SIG_BLOCK, &signals, &before);
 
   std::vector<char*> arguments;
+  arguments.reserve(command.size() + 1);
   for (const auto& argument : command) arguments.push_back(const_cast<char*>(argument.c_str()));
   arguments.push_back(nullptr);
   posix_spawnattr_t attributes;

@@ -49,6 +49,8 @@ TEST(OptionChange, TheRestMayOnlyBeRepeated) {
            {{"mirror", {}}, {"nomirror", {}}},
            {{"passthrough", "auto"}, {"passthrough", "off"}},
            {{"log_target", "auto"}, {"log_target", "syslog"}},
+           {{"policy", "nfs"}, {"policy", "bsd"}},
+           {{"deadlock", "process"}, {"deadlock", "off"}},
            {{"fsname", "/data"}, {"fsname", "/other"}},
            {{"control", "auto"}, {"control", "off"}},
            {{"allow_other", {}}, {"no_allow_other", {}}},
