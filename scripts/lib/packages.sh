@@ -4,10 +4,11 @@
 
 PACKAGES_BUILD=(
   g++ make cmake ninja-build pkg-config ccache
-  libfuse3-dev libspdlog-dev nlohmann-json3-dev libboost-dev libsystemd-dev
+  libfuse3-dev libspdlog-dev libfmt-dev nlohmann-json3-dev libboost-dev libsystemd-dev
+  libcli11-dev libncurses-dev
 )
 PACKAGES_RUN=(fuse3 util-linux mount python3)
-PACKAGES_TEST=(libgtest-dev acl attr e2fsprogs git procps sqlite3 stress-ng)
+PACKAGES_TEST=(libgtest-dev acl attr e2fsprogs git procps python3-jsonschema sqlite3 stress-ng tmux)
 # The manual pages, the completions and the Debian package.
 PACKAGES_TEST+=(man-db groff-base mandoc zsh bash dpkg-dev file mmdebstrap)
 PACKAGES_LINT=(clang-format clang-tidy)
