@@ -55,7 +55,7 @@ bool anybody_waits_on(ino_t ino) {
 }  // namespace
 
 BackingFile::BackingFile(InodePtr inode, WaitThreads& threads)
-    : inode_(std::move(inode)), threads_(threads) {}
+    : inode_(std::move(inode)), threads_(threads), pollers_(inode_->id().ino) {}
 
 /// Returns 0 or the errno of the open.
 int BackingFile::open(bool writable, std::shared_ptr<const UniqueFd>& fd) const {
@@ -142,7 +142,7 @@ bool BackingFile::outsiders_waiting() noexcept {
     // Whoever was seen has had a turn; look again before giving another.
     outsiders_wait_ = false;
   }
-  return outsiders_wait_;
+  return outsiders_wait_ || pollers_.due();
 }
 
 }  // namespace lockfs

@@ -7,7 +7,7 @@ PACKAGES_BUILD=(
   libfuse3-dev libspdlog-dev nlohmann-json3-dev libboost-dev libsystemd-dev
 )
 PACKAGES_RUN=(fuse3 util-linux mount python3)
-PACKAGES_TEST=(libgtest-dev acl attr e2fsprogs git procps sqlite3 stress-ng)
+PACKAGES_TEST=(libgtest-dev acl attr btrfs-progs e2fsprogs git procps sqlite3 stress-ng xfsprogs)
 PACKAGES_LINT=(clang-format clang-tidy)
 PACKAGES_BENCH=(libbenchmark-dev)
 # The virtual machines of scripts/nfs-lab; what is in them is only downloaded (tests/nfs/lab/prepare).

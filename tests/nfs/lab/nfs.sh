@@ -50,11 +50,16 @@ knfsd_up() {
   knfsd_end_grace
 }
 
-# bridge_up: the wire between the server (10.0.0.1) and its clients.
+# bridge_up: the wire between the server (10.0.0.1) and its clients. Each client speaks to an address
+# of the server of its own: they share one kernel, whose NLM client tells two blocked requests for one
+# file apart by server address and a small number only (nlmclnt_grant()), so that with one address the
+# grant for one client wakes the other one, too, now and then.
+declare -A SERVER_OF=([a]=10.0.0.1 [b]=10.0.0.11)
 bridge_up() {
   modprobe -a bridge veth
   ip link add lab0 type bridge
   ip addr add 10.0.0.1/24 dev lab0
+  ip addr add 10.0.0.11/24 dev lab0
   ip link set lab0 up
 }
 
@@ -97,12 +102,15 @@ client_mount() {
   local path=/
   [[ $2 != 3 ]] || path=/data
   client "$1" mkdir -p "/mnt/$2"
-  client "$1" mount -t nfs -o "vers=$2${3:+,$3}" "10.0.0.1:$path" "/mnt/$2"
+  client "$1" mount -t nfs -o "vers=$2${3:+,$3}" "${SERVER_OF[$1]}:$path" "/mnt/$2"
 }
 
-# lockfs_up [OPTION...]: lockfs from /data to /export. Its log is /lab/out/<guest>.lockfs.log.
+# lockfs_up [OPTION...]: lockfs from /data to /export, with the options of LAB_LOCKFS_OPTIONS as well
+# (LAB_LOCKFS_OPTIONS="-o nomirror" shows what the tests see without lockfs). Its log is
+# /lab/out/<guest>.lockfs.log.
 lockfs_up() {
-  "$LAB_BIN/lockfs" /data /export -f "$@" >>"/lab/out/$(hostname).lockfs.log" 2>&1 &
+  # shellcheck disable=SC2086  # several options
+  "$LAB_BIN/lockfs" /data /export -f ${LAB_LOCKFS_OPTIONS:-} "$@" >>"/lab/out/$(hostname).lockfs.log" 2>&1 &
   LOCKFS_PID=$!
   export LOCKFS_PID
   until mountpoint -q /export; do
