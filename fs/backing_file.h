@@ -17,6 +17,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "fs/inode.h"
 #include "fs/nfs_pollers.h"
@@ -38,6 +39,7 @@ class BackingFile final : public lockmgr::Backing {
            WaitDone done) noexcept override;
   void recall(WaitId id) noexcept override;
   bool outsiders_waiting() noexcept override;
+  Inspector inspector() override;
   std::string name() const override;
 
  private:

@@ -46,6 +46,7 @@ UniqueFd open_source(const std::string& source) {
 
 Filesystem::Filesystem(const Options& options)
     : options_(options),
+      cache_times_{options.attr_timeout, options.entry_timeout, options.negative_timeout},
       inodes_(open_source(options.source_path), std::min(raise_descriptor_limit() / 2, kMaxPins)),
       passthrough_(options.passthrough),
       nfs_watch_(options.source_path, options.mountpoint_path),
@@ -74,7 +75,7 @@ int Filesystem::read_attributes(Inode& inode, struct stat& st) noexcept {
 /// Programs with set-ID bits are asked for each time they are run: the kernel clears the bits of a
 /// file that it writes to (data passthrough) without learning of it.
 double Filesystem::attr_timeout(const struct stat& st) const noexcept {
-  return has_set_id_bits(st) ? 0 : options_.attr_timeout;
+  return has_set_id_bits(st) ? 0 : cache_times_.attr.load();
 }
 
 int Filesystem::act_as_caller(fuse_req_t req, const Inode& inode,
@@ -160,7 +161,7 @@ fuse_entry_param Filesystem::entry_param(const Entry& entry) const noexcept {
   param.generation = param.ino == FUSE_ROOT_ID ? 0 : entry.inode->generation();
   param.attr = entry.st;
   param.attr_timeout = attr_timeout(entry.st);
-  param.entry_timeout = options_.entry_timeout;
+  param.entry_timeout = cache_times_.entry;
   return param;
 }
 

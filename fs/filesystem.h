@@ -62,6 +62,15 @@ class Filesystem {
 
   [[nodiscard]] InodeTable& inodes() noexcept { return inodes_; }
 
+  /// How long the kernel may believe what it is told, in seconds. May change at any time; what it
+  /// was told before keeps its term.
+  struct CacheTimes {
+    std::atomic<double> attr;
+    std::atomic<double> entry;
+    std::atomic<double> negative;
+  };
+  [[nodiscard]] CacheTimes& cache_times() noexcept { return cache_times_; }
+
   /// The lock operations of this mount, which find their state by the session's user data too.
   void set_lock_ops(LockOps* ops) noexcept { lock_ops_ = ops; }
   [[nodiscard]] LockOps* lock_ops() const noexcept { return lock_ops_; }
@@ -157,6 +166,7 @@ class Filesystem {
   int removexattr(fuse_req_t req, fuse_ino_t nodeid, const char* name);
 
   const Options& options_;
+  CacheTimes cache_times_;
   LockOps* lock_ops_ = nullptr;
   InodeTable inodes_;
   DataPassthroughTable passthrough_;

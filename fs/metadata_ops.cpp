@@ -96,9 +96,9 @@ int Filesystem::lookup(fuse_req_t req, fuse_ino_t parent, const char* name) {
   Entry entry;
   const int error = find_child(parent, name, entry);
   if (error == 0) return reply_entry(req, entry);
-  if (error != ENOENT || options_.negative_timeout <= 0) return error;
+  if (error != ENOENT || cache_times_.negative <= 0) return error;
   fuse_entry_param missing{};  // nodeid 0: the kernel may remember that the name does not exist
-  missing.entry_timeout = options_.negative_timeout;
+  missing.entry_timeout = cache_times_.negative;
   fuse_reply_entry(req, &missing);
   return 0;
 }

@@ -45,7 +45,7 @@ using Apply = std::string (*)(State&, const Given&);
 /// The default shown by --help; null: none is shown.
 using Default = std::string (*)();
 
-enum class Section { kCommand, kMount, kCache, kLog, kEngine, kLimit, kIgnored };
+enum class Section { kCommand, kMount, kCache, kLog, kControl, kEngine, kLimit, kIgnored };
 enum class Value { kNone, kRequired, kOptional };
 
 struct OptionSpec {
@@ -210,6 +210,21 @@ std::string add_kernel_option(State& state, const Given& given) {
   return {};
 }
 
+std::string set_control(State& state, const Given& given) {
+  if (given.value != "auto" && given.value != "off" && !given.value.starts_with('/')) {
+    return fmt::format("option '{}': '{}' is not 'auto', 'off' or an absolute path", given.name,
+                       given.value);
+  }
+  state.result.options.control = given.value;
+  return {};
+}
+
+std::string set_control_group(State& state, const Given& given) {
+  if (given.value.empty()) return fmt::format("option '{}': the group is empty", given.name);
+  state.result.options.control_group = given.value;
+  return {};
+}
+
 std::string refuse_remount(State& /*state*/, const Given& given) {
   return fmt::format("option '{}' isn't supported: unmount and mount again", given.name);
 }
@@ -296,6 +311,12 @@ constexpr auto kOptions = std::to_array<OptionSpec>({
     {'\0', "log_target", V::kRequired, "TARGET", S::kLog, set_log_target,
      "stderr, syslog, journal, or auto: stderr in the foreground, else journal or syslog",
      default_auto},
+
+    {'\0', "control", V::kRequired, "WHERE", S::kControl, set_control,
+     "socket for lockfsctl: auto (below /run/lockfs), off, or an absolute path",
+     default_of<&O::control>},
+    {'\0', "control_group", V::kRequired, "GROUP", S::kControl, set_control_group,
+     "a group that may use it besides root"},
 
     {'\0', "workers", V::kRequired, "N", S::kEngine, set_workers,
      "threads that may serve requests at once", default_auto},
@@ -686,6 +707,7 @@ std::string help_text() {
   append_section(text, Section::kMount, "Mount options (after -o, or as --name[=value])");
   append_section(text, Section::kCache, "Caches");
   append_section(text, Section::kLog, "Log");
+  append_section(text, Section::kControl, "Control socket");
   append_section(text, Section::kEngine, "Engine");
   append_section(text, Section::kLimit, "Limits (a request beyond one gets ENOLCK)");
   text +=

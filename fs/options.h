@@ -46,6 +46,10 @@ struct Options {
   std::string log_level = "info";  ///< trace, debug, info, warn, error, critical, off
   LogTarget log_target = LogTarget::kAuto;
 
+  // -- control socket --------------------------------------------------------------------------
+  std::string control = "auto";  ///< "auto": in control_folder(); "off"; or an absolute path
+  std::string control_group;     ///< who may use it besides root: a group's name or number
+
   // -- engine ----------------------------------------------------------------------------------
   unsigned workers = 0;  ///< threads that may serve requests at once; 0: chosen from the machine
   DataPassthrough passthrough = DataPassthrough::kAuto;

@@ -19,6 +19,7 @@
 #include <system_error>
 #include <thread>
 
+#include "fs/control/server.h"
 #include "fs/filesystem.h"
 #include "fs/fuse_protocol.h"
 #include "fs/kick.h"
@@ -139,11 +140,13 @@ class Mount {
   Mount(const Options& options, const lockmgr::Policy& policy)
       : options_(options),
         filesystem_(std::make_unique<Filesystem>(options)),
-        lock_ops_(options, policy, *filesystem_) {
+        lock_ops_(options, policy, *filesystem_),
+        control_(std::make_unique<control::Server>(options, *filesystem_, lock_ops_)) {
     filesystem_->set_lock_ops(&lock_ops_);
   }
 
   ~Mount() {
+    control_.reset();  // it keeps files alive
     if (loop_ != nullptr) loop_->stop(kStopPatience);
     if (mounted_) fuse_session_unmount(session_.get());
     // First what may still refer to locks, while these are there.
@@ -165,6 +168,7 @@ class Mount {
   const Options& options_;
   std::unique_ptr<Filesystem> filesystem_;
   LockOps lock_ops_;
+  std::unique_ptr<control::Server> control_;
   SessionPtr session_;
   std::unique_ptr<RequestLoop> loop_;  ///< after what its threads use
   bool mounted_ = false;
@@ -229,7 +233,8 @@ std::string Mount::start() {
   loop_ = std::make_unique<RequestLoop>(session_.get(), worker_count(options_),
                                         [] { kill(getpid(), SIGTERM); });
   const int error = loop_->start();
-  return error == 0 ? "" : fmt::format("cannot start threads: {}", std::strerror(error));
+  if (error != 0) return fmt::format("cannot start threads: {}", std::strerror(error));
+  return control_->start();
 }
 
 int Mount::serve() {
@@ -239,6 +244,7 @@ int Mount::serve() {
   if (!loop_->ended()) {
     spdlog::info("{}: unmounting {}", strsignal(signal), options_.mountpoint_path);
   }
+  control_->stop();
   lock_ops_.shut_down();
   if (!loop_->stop(kStopPatience)) {
     spdlog::error("a request is stuck in the backing filesystem; leaving it behind");

@@ -12,6 +12,7 @@
 #include <functional>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "lockmgr/owner.h"
 #include "lockmgr/range.h"
@@ -23,6 +24,12 @@ struct OutsideLock {
   Range range;
   Mode mode = Mode::kExclusive;
   pid_t pid = 0;  ///< 0 or -1 where the backing does not say
+};
+
+/// Bytes that carry a lock at the backing.
+struct CarriedLock {
+  Range range;
+  Mode mode = Mode::kNone;
 };
 
 class Backing {
@@ -69,6 +76,14 @@ class Backing {
   /// Whether outsiders are queueing for a lock that the manager holds on this file. May answer from
   /// what it saw a short while ago; false when it cannot know.
   virtual bool outsiders_waiting() noexcept = 0;
+
+  /// Puts the locks that the backing really holds for the manager into `found`: not overlapping, in
+  /// any order. Returns false when it cannot tell. Called with no lock held, by one thread, while
+  /// the Backing exists; may block; may throw std::bad_alloc.
+  using Inspector = std::function<bool(std::vector<CarriedLock>& found)>;
+  /// A way to look at the backing as it is now, for FileLocks::audit(); empty when there is none.
+  /// Called like set(). May throw std::bad_alloc.
+  virtual Inspector inspector() { return {}; }
 
   /// What to call the file in reports, such as its path; may be empty.
   virtual std::string name() const { return {}; }

@@ -418,8 +418,12 @@ void FileLocks::disturb(const Range& range) noexcept {
 int FileLocks::set_backing(const Range& range, Mode mode, bool unlocking) noexcept {
   // An exclusive lock may make the backing start afresh, without what waits have taken.
   disturb(mode == Mode::kExclusive ? kWholeFile : range);
-  manager_.counters_.add(Counter::kBackingCalls);
+  ++changes_;
+  // The clock costs a tenth of what a call on a local file does.
+  const bool timed = manager_.counters_.add(Counter::kBackingCalls) % kTimedCalls == 0;
+  const auto begin = timed ? LockManager::Clock::now() : LockManager::Clock::time_point{};
   const int error = backing_->set(range, mode, *this);
+  if (timed) manager_.record(Timing::kBackingCalls, LockManager::Clock::now() - begin);
   if (error != 0 && (error != EAGAIN || unlocking)) report(range, mode, error, unlocking);
   return error;
 }
@@ -623,6 +627,7 @@ Range FileLocks::carve(Owner& owner, const Range& range, Mode mode, Spares& spar
 }
 
 void FileLocks::commit(Owner& owner, const Range& range, Mode mode, Spares& spares) noexcept {
+  ++changes_;
   if (mode != Mode::kNone) spares.fresh->since = seconds_now();
   const Range merged = carve(owner, range, mode, spares);
   if (mode != Mode::kNone) {
@@ -695,7 +700,7 @@ FileLocks::Attempt FileLocks::attempt(Owner& owner, const Request& request, std:
   return {.verdict = Verdict::kGranted};
 }
 
-int FileLocks::unlock(Owner& owner, const Range& range, Outcomes& out) noexcept {
+int FileLocks::unlock(Owner& owner, const Range& range, Outcomes& out, EventKind why) noexcept {
   const auto first = owner.from(range.first);
   if (first == owner.locks.end() || first->range.first > range.last) return 0;
   Spares spares;
@@ -703,6 +708,7 @@ int FileLocks::unlock(Owner& owner, const Range& range, Outcomes& out) noexcept 
   note_outsiders(out);
   lower_backing(owner, range);
   wake(owner, range, Mode::kNone, out);
+  if (manager_.watched()) tell_released(why, owner, range);
   commit(owner, range, Mode::kNone, spares);
   return 0;
 }
@@ -718,6 +724,7 @@ std::optional<int> FileLocks::answer(Owner& owner, const Request& request,
                                      const Attempt& attempt) noexcept {
   switch (attempt.verdict) {
     case Verdict::kGranted:
+      tell(EventKind::kGrant, request.owner, request.caller, request.range, request.mode);
       return 0;
     case Verdict::kFailed:
       drop_if_idle(owner);
@@ -725,6 +732,8 @@ std::optional<int> FileLocks::answer(Owner& owner, const Request& request,
     case Verdict::kBlocked:
     case Verdict::kOutside:
       if (!request.wait) {
+        tell(EventKind::kRefusal, request.owner, request.caller, request.range, request.mode,
+             nullptr, EAGAIN);
         drop_if_idle(owner);
         manager_.counters_.add(Counter::kRefusals);
         return EAGAIN;
@@ -814,6 +823,8 @@ int FileLocks::admit(Owner& owner, Opened& opened, const Request& request, Ticke
   if (request.wait && manager_.policy().in_deadlock_detection(owner.id.type) &&
       closes_cycle(owner, request)) {
     manager_.counters_.add(Counter::kDeadlocks);
+    tell(EventKind::kDeadlock, request.owner, request.caller, request.range, request.mode, nullptr,
+         EDEADLK);
     return EDEADLK;
   }
   auto waiter = std::make_shared<Waiter>(*this, request, ticket, std::move(done), manager_.ledger_);
@@ -829,6 +840,7 @@ int FileLocks::admit(Owner& owner, Opened& opened, const Request& request, Ticke
   ++opened.parked_;
   queue_.insert(*waiter);
   manager_.counters_.add(Counter::kWaits);
+  tell(EventKind::kWait, request.owner, request.caller, request.range, request.mode);
   place(*waiter, attempt, out);
   return 0;
 }
@@ -997,6 +1009,7 @@ void FileLocks::wait_outside(Waiter& waiter, bool yield_first, Outcomes& out) no
     if (error == 0) {
       manager_.counters_.add(Counter::kOutsideWaits);
       outside_.push_back(std::move(wait));
+      ++changes_;
       attach(*outside_.back());
       return;
     }
@@ -1021,6 +1034,7 @@ void FileLocks::outside_ended(Backing::WaitId id, int error) noexcept {
                                  [id](const auto& wait) { return wait->id == id; });
     const std::unique_ptr<OutsideWait> wait = std::move(*it);
     outside_.erase(it);
+    ++changes_;
     manager_.outside_waits_.fetch_sub(1, std::memory_order_relaxed);
 
     // It may have weakened what an exclusive wait of the same owner took before it.
@@ -1109,6 +1123,7 @@ void FileLocks::finish(Waiter& waiter, int error, Outcomes& out) noexcept {
   waiter.tally.set(0);
   waiter.place = Waiter::Place::kDone;
   waiter.result = error;
+  tell_end(waiter, error);
   out.finished.push_back(waiter);
   drop_if_idle(*waiter.owner);
   waiter.owner = nullptr;
@@ -1303,42 +1318,6 @@ bool FileLocks::closes_cycle(const Owner& owner, const Request& request) const {
   if (cycle.empty()) return false;
   if (manager_.observer_ != nullptr) manager_.observer_->deadlock(*this, request, cycle);
   return true;
-}
-
-// -- reports -------------------------------------------------------------------------------------
-
-std::vector<LockView> FileLocks::locks() const {
-  const std::lock_guard guard(mutex_);
-  const std::uint32_t now = seconds_now();
-  std::vector<LockView> views;
-  for (const LockTree* tree : {&exclusive_, &shared_}) {
-    tree->for_each([&](const Lock& l) {
-      views.push_back({l.owner->id, l.owner->caller, l.range, l.mode, now - l.since});
-      return true;
-    });
-  }
-  std::stable_sort(views.begin(), views.end(), [](const LockView& a, const LockView& b) {
-    return a.range.first < b.range.first;
-  });
-  return views;
-}
-
-std::vector<WaitView> FileLocks::waiters() const {
-  const std::lock_guard guard(mutex_);
-  const auto now = LockManager::Clock::now();
-  std::vector<std::pair<std::uint64_t, WaitView>> found;
-  queue_.for_each([&](const Waiter& w) {
-    const auto waited = std::chrono::duration_cast<std::chrono::seconds>(now - w.since);
-    found.emplace_back(w.arrival, WaitView{w.ticket, w.request, w.place,
-                                           static_cast<std::uint32_t>(waited.count())});
-    return true;
-  });
-  std::sort(found.begin(), found.end(),
-            [](const auto& a, const auto& b) { return a.first < b.first; });
-  std::vector<WaitView> views;
-  views.reserve(found.size());
-  for (auto& [arrival, view] : found) views.push_back(view);
-  return views;
 }
 
 // -- invariants ----------------------------------------------------------------------------------

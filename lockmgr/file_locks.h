@@ -227,6 +227,30 @@ struct WaitView {
   Request request;
   Waiter::Place place = Waiter::Place::kNowhere;
   std::uint32_t waited_seconds = 0;
+  Ticket ahead = 0;  ///< kBehind: the request it is chained to
+};
+
+/// How far a paged report has come; a new one starts at the beginning. A lock that comes, goes or
+/// moves between two pages may be reported once, twice or not at all; those that stay are reported
+/// exactly once unless others with the same first byte come or go.
+struct PageMark {
+  std::uint8_t tree = 0;   ///< exclusive locks come before shared ones
+  Offset first = 0;        ///< where to go on, ...
+  std::uint64_t skip = 0;  ///< ... after so many that begin there
+};
+
+/// Bytes at which the manager and the backing do not agree.
+struct Difference {
+  Range range;
+  Mode granted = Mode::kNone;  ///< the strongest mode granted there
+  Mode carried = Mode::kNone;  ///< what the backing holds for the manager
+};
+
+/// How far a comparison with the backing came.
+enum class Audit : std::uint8_t {
+  kCompared,
+  kUnknown,   ///< the backing cannot tell what it holds
+  kChanging,  ///< locks came and went too fast to compare one moment with the same moment
 };
 
 /// What stands in the way of a tested request.
@@ -272,6 +296,24 @@ class FileLocks final : public std::enable_shared_from_this<FileLocks>, private 
 
   /// True when nothing is granted, parked or under way here.
   bool quiet() const noexcept;
+
+  /// Takes `range` away from `owner` as if it had unlocked: the backing is lowered, waiters get
+  /// their turn. The owner is not told. Returns 0; ENOENT when it holds nothing there; ENOLCK for
+  /// want of memory (nothing has changed). `taken`: the bounds of what it held there.
+  int revoke(const OwnerId& owner, const Range& range, Range& taken) noexcept;
+
+  /// Appends up to `limit` granted locks to `out`, in order of mode and first byte, and moves
+  /// `mark`. Returns whether there may be more. Holds the file for one page only. May throw
+  /// std::bad_alloc.
+  bool locks_page(PageMark& mark, std::size_t limit, std::vector<LockView>& out) const;
+  /// The same for parked requests, in order of the first byte.
+  bool waiters_page(PageMark& mark, std::size_t limit, std::vector<WaitView>& out) const;
+
+  /// Compares what is granted with what the backing says it holds (Backing::inspector()) and
+  /// appends up to `limit` differences. Where a wait for an outsider is under way, the backing may
+  /// hold more. The file is held while what is granted is collected, and while the backing is read
+  /// only when that is short and the locks change too fast otherwise. May throw std::bad_alloc.
+  Audit audit(std::size_t limit, std::vector<Difference>& out) const;
 
   /// Lists what is granted, in order of the first byte. May throw std::bad_alloc.
   std::vector<LockView> locks() const;
@@ -362,7 +404,9 @@ class FileLocks final : public std::enable_shared_from_this<FileLocks>, private 
   void commit(Owner& owner, const Range& range, Mode mode, Spares& spares) noexcept;
   Range carve(Owner& owner, const Range& range, Mode mode, Spares& spares) noexcept;
   void trim(Lock& lock, const Range& range, Spares& spares) noexcept;
-  int unlock(Owner& owner, const Range& range, Outcomes& out) noexcept;
+  /// `why`: kRelease or kRevoke, for those who watch.
+  int unlock(Owner& owner, const Range& range, Outcomes& out,
+             EventKind why = EventKind::kRelease) noexcept;
   void unlock_all(Owner& owner, Outcomes& out) noexcept;
   void lower_backing(Owner& owner, const Range& range) noexcept;
   void lower_to_others(const Owner& owner, const Range& part, Mode held) noexcept;
@@ -400,6 +444,17 @@ class FileLocks final : public std::enable_shared_from_this<FileLocks>, private 
   static const Waiter& front_of(const Waiter& waiter);
   void relent(LockManager::Clock::time_point now) noexcept;
   int refuse(const Request& request, Limit limit) noexcept;
+
+  // -- reports (file_locks_report.cpp) -----------------------------------------------------------
+  /// Tells those who watch, if anybody does.
+  void tell(EventKind kind, const OwnerId& owner, const Caller& caller, const Range& range,
+            Mode mode, const Waiter* waiter = nullptr, int error = 0) const noexcept {
+    if (manager_.watched()) tell_watchers(kind, owner, caller, range, mode, waiter, error);
+  }
+  void tell_watchers(EventKind kind, const OwnerId& owner, const Caller& caller, const Range& range,
+                     Mode mode, const Waiter* waiter, int error) const noexcept;
+  void tell_end(const Waiter& waiter, int error) const noexcept;
+  void tell_released(EventKind why, const Owner& owner, const Range& range) const noexcept;
   bool closes_cycle(const Owner& owner, const Request& request) const;
   void deadlock_edges(const OwnerId& id, const Owner* self, const Range& range, Mode mode,
                       std::vector<std::uint64_t>& out) const;
@@ -421,6 +476,7 @@ class FileLocks final : public std::enable_shared_from_this<FileLocks>, private 
   std::vector<std::unique_ptr<OutsideWait>> outside_;
   std::uint64_t next_arrival_ = 1;
   std::uint64_t queued_ = 0;    ///< waiters that are kBehind
+  std::uint64_t changes_ = 0;   ///< of what is granted, carried or waited for outside; for audit()
   std::optional<Range> stale_;  ///< where the backing may carry more or less than it should
   LockManager::Clock::duration patience_;  ///< see relent()
 };

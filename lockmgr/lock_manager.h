@@ -38,6 +38,7 @@
 
 #include "lockmgr/accounting.h"
 #include "lockmgr/backing.h"
+#include "lockmgr/histogram.h"
 #include "lockmgr/owner.h"
 #include "lockmgr/policy.h"
 
@@ -50,6 +51,31 @@ struct Waiter;
 struct FileKey {
   std::uint64_t device = 0;
   std::uint64_t inode = 0;
+};
+
+/// What has happened to a lock or a request.
+enum class EventKind : std::uint8_t {
+  kGrant,     ///< granted, at once or after waiting
+  kWait,      ///< parked
+  kRefusal,   ///< a non-blocking request met a conflict
+  kDeadlock,  ///< refused with EDEADLK
+  kGivenUp,   ///< a parked request ended without a grant
+  kRelease,   ///< unlocked or closed by the owner
+  kRevoke,    ///< taken away by FileLocks::revoke()
+};
+
+/// "grant", "wait", "refusal", "deadlock", "given_up", "release" or "revoke".
+const char* to_string(EventKind kind);
+
+/// One thing that has happened, for those who watch.
+struct Event {
+  EventKind kind = EventKind::kGrant;
+  OwnerId owner;
+  Caller caller;
+  Range range;
+  Mode mode = Mode::kNone;             ///< kNone for what is released or revoked
+  std::chrono::nanoseconds waited{0};  ///< kGrant, kGivenUp: since it was parked
+  int error = 0;                       ///< errno of a request that ended without a grant
 };
 
 /// Told of what an administrator wants to know. Called with a file's lock held: must not call the
@@ -66,6 +92,9 @@ class Observer {
   /// A request was refused with EDEADLK; `cycle` lists the owners' cookies from the blocker on.
   virtual void deadlock(const FileLocks&, const Request&,
                         const std::vector<std::uint64_t>& /*cycle*/) {}
+  /// While LockManager::watch() is on: what happens to locks and requests. Calls on one file come
+  /// in the order of what happened.
+  virtual void event(const FileLocks&, const Event&) {}
 };
 
 /// Events counted since the manager was made.
@@ -82,14 +111,16 @@ enum class Counter : std::uint8_t {
   kBackingErrors,  ///< of these, failed other than by conflict
   kOutsideWaits,   ///< waits for outsiders begun
   kBypasses,       ///< waiters granted out of turn since those ahead stood still
+  kRevocations,    ///< locks, or parts of some, taken away by FileLocks::revoke()
   kCount,
 };
 
 /// Relaxed counters, one a Counter.
 class Counters {
  public:
-  void add(Counter c) noexcept {
-    values_[static_cast<std::size_t>(c)].fetch_add(1, std::memory_order_relaxed);
+  /// Returns what it was before.
+  std::uint64_t add(Counter c) noexcept {
+    return values_[static_cast<std::size_t>(c)].fetch_add(1, std::memory_order_relaxed);
   }
   std::uint64_t get(Counter c) const noexcept {
     return values_[static_cast<std::size_t>(c)].load(std::memory_order_relaxed);
@@ -136,6 +167,12 @@ class LockManager {
   const Policy& policy() const { return policy_; }
   const Ledger& ledger() const { return ledger_; }
   const Counters& counters() const { return counters_; }
+  const Histogram& timing(Timing what) const { return timings_[static_cast<std::size_t>(what)]; }
+
+  /// Switches Observer::event() on or off. Off at first; it then costs one relaxed load an event.
+  void watch(bool on) noexcept { watched_.store(on, std::memory_order_relaxed); }
+  bool watched() const noexcept { return watched_.load(std::memory_order_relaxed); }
+
   std::uint64_t outside_waits() const { return outside_waits_.load(std::memory_order_relaxed); }
 
   /// Every file with locks or waiters now. May throw std::bad_alloc.
@@ -154,6 +191,9 @@ class LockManager {
     int cancelled = 0;               ///< error that it was cancelled with before it was parked
   };
 
+  void record(Timing what, Clock::duration time) noexcept {
+    timings_[static_cast<std::size_t>(what)].record(time);
+  }
   int enroll(const std::shared_ptr<Waiter>& waiter);
   void strike(Waiter& waiter) noexcept;
   void use_up(Ticket ticket) noexcept;
@@ -163,7 +203,9 @@ class LockManager {
   const Policy policy_;
   Ledger ledger_;
   Counters counters_;
+  std::array<Histogram, static_cast<std::size_t>(Timing::kCount)> timings_;
   Observer* const observer_;
+  std::atomic<bool> watched_{false};
   std::atomic<std::uint64_t> next_wait_{1};
   std::atomic<std::uint64_t> outside_waits_{0};
   std::atomic<std::uint64_t> queued_{0};  ///< waiters that stand behind another waiter

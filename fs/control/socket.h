@@ -1,0 +1,57 @@
+/// The control socket of a mount in the file system: its name, its permissions, its end.
+///
+/// Not thread-safe; used while the mount starts and ends.
+///
+/// Invariants:
+///  1. Nobody can connect before the socket has its final permissions: it listens after that.
+///  2. A socket that a living daemon listens on is never removed by another.
+#pragma once
+
+#include <sys/types.h>
+
+#include <string>
+
+#include "fs/options.h"
+#include "fs/unique_fd.h"
+
+namespace lockfs::control {
+
+/// The protocol's limit of sun_path, without the final zero.
+inline constexpr std::size_t kMostSocketPath = 107;
+
+/// The folder of control sockets: /run/lockfs for root; else $XDG_RUNTIME_DIR/lockfs, or empty.
+std::string control_folder();
+
+/// The file name that stands for a mount point: slashes become dashes, what is no letter, digit,
+/// '.', '_' or ':' becomes \xNN, as systemd-escape(1) does. A long one ends in a hash.
+std::string control_socket_name(const std::string& mountpoint);
+
+class ControlSocket {
+ public:
+  ControlSocket() = default;
+  ~ControlSocket();
+  ControlSocket(const ControlSocket&) = delete;
+  ControlSocket& operator=(const ControlSocket&) = delete;
+
+  /// Makes the socket that `options` ask for and listens. Returns an empty string, also when there
+  /// is none to make, or one line: why not.
+  std::string open(const Options& options);
+
+  /// The listening descriptor, owned by the object; -1: none.
+  [[nodiscard]] int fd() const { return fd_.get(); }
+  [[nodiscard]] const std::string& path() const { return path_; }
+  /// Who may connect besides root and the daemon's own user; (gid_t)-1: nobody.
+  [[nodiscard]] gid_t group() const { return group_; }
+
+ private:
+  std::string bind_at(const std::string& path);
+  std::string open_default(const Options& options);
+
+  UniqueFd fd_;
+  std::string path_;
+  gid_t group_ = static_cast<gid_t>(-1);
+  dev_t device_ = 0;  ///< of the socket's file, to remove only this one
+  ino_t inode_ = 0;
+};
+
+}  // namespace lockfs::control
