@@ -54,7 +54,7 @@ pid_t find_lockd() {
 std::string NfsWatch::exported() const {
   std::ifstream table(exports_);
   for (std::string line; std::getline(table, line);) {
-    const std::string path = unescaped(line.substr(0, line.find_first_of(" \t")));
+    std::string path = unescaped(line.substr(0, line.find_first_of(" \t")));
     if (is_at_or_below(path, mountpoint_)) return path;
   }
   return {};

@@ -13,7 +13,7 @@ namespace {
 std::string exported(const std::string& table) {
   const std::string path = "etab";
   std::ofstream(path) << table;
-  const std::string found = NfsWatch("/data", "/ex port", path).exported();
+  std::string found = NfsWatch("/data", "/ex port", path).exported();
   std::remove(path.c_str());
   return found;
 }

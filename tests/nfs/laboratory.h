@@ -28,6 +28,7 @@ class Site {
 
   [[nodiscard]] const std::string& name() const { return name_; }
   [[nodiscard]] bool on_server() const { return process_ == 0; }
+  [[nodiscard]] pid_t process_id() const { return process_; }
   [[nodiscard]] std::string path(const std::string& file) const { return folder_ + "/" + file; }
 
   /// A process there that takes locks on command.

@@ -50,6 +50,26 @@ knfsd_up() {
   knfsd_end_grace
 }
 
+# ganesha_up PATH: an NFS server in user space for NFSv3 and v4 clients, in place of knfsd. GANESHA is
+# the command that runs it.
+export GANESHA="ganesha.nfsd -F -f /run/ganesha.conf -p /run/ganesha.pid -L /lab/out/ganesha.log -N NIV_WARN"
+ganesha_up() {
+  modprobe -a nfsv3 nfsv4
+  nfs_common
+  mkdir -p /var/lib/nfs/ganesha
+  cat >/run/ganesha.conf <<END
+NFS_CORE_PARAM { Protocols = 3, 4; NFS_Port = 2049; MNT_Port = 20048; NLM_Port = 32803;
+  Enable_NLM = true; Enable_RQUOTA = false; mount_path_pseudo = false; }
+NFSV4 { Graceless = true; Lease_Lifetime = 10; RecoveryBackend = fs; Minor_Versions = 0, 1, 2;
+  Only_Numeric_Owners = true; Delegations = false; }
+NFS_KRB5 { Active_krb5 = false; }
+EXPORT { Export_Id = 1; Path = $1; Pseudo = /; Access_Type = RW; Squash = No_Root_Squash;
+  SecType = sys; Protocols = 3, 4; FSAL { Name = VFS; } }
+END
+  $GANESHA >/dev/null 2>&1 &
+  until (exec 3<>/dev/tcp/10.0.0.1/2049) 2>/dev/null; do sleep 0.1; done
+}
+
 # bridge_up: the wire between the server (10.0.0.1) and its clients. Each client speaks to an address
 # of the server of its own: they share one kernel, whose NLM client tells two blocked requests for one
 # file apart by server address and a small number only (nlmclnt_grant()), so that with one address the
@@ -96,11 +116,11 @@ client() {
   nsenter -t "$pid" -n -m -u "$@"
 }
 
-# client_mount NAME VERSION [OPTIONS]: the server's /data on /mnt/VERSION of that client, with the
+# client_mount NAME VERSION [OPTIONS]: the server's export (EXPORTED, or /data) on /mnt/VERSION of that client, with the
 # default options but for those given.
 client_mount() {
   local path=/
-  [[ $2 != 3 ]] || path=/data
+  [[ $2 != 3 ]] || path=${EXPORTED:-/data}
   client "$1" mkdir -p "/mnt/$2"
   client "$1" mount -t nfs -o "vers=$2${3:+,$3}" "${SERVER_OF[$1]}:$path" "/mnt/$2"
 }
