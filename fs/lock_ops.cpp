@@ -146,8 +146,10 @@ HandleLocks::~HandleLocks() {
   ops.leave(inode, *file);
 }
 
-LockOps::LockOps(const Options& options, const lockmgr::Policy& policy, Filesystem& filesystem)
-    : options_(options), filesystem_(filesystem), manager_(limits_of(options), policy, this) {
+LockOps::LockOps(const Options& options, Filesystem& filesystem)
+    : options_(options),
+      filesystem_(filesystem),
+      manager_(limits_of(options), options.policy, this) {
   queue_watcher_ = std::thread([this] { watch_queues(); });
 }
 
@@ -411,7 +413,7 @@ void LockOps::watch_queues() {
     }
     queue_changed_.wait_for(lock, kQueueLook, [this] { return ended_; });
     lock.unlock();
-    manager_.relent(lockmgr::LockManager::Clock::now());
+    manager_.relent(manager_.now());
     lock.lock();
   }
 }
