@@ -141,8 +141,9 @@ constexpr int kMostContenders = 8;
 
 /// Shared between the test program and its contenders.
 struct Arena {
-  std::atomic<int> inside;    ///< who holds the lock, now
-  std::atomic<int> overlaps;  ///< two at once
+  std::atomic<int> inside;    ///< who holds the lock now, counted from 1; 0: nobody
+  std::atomic<int> overlaps;  ///< times that two held it at once
+  std::atomic<int> pair;      ///< the first such: 100 * who held it + who came
   std::atomic<int> errors;    ///< the last errno of a lock call
   std::atomic<int> rounds;    ///< hand-overs so far
   std::atomic<bool> go;
@@ -173,12 +174,15 @@ int contend(Arena& arena, int number, const std::string& path) {
       return 1;
     }
     const auto waited = static_cast<long>(seconds_since(start) * 1e6);
-    if (arena.inside.fetch_add(1) != 0) ++arena.overlaps;
+    if (const int other = arena.inside.exchange(number + 1); other != 0) {
+      if (arena.overlaps++ == 0) arena.pair = 100 * other + number + 1;
+    }
     if (waited > arena.longest_us[number]) arena.longest_us[number] = waited;
     ++arena.turns[number];
     ++arena.rounds;
     nap(0.001);
-    --arena.inside;
+    int mine = number + 1;
+    arena.inside.compare_exchange_strong(mine, 0);
     ::flock(fd, LOCK_UN);
   }
   return 0;
@@ -227,7 +231,15 @@ void compete(Report& report, const std::string& what, const std::vector<Site>& s
   }
   rows.push_back(row);
   report.count(3);
-  if (arena->overlaps != 0) report.wrong(what + ": two held the lock at once");
+  if (arena->overlaps != 0) {
+    const auto name = [&](int number) {
+      return sites[static_cast<std::size_t>(number - 1)].name() + " (" + std::to_string(number) +
+             ")";
+    };
+    report.wrong(what + ": two held the lock at once, " + std::to_string(arena->overlaps) +
+                 " times; first " + name(arena->pair / 100) + ", then also " +
+                 name(arena->pair % 100));
+  }
   if (arena->errors != 0) report.wrong(what + ": a contender got " + outcome_of(arena->errors));
   if (!all) report.wrong(what + ": somebody starves");
   std::string why;
