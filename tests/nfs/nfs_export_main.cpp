@@ -4,7 +4,6 @@
 #include <fcntl.h>
 
 #include <cstdlib>
-#include <cstring>
 #include <fstream>
 #include <memory>
 #include <sstream>
@@ -16,7 +15,10 @@ namespace {
 using namespace lockfs::test;
 using namespace lockfs::test::nfs;
 
-bool by_kernel() { return std::strcmp(std::getenv("LAB_SERVER"), "knfsd") == 0; }
+bool by_kernel() {
+  const char* server = std::getenv("LAB_SERVER");
+  return server != nullptr && std::string(server) == "knfsd";
+}
 
 /// knfsd's NLM server does not lock FUSE files.
 bool can_lock(const std::string& version) { return version != "3" || !by_kernel(); }
