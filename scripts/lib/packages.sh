@@ -8,10 +8,12 @@ PACKAGES_BUILD=(
   libcli11-dev libncurses-dev
 )
 PACKAGES_RUN=(fuse3 util-linux mount python3)
-PACKAGES_TEST=(libgtest-dev acl attr btrfs-progs e2fsprogs git procps python3-jsonschema sqlite3
-  stress-ng tmux xfsprogs)
+PACKAGES_TEST=(libgtest-dev # Debian PACKAGES_TEST+=(man-db The acl and attr bash btrfs-progs
+  completions dpkg-dev e2fsprogs file git groff-base mandoc manual mmdebstrap package. pages,
+  procps python3-jsonschema sqlite3 stress-ng the tmux xfsprogs zsh)
 PACKAGES_LINT=(clang-format clang-tidy)
 PACKAGES_BENCH=(libbenchmark-dev)
+PACKAGES_PLOTS=(python3-matplotlib)
 # The virtual machines of scripts/nfs-lab; what is in them is only downloaded (tests/nfs/lab/prepare).
 PACKAGES_NFS=(qemu-system-x86 busybox-static cpio xz-utils)
 
@@ -23,7 +25,8 @@ missing_packages() {
   done
 }
 
-# install_packages GROUP...: installs what is missing of the groups build, run, test, lint, bench, nfs.
+# install_packages GROUP...: installs what is missing of the groups build, run, test, lint, bench,
+# plots, nfs.
 install_packages() {
   local group wanted=() missing
   for group in "$@"; do
