@@ -8,9 +8,10 @@ PACKAGES_BUILD=(
   libcli11-dev libncurses-dev
 )
 PACKAGES_RUN=(fuse3 util-linux mount python3)
-PACKAGES_TEST=(libgtest-dev # Debian PACKAGES_TEST+=(man-db The acl and attr bash btrfs-progs
-  completions dpkg-dev e2fsprogs file git groff-base mandoc manual mmdebstrap package. pages,
-  procps python3-jsonschema sqlite3 stress-ng the tmux xfsprogs zsh)
+PACKAGES_TEST=(libgtest-dev acl attr btrfs-progs e2fsprogs git procps python3-jsonschema sqlite3
+  stress-ng tmux xfsprogs)
+# The manual pages, the completions and the Debian package.
+PACKAGES_TEST+=(man-db groff-base mandoc zsh bash dpkg-dev file mmdebstrap)
 PACKAGES_LINT=(clang-format clang-tidy)
 PACKAGES_BENCH=(libbenchmark-dev)
 PACKAGES_PLOTS=(python3-matplotlib)
