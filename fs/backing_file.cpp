@@ -54,7 +54,10 @@ bool read_locks_of(int fd, std::vector<lockmgr::CarriedLock>& found) {
 }  // namespace
 
 BackingFile::BackingFile(InodePtr inode, WaitThreads& threads)
-    : inode_(inode), threads_(threads), flocks_(std::move(inode), threads) {}
+    : inode_(inode),
+      threads_(threads),
+      pollers_(inode_->id().ino),
+      flocks_(std::move(inode), threads) {}
 
 /// Returns 0 or the errno of the open.
 int BackingFile::open(bool writable, std::shared_ptr<const UniqueFd>& fd) const {
@@ -138,6 +141,8 @@ lockmgr::Backing::Inspector BackingFile::inspector() {
 
 std::string BackingFile::name() const { return inode_->path(); }
 
-bool BackingFile::outsiders_waiting() noexcept { return look_.anybody_waits(inode_->id().ino); }
+bool BackingFile::outsiders_waiting() noexcept {
+  return look_.anybody_waits(inode_->id().ino) || pollers_.due();
+}
 
 }  // namespace lockfs

@@ -20,6 +20,7 @@
 
 #include "fs/backing_flock.h"
 #include "fs/inode.h"
+#include "fs/nfs_pollers.h"
 #include "fs/proc_locks.h"
 #include "fs/unique_fd.h"
 #include "fs/wait_threads.h"
@@ -52,6 +53,7 @@ class BackingFile final : public lockmgr::Backing {
   std::shared_ptr<const UniqueFd> fd_;  ///< null until the first lock
   bool writable_ = false;
   OutsiderLook look_;
+  NfsPollers pollers_;
   BackingFlock flocks_;
 };
 
