@@ -38,6 +38,7 @@
 
 #include "lockmgr/accounting.h"
 #include "lockmgr/backing.h"
+#include "lockmgr/clock.h"
 #include "lockmgr/histogram.h"
 #include "lockmgr/owner.h"
 #include "lockmgr/policy.h"
@@ -131,7 +132,7 @@ class Counters {
 
 class LockManager {
  public:
-  using Clock = std::chrono::steady_clock;
+  using Clock = lockmgr::Clock;
 
   /// `observer` may be null; else it must outlive the manager.
   LockManager(const Limits& limits, const Policy& policy, Observer* observer);

@@ -5,6 +5,7 @@
 PACKAGES_BUILD=(
   g++ make cmake ninja-build pkg-config ccache
   libfuse3-dev libspdlog-dev nlohmann-json3-dev libboost-dev libsystemd-dev
+  libcli11-dev libfmt-dev
 )
 PACKAGES_RUN=(fuse3 util-linux mount python3)
 PACKAGES_TEST=(libgtest-dev acl attr e2fsprogs git procps sqlite3 stress-ng)
