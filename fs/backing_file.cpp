@@ -12,6 +12,7 @@
 #include <new>
 #include <utility>
 
+#include "fs/device.h"
 #include "fs/record_lock.h"
 
 namespace lockfs {
@@ -51,6 +52,29 @@ bool anybody_waits_on(ino_t ino) {
     if (is_waiter_on(line, ino)) return true;
   }
   return false;
+}
+
+/// The kernel lists the locks of an open file description in fdinfo:
+/// "lock:\t1: OFDLCK ADVISORY  WRITE -1 fe:00:131 0 EOF". A wait shows as "-> OFDLCK".
+bool read_locks_of(int fd, std::vector<lockmgr::CarriedLock>& found) {
+  char path[40];
+  std::snprintf(path, sizeof path, "/proc/self/fdinfo/%d", fd);
+  const std::unique_ptr<FILE, int (*)(FILE*)> file(std::fopen(path, "re"), std::fclose);
+  if (file == nullptr) return false;
+  char line[256];
+  while (std::fgets(line, sizeof line, file.get()) != nullptr) {
+    char mode[8];
+    char last[24];
+    lockmgr::CarriedLock lock;
+    if (std::sscanf(line, "lock: %*d: OFDLCK %*s %7s %*d %*s %" SCNd64 " %23s", mode,
+                    &lock.range.first, last) != 3) {
+      continue;
+    }
+    lock.range.last = last[0] == 'E' ? lockmgr::kEof : std::strtoll(last, nullptr, 10);
+    lock.mode = mode[0] == 'W' ? lockmgr::Mode::kExclusive : lockmgr::Mode::kShared;
+    found.push_back(lock);
+  }
+  return std::ferror(file.get()) == 0;
 }
 
 }  // namespace
@@ -131,28 +155,11 @@ int BackingFile::wait(WaitId id, const lockmgr::Range& range, lockmgr::Mode mode
 
 void BackingFile::recall(WaitId id) noexcept { threads_.recall(id); }
 
-/// The kernel lists the locks of an open file description in fdinfo:
-/// "lock:\t1: OFDLCK ADVISORY  WRITE -1 fe:00:131 0 EOF". A wait shows as "-> OFDLCK".
-bool BackingFile::look(std::vector<lockmgr::CarriedLock>& found) {
-  if (fd_ == nullptr) return true;
-  char path[40];
-  std::snprintf(path, sizeof path, "/proc/self/fdinfo/%d", fd_->get());
-  const std::unique_ptr<FILE, int (*)(FILE*)> file(std::fopen(path, "re"), std::fclose);
-  if (file == nullptr) return false;
-  char line[256];
-  while (std::fgets(line, sizeof line, file.get()) != nullptr) {
-    char mode[8];
-    char last[24];
-    lockmgr::CarriedLock lock;
-    if (std::sscanf(line, "lock: %*d: OFDLCK %*s %7s %*d %*s %" SCNd64 " %23s", mode,
-                    &lock.range.first, last) != 3) {
-      continue;
-    }
-    lock.range.last = last[0] == 'E' ? lockmgr::kEof : std::strtoll(last, nullptr, 10);
-    lock.mode = mode[0] == 'W' ? lockmgr::Mode::kExclusive : lockmgr::Mode::kShared;
-    found.push_back(lock);
-  }
-  return std::ferror(file.get()) == 0;
+lockmgr::Backing::Inspector BackingFile::inspector() {
+  if (!inode_->device().lists_locks()) return {};
+  return [fd = fd_](std::vector<lockmgr::CarriedLock>& found) {
+    return fd == nullptr || read_locks_of(fd->get(), found);
+  };
 }
 
 std::string BackingFile::name() const { return inode_->path(); }

@@ -38,7 +38,7 @@ class BackingFile final : public lockmgr::Backing {
            WaitDone done) noexcept override;
   void recall(WaitId id) noexcept override;
   bool outsiders_waiting() noexcept override;
-  bool look(std::vector<lockmgr::CarriedLock>& found) override;
+  Inspector inspector() override;
   std::string name() const override;
 
  private:

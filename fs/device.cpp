@@ -41,6 +41,7 @@ Device::Device(dev_t dev, std::uint16_t index, int path_fd, mode_t type) noexcep
   if (::fstatfs(path_fd, &info) != 0) return;
   const auto magic = static_cast<std::uint64_t>(info.f_type);
   local_ = is_local_type(magic);
+  lists_locks_ = magic != FUSE_SUPER_MAGIC;
   // A FUSE filesystem hands out handles that end when its kernel inode is dropped. Only directories
   // and regular files can be opened without side effects.
   if (magic == FUSE_SUPER_MAGIC || (type != S_IFDIR && type != S_IFREG)) return;
@@ -65,6 +66,13 @@ int Device::open_handle(const std::string& handle) const noexcept {
   const int fd =
       ::open_by_handle_at(mount_fd_.get(), &buffer.header, O_PATH | O_NOFOLLOW | O_CLOEXEC);
   return fd >= 0 ? fd : -errno;
+}
+
+const Device* DeviceTable::find(dev_t dev) const noexcept {
+  const std::shared_lock lock(mutex_);
+  const auto it = std::find_if(devices_.begin(), devices_.end(),
+                               [dev](const Device& device) { return device.dev() == dev; });
+  return it == devices_.end() ? nullptr : &*it;
 }
 
 Device& DeviceTable::find_or_add(const struct stat& st, int path_fd) {

@@ -28,6 +28,10 @@ class Device {
   /// the number of an open file is not given to another one.
   [[nodiscard]] bool is_local() const noexcept { return local_; }
 
+  /// /proc lists the record locks that are taken here. A FUSE filesystem that keeps locks itself
+  /// has none there (fuse_setlk() does not record them).
+  [[nodiscard]] bool lists_locks() const noexcept { return lists_locks_; }
+
   /// open_handle() works: a descriptor may be closed and had again.
   [[nodiscard]] bool can_reopen() const noexcept { return can_reopen_; }
 
@@ -47,6 +51,7 @@ class Device {
   const dev_t dev_;
   const std::uint16_t index_;
   bool local_ = false;
+  bool lists_locks_ = false;
   bool can_reopen_ = false;
   UniqueFd mount_fd_;  ///< open_by_handle_at takes no O_PATH descriptor
 };
@@ -57,8 +62,11 @@ class DeviceTable {
   /// the filesystems ever met.
   Device& find_or_add(const struct stat& st, int path_fd);
 
+  /// Null when no file of this filesystem has been met.
+  [[nodiscard]] const Device* find(dev_t dev) const noexcept;
+
  private:
-  std::shared_mutex mutex_;
+  mutable std::shared_mutex mutex_;
   std::list<Device> devices_;  ///< guarded by mutex_; elements stay where they are
 };
 

@@ -53,6 +53,12 @@ class InodeTable {
 
   [[nodiscard]] const InodePtr& root() const noexcept { return root_; }
 
+  /// The inode number that the mount shows for a backing file; see Device::shown_ino().
+  [[nodiscard]] ino_t shown_ino(const FileId& id) const noexcept {
+    const Device* device = devices_.find(id.dev);
+    return device == nullptr ? id.ino : device->shown_ino(id.ino);
+  }
+
   /// Closes descriptors nobody used since the last call. They keep deleted files' space occupied
   /// and mounts busy.
   void close_idle() noexcept;

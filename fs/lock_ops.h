@@ -27,7 +27,7 @@
 #include <thread>
 
 #include "fs/backing_file.h"
-#include "fs/control_feed.h"
+#include "fs/event_hub.h"
 #include "fs/handle.h"
 #include "fs/options.h"
 #include "fs/owner_class.h"
@@ -102,8 +102,8 @@ class LockOps final : private lockmgr::Observer {
 
   [[nodiscard]] lockmgr::LockManager& manager() noexcept { return manager_; }
 
-  /// What happens while LockManager::watch() is on.
-  [[nodiscard]] EventFeed& feed() noexcept { return feed_; }
+  /// Where to be told what happens to locks.
+  [[nodiscard]] EventHub& events() noexcept { return events_; }
 
  private:
   friend class HandleLocks;
@@ -150,14 +150,14 @@ class LockOps final : private lockmgr::Observer {
   void deadlock(const lockmgr::FileLocks& file, const lockmgr::Request& request,
                 const std::vector<std::uint64_t>& cycle) override;
   void event(const lockmgr::FileLocks& file, const lockmgr::Event& event) override {
-    feed_.push(file, event);
+    events_.push(file, event);
   }
 
   const Options& options_;
   Filesystem& filesystem_;
   fuse_session* session_ = nullptr;
-  EventFeed feed_;  ///< before manager_, which calls event()
   lockmgr::LockManager manager_;
+  EventHub events_{manager_};
   WaitThreads wait_threads_;  ///< after manager_: its threads call the manager
   KnownProcesses known_processes_;
   std::array<std::mutex, 64> mutexes_;  ///< each guards Inode::locks of its share of inodes

@@ -19,7 +19,7 @@
 #include <system_error>
 #include <thread>
 
-#include "fs/control_server.h"
+#include "fs/control/server.h"
 #include "fs/filesystem.h"
 #include "fs/fuse_protocol.h"
 #include "fs/kick.h"
@@ -141,7 +141,7 @@ class Mount {
       : options_(options),
         filesystem_(std::make_unique<Filesystem>(options)),
         lock_ops_(options, policy, *filesystem_),
-        control_(std::make_unique<ControlServer>(options, *filesystem_, lock_ops_)) {
+        control_(std::make_unique<control::Server>(options, *filesystem_, lock_ops_)) {
     filesystem_->set_lock_ops(&lock_ops_);
   }
 
@@ -168,7 +168,7 @@ class Mount {
   const Options& options_;
   std::unique_ptr<Filesystem> filesystem_;
   LockOps lock_ops_;
-  std::unique_ptr<ControlServer> control_;
+  std::unique_ptr<control::Server> control_;
   SessionPtr session_;
   std::unique_ptr<RequestLoop> loop_;  ///< after what its threads use
   bool mounted_ = false;

@@ -77,10 +77,13 @@ class Backing {
   /// what it saw a short while ago; false when it cannot know.
   virtual bool outsiders_waiting() noexcept = 0;
 
-  /// Finds out anew what the backing really holds for the manager, for FileLocks::audit(): locks
-  /// that do not overlap, in any order, put into `found`. Called like set(). False when it cannot
-  /// tell. May throw std::bad_alloc.
-  virtual bool look(std::vector<CarriedLock>& /*found*/) { return false; }
+  /// Puts the locks that the backing really holds for the manager into `found`: not overlapping, in
+  /// any order. Returns false when it cannot tell. Called with no lock held, by one thread, while
+  /// the Backing exists; may block; may throw std::bad_alloc.
+  using Inspector = std::function<bool(std::vector<CarriedLock>& found)>;
+  /// A way to look at the backing as it is now, for FileLocks::audit(); empty when there is none.
+  /// Called like set(). May throw std::bad_alloc.
+  virtual Inspector inspector() { return {}; }
 
   /// What to call the file in reports, such as its path; may be empty.
   virtual std::string name() const { return {}; }

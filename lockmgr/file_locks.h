@@ -246,6 +246,13 @@ struct Difference {
   Mode carried = Mode::kNone;  ///< what the backing holds for the manager
 };
 
+/// How far a comparison with the backing came.
+enum class Audit : std::uint8_t {
+  kCompared,
+  kUnknown,   ///< the backing cannot tell what it holds
+  kChanging,  ///< locks came and went too fast to compare one moment with the same moment
+};
+
 /// What stands in the way of a tested request.
 struct Blocker {
   std::optional<OwnerId> owner;  ///< nothing: an outsider on the backing
@@ -302,11 +309,11 @@ class FileLocks final : public std::enable_shared_from_this<FileLocks>, private 
   /// The same for parked requests, in order of the first byte.
   bool waiters_page(PageMark& mark, std::size_t limit, std::vector<WaitView>& out) const;
 
-  /// Compares what is granted with what the backing says it holds (Backing::look()) and appends up
-  /// to `limit` differences. Where a wait for an outsider is under way, the backing may hold more.
-  /// Returns false when the backing cannot tell. The file is held meanwhile. May throw
-  /// std::bad_alloc.
-  bool audit(std::size_t limit, std::vector<Difference>& out) const;
+  /// Compares what is granted with what the backing says it holds (Backing::inspector()) and
+  /// appends up to `limit` differences. Where a wait for an outsider is under way, the backing may
+  /// hold more. The file is held while what is granted is collected, and while the backing is read
+  /// only when that is short and the locks change too fast otherwise. May throw std::bad_alloc.
+  Audit audit(std::size_t limit, std::vector<Difference>& out) const;
 
   /// Lists what is granted, in order of the first byte. May throw std::bad_alloc.
   std::vector<LockView> locks() const;
@@ -447,6 +454,7 @@ class FileLocks final : public std::enable_shared_from_this<FileLocks>, private 
   void tell_watchers(EventKind kind, const OwnerId& owner, const Caller& caller, const Range& range,
                      Mode mode, const Waiter* waiter, int error) const noexcept;
   void tell_end(const Waiter& waiter, int error) const noexcept;
+  void tell_released(EventKind why, const Owner& owner, const Range& range) const noexcept;
   bool closes_cycle(const Owner& owner, const Request& request) const;
   void deadlock_edges(const OwnerId& id, const Owner* self, const Range& range, Mode mode,
                       std::vector<std::uint64_t>& out) const;
@@ -468,6 +476,7 @@ class FileLocks final : public std::enable_shared_from_this<FileLocks>, private 
   std::vector<std::unique_ptr<OutsideWait>> outside_;
   std::uint64_t next_arrival_ = 1;
   std::uint64_t queued_ = 0;    ///< waiters that are kBehind
+  std::uint64_t changes_ = 0;   ///< of what is granted, carried or waited for outside; for audit()
   std::optional<Range> stale_;  ///< where the backing may carry more or less than it should
   LockManager::Clock::duration patience_;  ///< see relent()
 };

@@ -97,6 +97,34 @@ class Comparison {
   std::size_t j_ = 0;
 };
 
+/// The bounds of what `owner` holds within `range`. REQUIRES: something.
+Range bounds_of(const Owner& owner, const Range& range) {
+  auto it = owner.from(range.first);
+  Range bounds{std::max(it->range.first, range.first), range.last};
+  // The last one that begins within the range: locks are disjoint, so it also ends last.
+  bounds.last = std::min(std::prev(owner.locks.upper_bound(range.last))->range.last, range.last);
+  return bounds;
+}
+
+/// Appends up to `limit` of the stretches where the two differ. `awaited`: where a wait outside may
+/// have its lock already without having said so.
+void compare(const std::vector<CarriedLock>& granted, std::vector<CarriedLock> carried,
+             const std::vector<Range>& awaited, std::size_t limit, std::vector<Difference>& out) {
+  std::sort(carried.begin(), carried.end(), [](const CarriedLock& a, const CarriedLock& b) {
+    return a.range.first < b.range.first;
+  });
+  const auto end = out.size() + limit;
+  Comparison(granted, carried).for_each([&](const Range& range, Mode ours, Mode theirs) {
+    if (out.size() >= end) return false;
+    const bool expected =
+        ours == theirs ||
+        (theirs > ours && std::any_of(awaited.begin(), awaited.end(),
+                                      [&](const Range& wait) { return wait.overlaps(range); }));
+    if (!expected) out.push_back({range, ours, theirs});
+    return true;
+  });
+}
+
 }  // namespace
 
 const char* to_string(EventKind kind) {
@@ -135,12 +163,18 @@ void FileLocks::tell_end(const Waiter& waiter, int error) const noexcept {
   EventKind kind = EventKind::kGivenUp;
   if (error == 0) {
     kind = EventKind::kGrant;
-    manager_.timings_[static_cast<std::size_t>(Timing::kWaits)].record(LockManager::Clock::now() -
-                                                                       waiter.since);
+    manager_.record(Timing::kWaits, LockManager::Clock::now() - waiter.since);
   } else if (error == EAGAIN && !r.wait) {
     kind = EventKind::kRefusal;
   }
   tell(kind, r.owner, r.caller, r.range, r.mode, &waiter, error);
+}
+
+/// To be called while `owner` still has what it is about to lose.
+void FileLocks::tell_released(EventKind why, const Owner& owner,
+                              const Range& range) const noexcept {
+  const Range held = bounds_of(owner, range);
+  tell_watchers(why, owner.id, owner.caller, held, Mode::kNone, nullptr, 0);
 }
 
 // -- taking away ---------------------------------------------------------------------------------
@@ -152,12 +186,9 @@ int FileLocks::revoke(const OwnerId& id, const Range& range, Range& taken) noexc
     repair_backing();
     Owner* owner = find_owner(id);
     if (owner == nullptr) return ENOENT;
-    auto it = owner->from(range.first);
-    if (it == owner->locks.end() || it->range.first > range.last) return ENOENT;
-    taken.first = std::max(it->range.first, range.first);
-    for (; it != owner->locks.end() && it->range.first <= range.last; ++it) {
-      taken.last = std::min(it->range.last, range.last);
-    }
+    const auto first = owner->from(range.first);
+    if (first == owner->locks.end() || first->range.first > range.last) return ENOENT;
+    taken = bounds_of(*owner, range);
     if (const int error = unlock(*owner, range, out, EventKind::kRevoke); error != 0) return error;
     manager_.counters_.add(Counter::kRevocations);
     drop_if_idle(*owner);
@@ -192,29 +223,32 @@ bool FileLocks::waiters_page(PageMark& mark, std::size_t limit, std::vector<Wait
   return walk_page(queue_, mark, limit, [&](const Waiter& w) { out.push_back(view_of(w, now)); });
 }
 
-bool FileLocks::audit(std::size_t limit, std::vector<Difference>& out) const {
-  std::vector<CarriedLock> granted;
-  std::vector<CarriedLock> carried;
-  const std::lock_guard guard(mutex_);
-  if (!backing_->look(carried)) return false;
-  for_each([&](const Range& range, Mode mode) {
-    granted.push_back({range, mode});
-    return true;
-  });
-  std::sort(carried.begin(), carried.end(), [](const CarriedLock& a, const CarriedLock& b) {
-    return a.range.first < b.range.first;
-  });
-  const auto end = out.size() + limit;
-  Comparison(granted, carried).for_each([&](const Range& range, Mode ours, Mode theirs) {
-    if (ours == theirs || out.size() >= end) return out.size() < end;
-    // A wait outside may have its lock already without having said so.
-    const bool expected =
-        theirs > ours && std::any_of(outside_.begin(), outside_.end(),
-                                     [&](const auto& wait) { return wait->range.overlaps(range); });
-    if (!expected) out.push_back({range, ours, theirs});
-    return true;
-  });
-  return true;
+Audit FileLocks::audit(std::size_t limit, std::vector<Difference>& out) const {
+  constexpr int kTries = 4;
+  constexpr std::size_t kMostReadLocked = 256;
+  for (int left = kTries; left > 0; --left) {
+    std::vector<CarriedLock> granted;
+    std::vector<CarriedLock> carried;
+    std::vector<Range> awaited;
+    std::unique_lock lock(mutex_);
+    const Backing::Inspector inspect = backing_->inspector();
+    if (!inspect) return Audit::kUnknown;
+    for_each([&](const Range& range, Mode mode) {
+      granted.push_back({range, mode});
+      return true;
+    });
+    for (const auto& wait : outside_) awaited.push_back(wait->range);
+    const std::uint64_t changes = changes_;
+    const bool keep = left == 1 && granted.size() <= kMostReadLocked;
+    if (!keep) lock.unlock();
+    if (!inspect(carried)) return Audit::kUnknown;
+    if (!keep) lock.lock();
+    if (changes != changes_) continue;
+    lock.unlock();
+    compare(granted, std::move(carried), awaited, limit, out);
+    return Audit::kCompared;
+  }
+  return Audit::kChanging;
 }
 
 std::vector<LockView> FileLocks::locks() const {

@@ -1,5 +1,5 @@
-/// Counts durations in buckets whose bounds are powers of two, for latency reports: cheap enough
-/// for every lock call, never more than a factor of two off.
+/// Counts durations in buckets whose bounds are powers of two, for latency reports: never more than
+/// a factor of two off.
 ///
 /// Thread safety: lock-free; any thread may record and read. A reader sees each count as of some
 /// moment during its call.
@@ -41,8 +41,9 @@ class Histogram {
 /// What the manager measures.
 enum class Timing : std::uint8_t {
   kWaits,         ///< from parking to the grant
-  kBackingCalls,  ///< calls that changed the backing's lock state
+  kBackingCalls,  ///< one in kTimedCalls of the calls that changed the backing's lock state
   kCount,
 };
+inline constexpr std::uint64_t kTimedCalls = 16;
 
 }  // namespace lockmgr

@@ -119,8 +119,9 @@ enum class Counter : std::uint8_t {
 /// Relaxed counters, one a Counter.
 class Counters {
  public:
-  void add(Counter c) noexcept {
-    values_[static_cast<std::size_t>(c)].fetch_add(1, std::memory_order_relaxed);
+  /// Returns what it was before.
+  std::uint64_t add(Counter c) noexcept {
+    return values_[static_cast<std::size_t>(c)].fetch_add(1, std::memory_order_relaxed);
   }
   std::uint64_t get(Counter c) const noexcept {
     return values_[static_cast<std::size_t>(c)].load(std::memory_order_relaxed);
@@ -191,6 +192,9 @@ class LockManager {
     int cancelled = 0;               ///< error that it was cancelled with before it was parked
   };
 
+  void record(Timing what, Clock::duration time) noexcept {
+    timings_[static_cast<std::size_t>(what)].record(time);
+  }
   int enroll(const std::shared_ptr<Waiter>& waiter);
   void strike(Waiter& waiter) noexcept;
   void use_up(Ticket ticket) noexcept;

@@ -340,4 +340,12 @@ std::uint64_t FakeBacking::tests() const {
   return tests_;
 }
 
+Backing::Inspector FakeBacking::inspector() {
+  return [this](std::vector<CarriedLock>& found) {
+    if (before_inspection && !before_inspection()) return false;
+    for (const Segment& segment : held()) found.push_back({segment.range, segment.mode});
+    return true;
+  };
+}
+
 }  // namespace lockmgr::testing

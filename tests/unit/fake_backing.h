@@ -57,6 +57,8 @@ class FakeBacking final : public Backing {
   std::function<int(const Range&, Mode)> fail_set;
   std::function<int(const Range&, Mode)> fail_wait;
   std::function<int(const Range&, Mode)> fail_test;
+  /// Called by each inspection before it looks; false: the backing cannot tell.
+  std::function<bool()> before_inspection;
 
   // -- Backing -------------------------------------------------------------------------------
   int set(const Range& range, Mode mode, const Carried& carried) noexcept override;
@@ -65,6 +67,7 @@ class FakeBacking final : public Backing {
            WaitDone done) noexcept override;
   void recall(WaitId id) noexcept override;
   bool outsiders_waiting() noexcept override;
+  Inspector inspector() override;
 
   // -- outsiders -----------------------------------------------------------------------------
   /// Locks or unlocks at once: 0 or EAGAIN.

@@ -56,6 +56,7 @@ class Notes final : public Observer {
                 const std::vector<std::uint64_t>& cycle) override {
     cycles.push_back(cycle);
   }
+  void event(const FileLocks&, const Event& event) override { events.push_back(event); }
 
   struct Failure {
     Range range;
@@ -66,6 +67,7 @@ class Notes final : public Observer {
   std::vector<std::pair<Limit, std::uint64_t>> limits;
   std::vector<Failure> failures;
   std::vector<std::vector<std::uint64_t>> cycles;
+  std::vector<Event> events;  ///< while LockManager::watch() is on
   Request last_refused;
 };
 

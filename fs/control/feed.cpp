@@ -1,4 +1,4 @@
-#include "fs/control_feed.h"
+#include "fs/control/feed.h"
 
 #include <sys/eventfd.h>
 #include <unistd.h>
@@ -9,7 +9,7 @@
 
 #include "lockmgr/file_locks.h"
 
-namespace lockfs {
+namespace lockfs::control {
 
 EventFeed::EventFeed() : wake_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
   if (!wake_) throw std::system_error(errno, std::generic_category(), "eventfd");
@@ -57,4 +57,4 @@ std::uint64_t EventFeed::take(std::vector<FeedItem>& items) {
   return std::exchange(lost_, 0);
 }
 
-}  // namespace lockfs
+}  // namespace lockfs::control

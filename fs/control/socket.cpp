@@ -1,4 +1,4 @@
-#include "fs/control_socket.h"
+#include "fs/control/socket.h"
 
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -18,7 +18,7 @@
 #include <string_view>
 #include <vector>
 
-namespace lockfs {
+namespace lockfs::control {
 
 namespace {
 
@@ -51,7 +51,7 @@ int probe(const std::string& path) {
 
 /// The group called or numbered `name`. Returns an empty string or what is wrong.
 std::string find_group(const std::string& name, gid_t& gid) {
-  std::vector<char> buffer(64 * 1024);
+  std::vector<char> buffer(std::size_t{64} * 1024);
   group entry{};
   group* found = nullptr;
   if (getgrnam_r(name.c_str(), &entry, buffer.data(), buffer.size(), &found) == 0 &&
@@ -173,7 +173,7 @@ std::string ControlSocket::open_default(const Options& options) {
     const int found = probe(path);
     if (found == 0) continue;
     if (found == ECONNREFUSED) unlink(path.c_str());
-    const std::string error = bind_at(path);
+    std::string error = bind_at(path);
     if (error.empty() || errno != EADDRINUSE) return error;
   }
   return fmt::format("all names for a control socket of {} in {} are taken; remove left-overs",
@@ -208,4 +208,4 @@ std::string ControlSocket::open(const Options& options) {
   return bind_at(options.control);
 }
 
-}  // namespace lockfs
+}  // namespace lockfs::control

@@ -7,6 +7,7 @@
 ///
 /// Invariants:
 ///  1. While the feed is closed it holds nothing, so it keeps no file alive.
+///  2. While it is open, push() allocates nothing.
 #pragma once
 
 #include <chrono>
@@ -15,10 +16,11 @@
 #include <mutex>
 #include <vector>
 
+#include "fs/event_hub.h"
 #include "fs/unique_fd.h"
 #include "lockmgr/lock_manager.h"
 
-namespace lockfs {
+namespace lockfs::control {
 
 struct FeedItem {
   lockmgr::Event event;
@@ -26,19 +28,22 @@ struct FeedItem {
   std::chrono::system_clock::time_point time;
 };
 
-class EventFeed {
+class EventFeed final : public EventSink {
  public:
   static constexpr std::size_t kRoom = 4096;
 
   /// Closed at first. Throws std::system_error.
   EventFeed();
+  ~EventFeed() override = default;
+  EventFeed(const EventFeed&) = delete;
+  EventFeed& operator=(const EventFeed&) = delete;
 
   /// Lets events in, from the next push() on. Throws std::bad_alloc.
   void open();
   /// Lets go of what was not taken, and of all that comes until it is opened.
   void close() noexcept;
 
-  void push(const lockmgr::FileLocks& file, const lockmgr::Event& event) noexcept;
+  void push(const lockmgr::FileLocks& file, const lockmgr::Event& event) noexcept override;
 
   /// Becomes readable when there is something to take; owned by the object.
   [[nodiscard]] int fd() const { return wake_.get(); }
@@ -55,4 +60,4 @@ class EventFeed {
   std::uint64_t lost_ = 0;       ///< guarded by mutex_
 };
 
-}  // namespace lockfs
+}  // namespace lockfs::control

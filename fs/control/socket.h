@@ -14,7 +14,7 @@
 #include "fs/options.h"
 #include "fs/unique_fd.h"
 
-namespace lockfs {
+namespace lockfs::control {
 
 /// The protocol's limit of sun_path, without the final zero.
 inline constexpr std::size_t kMostSocketPath = 107;
@@ -54,4 +54,4 @@ class ControlSocket {
   ino_t inode_ = 0;
 };
 
-}  // namespace lockfs
+}  // namespace lockfs::control

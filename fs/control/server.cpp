@@ -1,4 +1,4 @@
-#include "fs/control_server.h"
+#include "fs/control/server.h"
 
 #include <fmt/format.h>
 #include <poll.h>
@@ -17,15 +17,15 @@
 #include <system_error>
 #include <utility>
 
-namespace lockfs {
+namespace lockfs::control {
 
-ControlServer::ControlServer(const Options& options, Filesystem& filesystem, LockOps& lock_ops)
-    : lock_ops_(lock_ops), options_(options), commands_(options, filesystem, lock_ops) {}
+Server::Server(const Options& options, Filesystem& filesystem, LockOps& lock_ops)
+    : context_(options, filesystem, lock_ops) {}
 
-ControlServer::~ControlServer() { stop(); }
+Server::~Server() { stop(); }
 
-std::string ControlServer::start() {
-  if (std::string error = socket_.open(options_); !error.empty()) return error;
+std::string Server::start() {
+  if (std::string error = socket_.open(context_.options); !error.empty()) return error;
   if (socket_.fd() < 0) return {};
   stop_.reset(eventfd(0, EFD_CLOEXEC));
   if (!stop_) return fmt::format("cannot serve {}: {}", socket_.path(), std::strerror(errno));
@@ -37,19 +37,18 @@ std::string ControlServer::start() {
   return {};
 }
 
-void ControlServer::stop() noexcept {
+void Server::stop() noexcept {
   if (!thread_.joinable()) return;
   const std::uint64_t one = 1;
   while (write(stop_.get(), &one, sizeof one) < 0 && errno == EINTR) {
   }
   thread_.join();
-  lock_ops_.manager().watch(false);
-  lock_ops_.feed().close();
+  stop_watching();
   connections_.clear();
   events_.clear();
 }
 
-void ControlServer::run() noexcept {
+void Server::run() noexcept {
   pthread_setname_np(pthread_self(), "lockfs-control");
   while (true) {
     try {
@@ -59,6 +58,7 @@ void ControlServer::run() noexcept {
     } catch (const std::exception& error) {
       // Want of memory, as a rule. The peers are what took it.
       connections_.clear();
+      stop_watching();
       events_ = {};
       spdlog::error("control socket: {}; all connections closed", error.what());
     }
@@ -66,11 +66,11 @@ void ControlServer::run() noexcept {
 }
 
 /// Waits until there is something to do, and does it.
-void ControlServer::turn() {
+void Server::turn() {
   std::vector<pollfd> entries;
   entries.push_back({stop_.get(), POLLIN, 0});
   entries.push_back({socket_.fd(), POLLIN, 0});
-  entries.push_back({lock_ops_.feed().fd(), POLLIN, 0});
+  entries.push_back({feed_.fd(), POLLIN, 0});
   for (const Connection& c : connections_) {
     short wanted = 0;
     if (!c.closing && c.reply == nullptr && has_room(c) && c.input.size() <= kMostLine)
@@ -107,12 +107,13 @@ void ControlServer::turn() {
 // -- connections ---------------------------------------------------------------------------------
 
 /// The permissions of the socket say the same; this holds also where they do not reach.
-bool ControlServer::admits(int fd, Peer& peer) const {
+bool Server::admits(int fd, Peer& peer) const {
   ucred credentials{};
   socklen_t size = sizeof credentials;
   if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &credentials, &size) != 0) return false;
-  peer = {credentials.pid, credentials.uid};
-  if (credentials.uid == 0 || credentials.uid == geteuid()) return true;
+  const bool own = credentials.uid == 0 || credentials.uid == geteuid();
+  peer = {credentials.pid, credentials.uid, own};
+  if (own) return true;
   const gid_t group = socket_.group();
   if (group == static_cast<gid_t>(-1)) return false;
   if (credentials.gid == group) return true;
@@ -123,7 +124,30 @@ bool ControlServer::admits(int fd, Peer& peer) const {
   return std::find(groups.begin(), groups.end(), group) != groups.end();
 }
 
-void ControlServer::accept_peers() {
+/// Whether there is a place for one more connection of `peer`, its kind's idlest evicted if need
+/// be.
+bool Server::make_room(const Peer& peer) {
+  const auto is_looker = [](const Connection& c) { return !c.peer.may_change; };
+  const auto lookers = std::count_if(connections_.begin(), connections_.end(), is_looker);
+  const bool looks = !peer.may_change;
+  if (connections_.size() < kMostConnections &&
+      (!looks || static_cast<std::size_t>(lookers) < kMostLookers)) {
+    return true;
+  }
+  const auto now = Clock::now();
+  auto idlest = connections_.end();
+  for (auto it = connections_.begin(); it != connections_.end(); ++it) {
+    if (it->idle(now) && (!looks || is_looker(*it)) &&
+        (idlest == connections_.end() || it->moved < idlest->moved)) {
+      idlest = it;
+    }
+  }
+  if (idlest == connections_.end()) return false;
+  connections_.erase(idlest);
+  return true;
+}
+
+void Server::accept_peers() {
   UniqueFd fd(accept4(socket_.fd(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
   if (!fd) {
     // Out of descriptors the socket would stay readable and this thread would spin.
@@ -136,10 +160,10 @@ void ControlServer::accept_peers() {
   Peer peer;
   std::string refusal;
   if (!admits(fd.get(), peer)) {
-    refusal = ControlCommands::error_line(
-        nullptr, "permission", "not root, nor in the group of this mount's control_group");
-  } else if (connections_.size() >= kMostConnections) {
-    refusal = ControlCommands::error_line(nullptr, "busy", "too many connections; close some");
+    refusal = error_line(nullptr, "permission",
+                         "not root, nor in the group of this mount's control_group");
+  } else if (!make_room(peer)) {
+    refusal = error_line(nullptr, "busy", "too many connections; close some");
   }
   if (!refusal.empty()) {
     static_cast<void>(send(fd.get(), refusal.data(), refusal.size(), MSG_NOSIGNAL));
@@ -150,11 +174,12 @@ void ControlServer::accept_peers() {
   connections_.back().peer = peer;
 }
 
-void ControlServer::read_from(Connection& c) {
-  std::array<char, 16 * 1024> buffer;
+void Server::read_from(Connection& c) {
+  std::array<char, std::size_t{16} * 1024> buffer;
   const ssize_t got = recv(c.fd.get(), buffer.data(), buffer.size(), 0);
   if (got > 0) {
     c.input.append(buffer.data(), static_cast<std::size_t>(got));
+    c.moved = Clock::now();
   } else if (got == 0) {
     c.closing = true;
   } else if (errno != EAGAIN && errno != EINTR) {
@@ -162,10 +187,10 @@ void ControlServer::read_from(Connection& c) {
   }
 }
 
-bool ControlServer::advance(Connection& c) {
+bool Server::advance(Connection& c) {
   if (!has_room(c)) return false;
   if (c.lost != 0) {
-    c.output += ControlCommands::lost_line(c.lost);
+    c.output += lost_line(c.lost);
     c.lost = 0;
   }
   if (c.reply != nullptr) {
@@ -174,8 +199,8 @@ bool ControlServer::advance(Connection& c) {
   }
   const auto end = c.input.find('\n');
   if (end == std::string::npos ? c.input.size() > kMostLine : end > kMostLine) {
-    c.output += ControlCommands::error_line(
-        nullptr, "too_long", fmt::format("a line is longer than {} bytes", kMostLine));
+    c.output +=
+        error_line(nullptr, "too_long", fmt::format("a line is longer than {} bytes", kMostLine));
     c.input.clear();
     c.closing = true;
     // What it goes on sending is not read.
@@ -185,7 +210,7 @@ bool ControlServer::advance(Connection& c) {
   if (end == std::string::npos) return false;
   const std::string line = c.input.substr(0, end);
   c.input.erase(0, end + 1);
-  ControlCommands::Outcome outcome = commands_.execute(line, c.peer);
+  Outcome outcome = execute(context_, line, c.peer);
   c.output += outcome.lines;
   c.reply = std::move(outcome.more);
   if (outcome.watch) {
@@ -195,7 +220,7 @@ bool ControlServer::advance(Connection& c) {
   return c.reply != nullptr || !c.input.empty();
 }
 
-void ControlServer::write_to(Connection& c) {
+void Server::write_to(Connection& c) {
   while (c.pending() > 0) {
     const ssize_t put = send(c.fd.get(), c.output.data() + c.sent, c.pending(), MSG_NOSIGNAL);
     if (put < 0) {
@@ -204,6 +229,7 @@ void ControlServer::write_to(Connection& c) {
       return;
     }
     c.sent += static_cast<std::size_t>(put);
+    c.moved = Clock::now();
   }
   c.output.clear();
   c.sent = 0;
@@ -211,35 +237,44 @@ void ControlServer::write_to(Connection& c) {
 
 // -- events --------------------------------------------------------------------------------------
 
-void ControlServer::note_watchers() {
+void Server::note_watchers() {
   const bool wanted =
       std::any_of(connections_.begin(), connections_.end(),
                   [](const Connection& c) { return c.watch.has_value() && !c.dead; });
   if (wanted == watching_) return;
-  if (wanted) {
-    lock_ops_.feed().open();
-    lock_ops_.manager().watch(true);
-  } else {
-    lock_ops_.manager().watch(false);
-    lock_ops_.feed().close();
+  if (!wanted) {
+    stop_watching();
+    return;
   }
-  watching_ = wanted;
+  watching_ = true;  // whatever fails now, stop_watching() will undo
+  feed_.open();
+  context_.lock_ops.events().add(feed_);
 }
 
-void ControlServer::spread_events() {
-  const std::uint64_t lost = lock_ops_.feed().take(events_);
-  for (Connection& c : connections_) {
-    if (!c.watch) continue;
-    for (const FeedItem& item : events_) {
+void Server::stop_watching() noexcept {
+  if (!std::exchange(watching_, false)) return;
+  context_.lock_ops.events().remove(feed_);
+  feed_.close();
+}
+
+void Server::spread_events() {
+  const std::uint64_t lost = feed_.take(events_);
+  for (const FeedItem& item : events_) {
+    std::string line;  // made once, and only if anybody takes it
+    for (Connection& c : connections_) {
+      if (!c.watch || !c.watch->fits(item)) continue;
       if (!has_room(c) || c.lost != 0) {
-        if (!commands_.event_line(item, *c.watch).empty()) ++c.lost;
+        ++c.lost;
         continue;
       }
-      c.output += commands_.event_line(item, *c.watch);
+      if (line.empty()) line = event_line(context_, item);
+      c.output += line;
     }
-    c.lost += lost;
+  }
+  for (Connection& c : connections_) {
+    if (c.watch) c.lost += lost;
   }
   events_.clear();
 }
 
-}  // namespace lockfs
+}  // namespace lockfs::control

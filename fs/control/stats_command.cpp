@@ -1,0 +1,100 @@
+// "ping" and "stats": what this mount is, and what it has done.
+#include <fmt/format.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#include <array>
+#include <cstdio>
+#include <utility>
+
+#include "fs/control/commands.h"
+
+namespace lockfs::control {
+
+namespace {
+
+std::uint64_t resident_bytes() {
+  const std::unique_ptr<FILE, int (*)(FILE*)> file(std::fopen("/proc/self/statm", "re"),
+                                                   std::fclose);
+  unsigned long long pages = 0;
+  if (file == nullptr || std::fscanf(file.get(), "%*u %llu", &pages) != 1) return 0;
+  return pages * static_cast<std::uint64_t>(sysconf(_SC_PAGESIZE));
+}
+
+Json counters_json(const lockmgr::LockManager& manager) {
+  using lockmgr::Counter;
+  constexpr auto kNames = std::to_array<std::pair<Counter, const char*>>({
+      {Counter::kGrants, "grants"},
+      {Counter::kRefusals, "conflicts"},
+      {Counter::kWaits, "waits"},
+      {Counter::kLooks, "looks"},
+      {Counter::kInterrupts, "interrupts"},
+      {Counter::kDeadlocks, "deadlocks"},
+      {Counter::kLimits, "limits"},
+      {Counter::kUnlocks, "unlocks"},
+      {Counter::kBackingCalls, "mirror_calls"},
+      {Counter::kBackingErrors, "backing_errors"},
+      {Counter::kOutsideWaits, "outside_waits"},
+      {Counter::kBypasses, "bypasses"},
+      {Counter::kRevocations, "revocations"},
+  });
+  static_assert(kNames.size() == static_cast<std::size_t>(Counter::kCount));
+  Json counters;
+  for (const auto& [counter, name] : kNames) counters[name] = manager.counters().get(counter);
+  return counters;
+}
+
+/// `one_in`: how many of the events one that is counted here stands for.
+Json histogram_json(const lockmgr::Histogram& histogram, std::uint64_t one_in) {
+  Json buckets = Json::array();
+  std::uint64_t count = 0;
+  for (std::size_t i = 0; i < lockmgr::Histogram::kBuckets; ++i) {
+    const std::uint64_t in_bucket = histogram.count(i);
+    count += in_bucket;
+    if (in_bucket == 0) continue;
+    buckets.push_back({{"below_ns", std::uint64_t{1} << i}, {"count", in_bucket}});
+  }
+  return {{"count", count},
+          {"sum_ns", histogram.sum()},
+          {"one_in", one_in},
+          {"buckets", std::move(buckets)}};
+}
+
+}  // namespace
+
+Outcome ping(Context& context, const Call& call) {
+  const Options& options = context.options;
+  const dev_t dev = context.filesystem.inodes().root()->id().dev;
+  const auto uptime = std::chrono::steady_clock::now() - context.began;
+  return done(call, "mount",
+              {{"protocol", kProtocol},
+               {"version", LOCKFS_VERSION},
+               {"pid", getpid()},
+               {"source", options.source_path},
+               {"mountpoint", options.mountpoint_path},
+               {"source_device", fmt::format("{}:{}", major(dev), minor(dev))},
+               {"policy", std::string(context.lock_ops.manager().policy().name())},
+               {"mirror", options.mirror},
+               {"uptime_s", std::chrono::duration_cast<std::chrono::seconds>(uptime).count()}});
+}
+
+Outcome stats(Context& context, const Call& call) {
+  const lockmgr::LockManager& manager = context.lock_ops.manager();
+  const auto inodes = context.filesystem.inodes().counts();
+  Json gauges = {{"locks", manager.ledger().locks()},
+                 {"waiters", manager.ledger().waiters()},
+                 {"waiting_outside", manager.outside_waits()},
+                 {"files", manager.files().size()},
+                 {"inodes", inodes.inodes},
+                 {"pinned_descriptors", inodes.pinned},
+                 {"resident_bytes", resident_bytes()}};
+  Json timings = {{"wait", histogram_json(manager.timing(lockmgr::Timing::kWaits), 1)},
+                  {"mirror_call", histogram_json(manager.timing(lockmgr::Timing::kBackingCalls),
+                                                 lockmgr::kTimedCalls)}};
+  return done(call, "stats",
+              {{"counters", counters_json(manager)},
+               {"gauges", std::move(gauges)},
+               {"timings", std::move(timings)}});
+}
+
+}  // namespace lockfs::control
