@@ -20,6 +20,7 @@
 #include <vector>
 
 #include "fs/inode.h"
+#include "fs/record/tape.h"
 #include "fs/unique_fd.h"
 #include "fs/wait_threads.h"
 #include "lockmgr/backing.h"
@@ -28,7 +29,8 @@ namespace lockfs {
 
 class BackingFile final : public lockmgr::Backing {
  public:
-  BackingFile(InodePtr inode, WaitThreads& threads);
+  /// All but `inode` must outlive the object.
+  BackingFile(InodePtr inode, WaitThreads& threads, Tape& tape);
 
   int set(const lockmgr::Range& range, lockmgr::Mode mode,
           const Carried& carried) noexcept override;
@@ -44,9 +46,11 @@ class BackingFile final : public lockmgr::Backing {
  private:
   int open(bool writable, std::shared_ptr<const UniqueFd>& fd) const;
   int provide(lockmgr::Mode mode, const Carried& carried);
+  void tape_outsider(const lockmgr::Range& range, lockmgr::Mode mode, WaitId wait) noexcept;
 
   const InodePtr inode_;
   WaitThreads& threads_;
+  Tape& tape_;
   std::shared_ptr<const UniqueFd> fd_;  ///< null until the first lock
   bool writable_ = false;
   bool outsiders_wait_ = false;  ///< as last seen

@@ -117,6 +117,7 @@ struct LockHandlers {
 
   static void interrupt(fuse_req_t req, void* ticket) {
     RequestLoop::allow_overtaking();  // the file may be busy with a slow backing
+    const Tape::Cause cause(ops_of(req).tape_);
     ops_of(req).manager_.cancel(reinterpret_cast<lockmgr::Ticket>(ticket), EINTR);
   }
 };
@@ -175,7 +176,7 @@ std::shared_ptr<LockedFile> LockOps::make_file(Inode& inode, InodePtr reference)
   const lockmgr::FileKey key{inode.id().dev, inode.id().ino};
   std::unique_ptr<lockmgr::Backing> backing;
   if (options_.mirror) {
-    backing = std::make_unique<BackingFile>(std::move(reference), wait_threads_);
+    backing = std::make_unique<BackingFile>(std::move(reference), wait_threads_, tape_);
   } else {
     backing = std::make_unique<UncarriedFile>(std::move(reference));
   }
@@ -264,7 +265,8 @@ void LockOps::start(const Asked& asked) noexcept {
   }
 }
 
-void LockOps::carry_out(const Asked& asked) noexcept {
+void LockOps::carry_out(Asked asked) noexcept {
+  const Tape::Cause cause(tape_);
   try {
     // In daemon io, pages written through mmap reach the backing before others may lock the range
     // (as nfs_lock() does with nfs_sync_mapping()).
@@ -273,6 +275,7 @@ void LockOps::carry_out(const Asked& asked) noexcept {
     }
     const lockmgr::Request request = request_of(asked);
     HandleLocks& locks = *asked.handle->locks;
+    asked.taped = tape_ask(*asked.handle, request);
     if (const auto now = locks.file->locks->try_now(locks.opened, request)) {
       answer(asked, *now);
     } else {
@@ -307,6 +310,7 @@ void LockOps::carry_out_waiting(const Asked& asked, lockmgr::Request request) no
 
 /// The handle lives until the request is answered: the kernel releases a file only then.
 void LockOps::answer(const Asked& asked, int error) noexcept {
+  tape_answer(asked, error);
   if (error == 0 && asked.mode != Mode::kNone) {
     Inode& inode = *asked.handle->inode;
     drop_cached_data(inode);
@@ -356,7 +360,9 @@ void LockOps::flush(fuse_req_t req, Handle& handle, std::uint64_t cookie) noexce
     return;
   }
   try {
-    in_order(file, [file, cookie, finish] {
+    in_order(file, [this, file, cookie, finish, &handle, caller = *fuse_req_ctx(req)] {
+      const Tape::Cause cause(tape_);
+      tape_flush(handle, *file, cookie, caller);
       file->locks->close_by_process(cookie);
       finish();
     });
@@ -378,7 +384,9 @@ void LockOps::release(fuse_req_t req, Handle* handle) noexcept {
   }
   const std::shared_ptr<LockedFile> file = handle->locks->file;
   try {
-    in_order(file, [file, handle, finish] {
+    in_order(file, [this, file, handle, finish] {
+      const Tape::Cause cause(tape_);
+      tape_close(*handle);
       handle->locks.reset();
       finish();
     });
@@ -411,7 +419,7 @@ void LockOps::watch_queues() {
     }
     queue_changed_.wait_for(lock, kQueueLook, [this] { return ended_; });
     lock.unlock();
-    manager_.relent(lockmgr::LockManager::Clock::now());
+    tape_tick();
     lock.lock();
   }
 }

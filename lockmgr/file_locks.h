@@ -219,6 +219,7 @@ struct LockView {
   Range range;
   Mode mode = Mode::kNone;
   std::uint32_t held_seconds = 0;
+  const Opened* opened = nullptr;  ///< that its owner first came through; null once that closed
 };
 
 /// A parked request as reports show it.

@@ -12,6 +12,7 @@ const std::vector<Command>& commands() {
       {"watch", Access::kLook, watch},        //
       {"break", Access::kChange, take_away},  //
       {"set", Access::kChange, set},          //
+      {"record", Access::kChange, record},    //
   };
   return kCommands;
 }

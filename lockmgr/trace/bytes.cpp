@@ -14,6 +14,11 @@ void put_varint(std::string& out, std::uint64_t value) {
   out.push_back(static_cast<char>(value));
 }
 
+void put_difference(std::string& out, std::int64_t value) {
+  const auto doubled = static_cast<std::uint64_t>(value) << 1;
+  put_varint(out, value < 0 ? ~doubled : doubled);
+}
+
 void put_string(std::string& out, std::string_view text) {
   if (text.size() > kMostString) text = text.substr(0, kMostString);
   put_varint(out, text.size());
@@ -63,6 +68,12 @@ std::uint64_t Scanner::varint() {
     if (next < 0x80) return value;
   }
   return fail();
+}
+
+std::int64_t Scanner::difference() {
+  const std::uint64_t doubled = varint();
+  const auto half = static_cast<std::int64_t>(doubled >> 1);
+  return (doubled & 1) != 0 ? ~half : half;
 }
 
 std::string Scanner::string() {

@@ -8,6 +8,8 @@
 namespace lockmgr::trace {
 
 void put_varint(std::string& out, std::uint64_t value);
+/// A number that may be negative.
+void put_difference(std::string& out, std::int64_t value);
 void put_string(std::string& out, std::string_view text);
 void put_fixed(std::string& out, std::uint64_t value, int bytes);
 
@@ -23,6 +25,7 @@ class Scanner {
   explicit Scanner(std::string_view bytes) : rest_(bytes) {}
 
   std::uint64_t varint();
+  std::int64_t difference();
   std::string string();
   std::uint8_t byte();
 

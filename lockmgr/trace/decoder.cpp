@@ -12,6 +12,9 @@ namespace lockmgr::trace {
 
 namespace {
 
+/// Fifty years: sums of a few such times stay in bounds.
+constexpr Nanoseconds kMostTime = std::chrono::hours(24 * 365 * 50);
+
 /// Reads the payloads of blocks into a trace. What a method returns is what is wrong, or nullptr.
 class PayloadReader {
  public:
@@ -121,9 +124,11 @@ const char* PayloadReader::definition(Tag tag, Scanner& in) {
 const char* PayloadReader::event(Tag tag, Scanner& in) {
   TraceEvent event;
   event.type = static_cast<EventType>(static_cast<int>(tag) - static_cast<int>(Tag::kAsk));
-  const std::uint64_t later = in.varint();
-  if (later > static_cast<std::uint64_t>(INT64_MAX - last_.count())) return "a time out of bounds";
-  last_ += Nanoseconds(static_cast<std::int64_t>(later));
+  const std::int64_t later = in.difference();
+  if (later > kMostTime.count() - last_.count() || later < -last_.count()) {
+    return "a time out of bounds";
+  }
+  last_ += Nanoseconds(later);
   event.time = last_;
   const char* wrong = nullptr;
   switch (event.type) {
@@ -172,7 +177,7 @@ const char* PayloadReader::ask(Scanner& in, TraceEvent& event) {
   }
   if ((flags & ask_flags::kPatience) != 0) {
     const std::uint64_t patience = in.varint();
-    if (patience > INT64_MAX / 2) return "a time out of bounds";
+    if (patience > static_cast<std::uint64_t>(kMostTime.count())) return "a time out of bounds";
     event.patience = Nanoseconds(static_cast<std::int64_t>(patience));
   }
   if (in.ok()) answered_.push_back(false);

@@ -1,6 +1,5 @@
 #include "lockmgr/trace/encoder.h"
 
-#include <algorithm>
 #include <utility>
 
 #include "lockmgr/trace/bytes.h"
@@ -87,9 +86,8 @@ std::uint64_t Encoder::add(const TraceEvent& event) {
                                                     Tag::kClose, Tag::kTick,   Tag::kLost};
   const auto type = static_cast<std::size_t>(event.type);
   tag(kTags[type]);
-  const Nanoseconds time = std::max(event.time, last_);
-  put_varint(payload_, number(time - last_));
-  last_ = time;
+  put_difference(payload_, (event.time - last_).count());
+  last_ = event.time;
   ++counts_[type];
   switch (event.type) {
     case EventType::kAsk: {

@@ -27,8 +27,7 @@ class Encoder {
   Index define(const TraceOwner& owner);
   Index define(const Open& open);
 
-  /// Appends an event. A time before that of the last event counts as that. Returns the number of
-  /// the ask for EventType::kAsk, else 0.
+  /// Appends an event. Returns the number of the ask for EventType::kAsk, else 0.
   std::uint64_t add(const TraceEvent& event);
 
   /// Closes the block under way; nothing is lost if the program ends after that.

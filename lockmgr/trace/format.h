@@ -15,8 +15,10 @@
 ///   end      number of records of each kind but definitions, number of events lost
 ///
 /// A record is a tag byte and the fields below. Times are given as the difference to the record
-/// before it in the trace (0 before the first) and never go back. Definitions have no time; the
-/// first of a kind defines number 0, the next number 1 and so on; what is used was defined before.
+/// before it in the trace (0 before the first): a difference n as 2n, or -2n-1 if it is negative,
+/// since what several threads do is written down in an order of its own. Definitions have no time;
+/// the first of a kind defines number 0, the next number 1 and so on; what is used was defined
+/// before.
 ///
 ///   1 file      device, inode, name
 ///   2 actor     pid, tid, uid, command; the thread that calls, one at a time

@@ -54,6 +54,10 @@ int run(const Arguments& arguments) {
     if (error.rfind("note:", 0) != 0) return fail(kFailure, error);
     fail(0, error);
   }
+  if (trace.lost > 0) {
+    fail(0, "note: " + arguments.trace + ": " + std::to_string(trace.lost) +
+                " events were lost while recording; the outcome is not exact");
+  }
   std::vector<std::string> names = arguments.policies;
   if (names.empty()) names.push_back(trace.head.policy.empty() ? "nfs" : trace.head.policy);
   if (arguments.verify && trace.head.generated) {

@@ -27,9 +27,11 @@ Nanoseconds conclude(Step& step, const Trace& trace, std::size_t answer) {
   if (answer == SIZE_MAX) return ask.time;
   const TraceEvent& end = trace.events[answer];
   step.recorded = {end.error, end.time - ask.time};
-  // A wait that a signal ended: it would have ended so under any policy, had it lasted as long.
-  if (ask.wait && end.error == EINTR) {
+  // A wait that a signal ended, or the end of the mount: it would have ended so under any policy,
+  // had it lasted as long.
+  if (end.error == EINTR || (end.error != 0 && end.error != EDEADLK && end.time > ask.time)) {
     step.patience = end.time - ask.time;
+    step.gives_up_with = end.error;
     step.gives_up = answer;
   }
   return end.time;

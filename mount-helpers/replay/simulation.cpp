@@ -39,6 +39,12 @@ struct Due {
   }
 };
 
+/// A trace that somebody made up may ask for more time than there is.
+Nanoseconds later(Nanoseconds time, Nanoseconds by) {
+  constexpr Nanoseconds kMost = std::chrono::hours(24 * 365 * 200);
+  return time > kMost - by ? kMost : time + by;
+}
+
 class Simulation final : private lockmgr::Observer {
  public:
   Simulation(const Trace& trace, const Scripts& scripts, const lockmgr::Policy& policy);
@@ -182,7 +188,7 @@ void Simulation::schedule(Index actor, Nanoseconds after) {
   const auto& script = scripts_.actors[actor];
   const std::size_t step = actors_[actor].step;
   if (step == script.size()) return;
-  due_.push({now_ + after, script[step].event, Due::What::kStep, actor, step});
+  due_.push({later(now_, after), script[step].event, Due::What::kStep, actor, step});
 }
 
 void Simulation::carry_out(const Due& due) {
@@ -299,17 +305,18 @@ void Simulation::park(Index actor, const Step& step, const TraceEvent& event) {
   ++opens_[event.open].waiting;
   note_queue(1, file_of(event));
   if (step.patience) {
-    due_.push({now_ + *step.patience, step.gives_up, Due::What::kGiveUp, actor, state.step});
+    due_.push({later(now_, *step.patience), step.gives_up, Due::What::kGiveUp, actor, state.step});
   }
 }
 
 void Simulation::give_up(Index actor) {
   const TraceEvent& event = event_of(actor);
+  const int error = scripts_.actors[actor][actors_[actor].step].gives_up_with;
   if (trace_.owners[event.owner].remote) {
     files_[file_of(event)]->backing.forget(event.owner);
-    completed_.push_back({actor, EINTR});
+    completed_.push_back({actor, error});
   } else {
-    manager_.cancel(actors_[actor].ticket, EINTR);
+    manager_.cancel(actors_[actor].ticket, error);
   }
 }
 
@@ -417,7 +424,7 @@ Outcome Simulation::run() {
     const bool own_ticks = !as_recorded_ || trace_.head.generated;
     if (own_ticks && !ticking_ && waiting_ > 0 && idle_ticks_ < kMostIdleTicks) {
       ticking_ = true;
-      due_.push({now_ + kTickEvery, SIZE_MAX, Due::What::kTick, 0, 0});
+      due_.push({later(now_, kTickEvery), SIZE_MAX, Due::What::kTick, 0, 0});
     }
   }
   finish();

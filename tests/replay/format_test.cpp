@@ -236,7 +236,8 @@ TEST(TraceFormat, NonsenseWithRightChecksumsIsRefused) {
       ASSERT_LT(event.actor, trace.actors.size());
       ASSERT_LT(event.open, trace.opens.size());
       ASSERT_LT(trace.opens[event.open].file, trace.files.size());
-      if (event.type != EventType::kClose) ASSERT_LT(event.owner, trace.owners.size());
+      const bool owned = event.type != EventType::kClose;
+      ASSERT_TRUE(!owned || event.owner < trace.owners.size());
       ASSERT_LE(0, event.range.first);
       ASSERT_LE(event.range.first, event.range.last);
     }
