@@ -147,8 +147,10 @@ HandleLocks::~HandleLocks() {
   ops.leave(inode, *file);
 }
 
-LockOps::LockOps(const Options& options, const lockmgr::Policy& policy, Filesystem& filesystem)
-    : options_(options), filesystem_(filesystem), manager_(limits_of(options), policy, this) {
+LockOps::LockOps(const Options& options, Filesystem& filesystem)
+    : options_(options),
+      filesystem_(filesystem),
+      manager_(limits_of(options), options.policy, this) {
   queue_watcher_ = std::thread([this] { watch_queues(); });
 }
 

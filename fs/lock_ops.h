@@ -87,7 +87,7 @@ class HandleLocks {
 class LockOps final : private lockmgr::Observer {
  public:
   /// `options` and `filesystem` must outlive the object, which must outlive every Handle.
-  LockOps(const Options& options, const lockmgr::Policy& policy, Filesystem& filesystem);
+  LockOps(const Options& options, Filesystem& filesystem);
   ~LockOps() override;
   LockOps(const LockOps&) = delete;
   LockOps& operator=(const LockOps&) = delete;

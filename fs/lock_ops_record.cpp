@@ -3,7 +3,6 @@
 #include <utility>
 
 #include "fs/lock_ops.h"
-#include "lockmgr/clock.h"
 
 namespace lockfs {
 
@@ -87,7 +86,7 @@ void LockOps::tape_tick() noexcept {
     item.kind = TapeItem::Kind::kTick;
     tape_.put(std::move(item));
   }
-  manager_.relent(lockmgr::LockManager::Clock::now());
+  manager_.relent(manager_.now());
 }
 
 }  // namespace lockfs

@@ -1,12 +1,14 @@
 #include "fs/options.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <array>
 #include <charconv>
 #include <cmath>
 #include <optional>
+#include <span>
 #include <string_view>
 #include <system_error>
 #include <utility>
@@ -28,6 +30,8 @@ struct State {
   std::optional<bool> suid;
   std::optional<bool> dev;
   std::optional<std::string> log_level;
+  /// Single axes of the lock policy; they go on top of the preset wherever they stand.
+  std::vector<std::pair<std::string, std::string>> policy_axes;
   bool sync = false;
   bool dirsync = false;
   bool root = false;
@@ -45,7 +49,7 @@ using Apply = std::string (*)(State&, const Given&);
 /// The default shown by --help; null: none is shown.
 using Default = std::string (*)();
 
-enum class Section { kCommand, kMount, kCache, kLog, kControl, kEngine, kLimit, kIgnored };
+enum class Section { kCommand, kMount, kCache, kLog, kControl, kEngine, kPolicy, kLimit, kIgnored };
 enum class Value { kNone, kRequired, kOptional };
 
 struct OptionSpec {
@@ -158,10 +162,29 @@ std::string set_passthrough(State& state, const Given& given) {
 }
 
 std::string set_policy(State& state, const Given& given) {
-  if (given.value != "nfs") {
-    return fmt::format("option '{}': unknown policy '{}'; known: nfs", given.name, given.value);
+  const auto preset = lockmgr::Policy::named(given.value);
+  if (!preset) {
+    return fmt::format("option '{}': unknown policy '{}'; known: {}", given.name, given.value,
+                       fmt::join(lockmgr::Policy::names(), ", "));
   }
-  state.result.options.policy = given.value;
+  state.result.options.policy = *preset;
+  return {};
+}
+
+std::string names_of(std::span<const lockmgr::AxisValue> values) {
+  std::vector<std::string_view> names;
+  for (const auto& value : values) names.push_back(value.name);
+  return fmt::format("{}", fmt::join(names, ", "));
+}
+
+std::string set_policy_axis(State& state, const Given& given) {
+  std::string axis(given.name.substr(std::min(given.name.find_first_not_of('-'), std::size_t{2})));
+  std::replace(axis.begin(), axis.end(), '-', '_');
+  lockmgr::Policy scratch;
+  if (!scratch.set(axis, given.value).empty()) {
+    return unknown_value(given, names_of(lockmgr::Policy::find_axis(axis)->values));
+  }
+  state.policy_axes.emplace_back(std::move(axis), given.value);
   return {};
 }
 
@@ -237,6 +260,8 @@ std::string default_of() {
 }
 
 std::string default_auto() { return "auto"; }
+
+std::string default_policy() { return lockmgr::Policy{}.text(); }
 
 // -- the table -----------------------------------------------------------------------------------
 
@@ -322,13 +347,14 @@ constexpr auto kOptions = std::to_array<OptionSpec>({
      "threads that may serve requests at once", default_auto},
     {'\0', "passthrough", V::kRequired, "WHEN", S::kEngine, set_passthrough,
      "auto, on or off: data goes between kernel and backing file directly", default_auto},
-    {'\0', "policy", V::kRequired, "NAME", S::kEngine, set_policy,
-     "who conflicts with whom; known: nfs", default_of<&O::policy>},
     {'\0', "mirror", V::kNone, "", S::kEngine, set_switch<&O::mirror, true>,
      "carry locks to the backing files (default)"},
     {'\0', "nomirror", V::kNone, "", S::kEngine, set_switch<&O::mirror, false>,
      "don't: locks then hold only within the mount"},
     {'\0', "no_mirror", V::kNone, "", S::kEngine, set_switch<&O::mirror, false>, ""},
+
+    {'\0', "policy", V::kRequired, "NAME", S::kPolicy, set_policy,
+     "a preset, below; the single options here go on top of it", default_policy},
 
     {'\0', "max_locks", V::kRequired, "N", S::kLimit, set_limit<&O::max_locks>,
      "locks in the whole mount", default_of<&O::max_locks>},
@@ -378,6 +404,31 @@ constexpr auto kOptions = std::to_array<OptionSpec>({
 });
 // clang-format on
 
+/// The table, and an option for each axis of the lock policy behind "policy".
+const std::vector<OptionSpec>& all_options() {
+  static const std::vector<std::string> kTexts = [] {
+    std::vector<std::string> texts;
+    for (const auto& axis : lockmgr::Policy::axes()) {
+      texts.push_back(
+          fmt::format("{}: {} (default {})", axis.question, names_of(axis.values), axis.get({})));
+    }
+    return texts;
+  }();
+  static const std::vector<OptionSpec> kAll = [] {
+    std::vector<OptionSpec> all;
+    for (const auto& spec : kOptions) {
+      all.push_back(spec);
+      if (spec.name != "policy") continue;
+      for (std::size_t i = 0; i < kTexts.size(); ++i) {
+        all.push_back({'\0', lockmgr::Policy::axes()[i].name, V::kRequired, "VALUE", S::kPolicy,
+                       set_policy_axis, kTexts[i]});
+      }
+    }
+    return all;
+  }();
+  return kAll;
+}
+
 /// Options about the command itself; of these, -o takes only "debug", as libfuse programs do.
 bool allowed_after_o(const OptionSpec& spec) {
   return spec.section != Section::kCommand || spec.name == "debug";
@@ -392,14 +443,14 @@ bool name_matches(const OptionSpec& spec, std::string_view name) {
 }
 
 const OptionSpec* find_option(std::string_view name) {
-  for (const auto& spec : kOptions) {
+  for (const auto& spec : all_options()) {
     if (name_matches(spec, name)) return &spec;
   }
   return nullptr;
 }
 
 const OptionSpec* find_letter(char letter) {
-  for (const auto& spec : kOptions) {
+  for (const auto& spec : all_options()) {
     if (spec.letter != '\0' && spec.letter == letter) return &spec;
   }
   return nullptr;
@@ -436,7 +487,7 @@ std::string unknown_option(std::string_view shown, std::string_view name, bool a
   // A third of the letters may be wrong; beyond that a suggestion is a guess.
   std::size_t best_distance = std::min<std::size_t>(name.size() / 3, 3) + 1;
   if (name.size() <= 64) {
-    for (const auto& spec : kOptions) {
+    for (const auto& spec : all_options()) {
       if (spec.section == Section::kIgnored || (after_o && !allowed_after_o(spec))) continue;
       const auto distance = edit_distance(name, spec.name);
       if (distance < best_distance) {
@@ -645,6 +696,7 @@ std::string settle(State& state) {
     return "option 'no_default_permissions': with allow_other it would give every user the "
            "daemon's own access to the files; add no_allow_other";
   }
+  for (const auto& [axis, value] : state.policy_axes) options.policy.set(axis, value);
   if (state.sync) options.kernel_options.emplace_back("sync");
   if (state.dirsync) options.kernel_options.emplace_back("dirsync");
   if (options.debug) options.foreground = true;
@@ -667,7 +719,7 @@ void append_row(std::string& text, std::string left, std::string_view right) {
 
 void append_section(std::string& text, Section section, std::string_view title) {
   text += fmt::format("\n{}:\n", title);
-  for (const auto& spec : kOptions) {
+  for (const auto& spec : all_options()) {
     if (spec.section != section || spec.help.empty()) continue;
     std::string left = "  ";
     if (section == Section::kCommand) {
@@ -709,6 +761,10 @@ std::string help_text() {
   append_section(text, Section::kLog, "Log");
   append_section(text, Section::kControl, "Control socket");
   append_section(text, Section::kEngine, "Engine");
+  append_section(text, Section::kPolicy, "Lock policy (who conflicts with whom, and who waits)");
+  for (const auto& preset : lockmgr::Policy::presets()) {
+    append_row(text, fmt::format("    {}", preset.name), preset.follows);
+  }
   append_section(text, Section::kLimit, "Limits (a request beyond one gets ENOLCK)");
   text +=
       "\n"

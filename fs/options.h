@@ -8,6 +8,8 @@
 #include <string>
 #include <vector>
 
+#include "lockmgr/policy.h"
+
 namespace lockfs {
 
 enum class DataPassthrough { kAuto, kOn, kOff };
@@ -53,7 +55,7 @@ struct Options {
   // -- engine ----------------------------------------------------------------------------------
   unsigned workers = 0;  ///< threads that may serve requests at once; 0: chosen from the machine
   DataPassthrough passthrough = DataPassthrough::kAuto;
-  std::string policy = "nfs";
+  lockmgr::Policy policy;
   bool mirror = true;  ///< carry locks to the backing files; off only to measure its cost
 
   // -- limits ----------------------------------------------------------------------------------

@@ -25,7 +25,6 @@
 #include "fs/kick.h"
 #include "fs/lock_ops.h"
 #include "fs/request_loop.h"
-#include "lockmgr/policy.h"
 
 namespace lockfs {
 
@@ -137,10 +136,10 @@ using SessionPtr = std::unique_ptr<fuse_session, SessionDeleter>;
 /// files of `filesystem` go before the lock operations that they refer to.
 class Mount {
  public:
-  Mount(const Options& options, const lockmgr::Policy& policy)
+  explicit Mount(const Options& options)
       : options_(options),
         filesystem_(std::make_unique<Filesystem>(options)),
-        lock_ops_(options, policy, *filesystem_),
+        lock_ops_(options, *filesystem_),
         control_(std::make_unique<control::Server>(options, *filesystem_, lock_ops_)) {
     filesystem_->set_lock_ops(&lock_ops_);
   }
@@ -265,12 +264,7 @@ int run_session(const Options& options,
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   install_kick_handler();
   try {
-    const auto policy = lockmgr::Policy::named(options.policy);
-    if (!policy) {
-      on_ready(fmt::format("unknown policy '{}'", options.policy));
-      return 1;
-    }
-    Mount mount(options, *policy);
+    Mount mount(options);
     std::string error = mount.mount();
     if (error.empty()) error = mount.start();
     if (!error.empty()) {
@@ -278,7 +272,7 @@ int run_session(const Options& options,
       return 1;
     }
     spdlog::info("{} mounted on {}, policy {}", options.source_path, options.mountpoint_path,
-                 policy->name());
+                 options.policy.text());
     on_ready({});
     return mount.serve();
   } catch (const std::system_error& error) {

@@ -7,7 +7,7 @@
 #include <new>
 #include <utility>
 
-#include "lockmgr/wait_graph.h"
+#include "lockmgr/wait_nodes.h"
 
 namespace lockmgr {
 
@@ -29,9 +29,9 @@ constexpr int kCoverSteps = 64;
 /// Owners without locks that an Opened keeps, so that lock-unlock loops need not make them anew.
 constexpr int kIdleOwnersKept = 4;
 
-std::uint32_t seconds_now() {
-  const auto now = LockManager::Clock::now().time_since_epoch();
-  return static_cast<std::uint32_t>(std::chrono::duration_cast<std::chrono::seconds>(now).count());
+std::uint32_t seconds_of(LockManager::Clock::time_point time) {
+  const auto since = std::chrono::duration_cast<std::chrono::seconds>(time.time_since_epoch());
+  return static_cast<std::uint32_t>(since.count());
 }
 
 Range hull(const Range& a, const Range& b) {
@@ -81,30 +81,30 @@ Reach reach_of(const Lock& n, const Lock* left, const Lock* right) {
   return r;
 }
 
-Waiter::Arrivals merge(Waiter::Arrivals a, const Waiter::Arrivals& b) {
-  a.newest = std::max(a.newest, b.newest);
-  a.oldest = std::min(a.oldest, b.oldest);
+Waiter::Turns merge(Waiter::Turns a, const Waiter::Turns& b) {
+  a.last = std::max(a.last, b.last);
+  a.first = std::min(a.first, b.first);
   return a;
 }
 
 struct QueueSummary {
   Offset reach;
-  Waiter::Arrivals all;
-  Waiter::Arrivals exclusive;
+  Waiter::Turns all;
+  Waiter::Turns exclusive;
 };
 
 QueueSummary queue_summary(const Waiter& n, const Waiter* left, const Waiter* right) {
   QueueSummary s{n.request.range.last, {}, {}};
   // A request that does not wait (it stands aside for a moment) goes before nobody.
   if (n.request.wait) {
-    s.all = {n.arrival, n.arrival};
+    s.all = {n.turn, n.turn};
     if (n.request.mode == Mode::kExclusive) s.exclusive = s.all;
   }
   for (const Waiter* child : {left, right}) {
     if (child == nullptr) continue;
     s.reach = std::max(s.reach, child->queue_reach);
-    s.all = merge(s.all, child->all_arrivals);
-    s.exclusive = merge(s.exclusive, child->exclusive_arrivals);
+    s.all = merge(s.all, child->all_turns);
+    s.exclusive = merge(s.exclusive, child->exclusive_turns);
   }
   return s;
 }
@@ -116,8 +116,8 @@ Offset blocked_reach(const Waiter& n, const Waiter* left, const Waiter* right) {
   return reach;
 }
 
-bool operator==(const Waiter::Arrivals& a, const Waiter::Arrivals& b) {
-  return a.newest == b.newest && a.oldest == b.oldest;
+bool operator==(const Waiter::Turns& a, const Waiter::Turns& b) {
+  return a.last == b.last && a.first == b.first;
 }
 
 constexpr auto kAnyLock = [](const Lock&) { return true; };
@@ -150,13 +150,13 @@ bool LockTreeTraits::summary_ok(const Lock& n, const Lock* left, const Lock* rig
 void QueueTreeTraits::summarise(Waiter& n, const Waiter* left, const Waiter* right) {
   const QueueSummary s = queue_summary(n, left, right);
   n.queue_reach = s.reach;
-  n.all_arrivals = s.all;
-  n.exclusive_arrivals = s.exclusive;
+  n.all_turns = s.all;
+  n.exclusive_turns = s.exclusive;
 }
 
 bool QueueTreeTraits::summary_ok(const Waiter& n, const Waiter* left, const Waiter* right) {
   const QueueSummary s = queue_summary(n, left, right);
-  return n.queue_reach == s.reach && n.all_arrivals == s.all && n.exclusive_arrivals == s.exclusive;
+  return n.queue_reach == s.reach && n.all_turns == s.all && n.exclusive_turns == s.exclusive;
 }
 
 void BlockedTreeTraits::summarise(Waiter& n, const Waiter* left, const Waiter* right) {
@@ -185,14 +185,18 @@ Waiter::Waiter(FileLocks& waits_on, const Request& what, Ticket name, Completion
     : file(waits_on.shared_from_this()),
       request(what),
       ticket(name),
-      since(LockManager::Clock::now()),
+      since(waits_on.manager_.now()),
       done(std::move(on_done)),
       tally(ledger, what.caller.uid, Tally::Kind::kWaiters) {}
 
 int NoBacking::wait(WaitId, const Range&, Mode, bool, WaitDone) noexcept { return ENOSYS; }
 
 FileLocks::FileLocks(LockManager& manager, const FileKey& key, std::unique_ptr<Backing> backing)
-    : manager_(manager), key_(key), backing_(std::move(backing)), patience_(kPatience) {}
+    : manager_(manager),
+      key_(key),
+      backing_(std::move(backing)),
+      policy_(manager.policy()),
+      patience_(kPatience) {}
 
 FileLocks::~FileLocks() {
   // Of owners whose Opened nobody closed.
@@ -206,68 +210,67 @@ FileLocks::~FileLocks() {
 
 // -- looking -------------------------------------------------------------------------------------
 
-const Lock* FileLocks::find_conflict_in(const LockTree& tree, const OwnerId& id, const Owner* self,
+const Lock* FileLocks::find_conflict_in(const LockTree& tree, const Party& party, const Owner* self,
                                         const Range& range) const {
   const Lock* hit = tree.first_overlap(range, reach_without(self), not_of(self));
-  if (hit == nullptr || manager_.policy().exclusive_of(hit->owner->id, id)) return hit;
+  if (hit == nullptr || policy_.excludes(hit->owner->party(), party)) return hit;
   // The first one is of an owner that the policy exempts; look at the others one by one.
   const Lock* conflict = nullptr;
   tree.for_each_overlap(range, reach_without(self), [&](Lock& lock) {
-    if (lock.owner != self && manager_.policy().exclusive_of(lock.owner->id, id)) conflict = &lock;
+    if (lock.owner != self && policy_.excludes(lock.owner->party(), party)) conflict = &lock;
     return conflict == nullptr;
   });
   return conflict;
 }
 
-const Lock* FileLocks::find_conflict(const OwnerId& id, const Owner* self, const Range& range,
+const Lock* FileLocks::find_conflict(const Party& party, const Owner* self, const Range& range,
                                      Mode mode) const {
-  const Lock* conflict = find_conflict_in(exclusive_, id, self, range);
+  const Lock* conflict = find_conflict_in(exclusive_, party, self, range);
   if (conflict == nullptr && mode == Mode::kExclusive) {
-    conflict = find_conflict_in(shared_, id, self, range);
+    conflict = find_conflict_in(shared_, party, self, range);
   }
   return conflict;
 }
 
-bool FileLocks::requests_conflict(const Request& waiting, const OwnerId& id, Mode mode) const {
-  return waiting.wait && modes_conflict(waiting.mode, mode) &&
-         manager_.policy().exclusive_of(waiting.owner, id);
+bool FileLocks::requests_conflict(const Waiter& waiter, const Party& party, Mode mode) const {
+  return waiter.request.wait && modes_conflict(waiter.request.mode, mode) &&
+         policy_.excludes(waiter.party(), party);
 }
 
-void FileLocks::search_ahead(Waiter* node, const OwnerId& id, const Range& range, Mode mode,
+void FileLocks::search_ahead(Waiter* node, const Party& party, const Range& range, Mode mode,
                              std::uint64_t before, Waiter** best) const {
   if (node == nullptr || node->queue_reach < range.first) return;
-  const Waiter::Arrivals& arrivals =
-      mode == Mode::kExclusive ? node->all_arrivals : node->exclusive_arrivals;
-  if (arrivals.oldest >= before) return;
-  if (*best != nullptr && arrivals.newest <= (*best)->arrival) return;
-  if (node->arrival < before && (*best == nullptr || node->arrival > (*best)->arrival) &&
-      node->request.range.overlaps(range) && requests_conflict(node->request, id, mode)) {
+  const Waiter::Turns& turns = mode == Mode::kExclusive ? node->all_turns : node->exclusive_turns;
+  if (turns.first >= before) return;
+  if (*best != nullptr && turns.last <= (*best)->turn) return;
+  if (node->turn < before && (*best == nullptr || node->turn > (*best)->turn) &&
+      node->request.range.overlaps(range) && requests_conflict(*node, party, mode)) {
     *best = node;
   }
-  // The newest first: among many on one range, all else is then left out.
+  // The last first: among many on one range, all else is then left out.
   Waiter* first = node->queue_hook.left;
   Waiter* second = node->request.range.first > range.last ? nullptr : node->queue_hook.right;
-  const auto newest = [mode](const Waiter* n) {
+  const auto last = [mode](const Waiter* n) {
     if (n == nullptr) return std::uint64_t{0};
-    return (mode == Mode::kExclusive ? n->all_arrivals : n->exclusive_arrivals).newest;
+    return (mode == Mode::kExclusive ? n->all_turns : n->exclusive_turns).last;
   };
-  if (newest(second) > newest(first)) std::swap(first, second);
-  search_ahead(first, id, range, mode, before, best);
-  search_ahead(second, id, range, mode, before, best);
+  if (last(second) > last(first)) std::swap(first, second);
+  search_ahead(first, party, range, mode, before, best);
+  search_ahead(second, party, range, mode, before, best);
 }
 
-Waiter* FileLocks::latest_ahead(const OwnerId& id, const Caller& caller, const Range& range,
+Waiter* FileLocks::latest_ahead(const Party& party, const Caller& caller, const Range& range,
                                 Mode mode, std::uint64_t before) const {
   Waiter* best = nullptr;
-  search_ahead(queue_.root(), id, range, mode, before, &best);
-  if (best != nullptr && depends_on(*best, id, caller)) return nullptr;
+  search_ahead(queue_.root(), party, range, mode, before, &best);
+  if (best != nullptr && depends_on(*best, party, caller)) return nullptr;
   return best;
 }
 
-bool FileLocks::blocked_by(const Waiter& waiter, const OwnerId& id, const Caller& caller) const {
+bool FileLocks::blocked_by(const Waiter& waiter, const Party& party, const Caller& caller) const {
   const Request& r = waiter.request;
-  if (Owner* owner = find_owner(id);
-      owner != nullptr && manager_.policy().exclusive_of(id, r.owner)) {
+  if (Owner* owner = find_owner(party.owner);
+      owner != nullptr && policy_.excludes(party, waiter.party())) {
     for (auto it = owner->from(r.range.first);
          it != owner->locks.end() && it->range.first <= r.range.last; ++it) {
       if (modes_conflict(it->mode, r.mode)) return true;
@@ -278,7 +281,7 @@ bool FileLocks::blocked_by(const Waiter& waiter, const OwnerId& id, const Caller
   bool found = false;
   const auto visit = [&](Lock& lock) {
     found = lock.owner->caller.tid == caller.tid && lock.owner != waiter.owner &&
-            manager_.policy().exclusive_of(lock.owner->id, r.owner);
+            policy_.excludes(lock.owner->party(), waiter.party());
     return !found && ++steps < kDependencySteps;
   };
   const bool on = exclusive_.for_each_overlap(r.range, kFullReach, visit);
@@ -286,26 +289,26 @@ bool FileLocks::blocked_by(const Waiter& waiter, const OwnerId& id, const Caller
   return found;
 }
 
-bool FileLocks::depends_on(const Waiter& waiter, const OwnerId& id, const Caller& caller) const {
+bool FileLocks::depends_on(const Waiter& waiter, const Party& party, const Caller& caller) const {
   const Waiter* w = &waiter;
   for (int step = 0; w != nullptr && step < kDependencySteps; ++step, w = w->ahead) {
-    if (blocked_by(*w, id, caller)) return true;
+    if (blocked_by(*w, party, caller)) return true;
   }
   return false;
 }
 
-bool FileLocks::collides(const OutsideWait& wait, const OwnerId& id, const Range& range,
+bool FileLocks::collides(const OutsideWait& wait, const Party& party, const Range& range,
                          Mode mode) const {
   if (!wait.range.overlaps(range) || !modes_conflict(wait.mode, mode)) return false;
-  if (manager_.policy().exclusive_of(wait.owner, id)) return true;
+  if (policy_.excludes(wait.party, party)) return true;
   // Of one owner, or of owners that go together: success of a shared wait would weaken an exclusive
   // lock; a shared lock beside an exclusive wait at worst disturbs it.
   return mode == Mode::kExclusive && wait.mode == Mode::kShared;
 }
 
-OutsideWait* FileLocks::find_collision(const OwnerId& id, const Range& range, Mode mode) const {
+OutsideWait* FileLocks::find_collision(const Party& party, const Range& range, Mode mode) const {
   for (const auto& wait : outside_) {
-    if (collides(*wait, id, range, mode)) return wait.get();
+    if (collides(*wait, party, range, mode)) return wait.get();
   }
   return nullptr;
 }
@@ -370,6 +373,7 @@ Owner& FileLocks::get_owner(Opened& opened, const OwnerId& id, const Caller& cal
     owners_.emplace(id, std::move(fresh));
   }
   if (owner->opened == nullptr) join_opened(*owner, opened);
+  if (owner->idle()) owner->process = caller.pid;
   owner->caller = caller;
   return *owner;
 }
@@ -447,7 +451,9 @@ void FileLocks::for_each(const std::function<bool(const Range&, Mode)>& visit) c
 
 /// To be called before the backing is weakened: afterwards those who waited there no longer do.
 void FileLocks::note_outsiders(Outcomes& out) noexcept {
-  if (!blocked_.empty() && !out.yields) out.yields = backing_->outsiders_waiting();
+  if (!blocked_.empty() && !out.yields && policy_.yields_to_outsiders()) {
+    out.yields = backing_->outsiders_waiting();
+  }
 }
 
 void FileLocks::mark_stale(const Range& range) noexcept {
@@ -628,7 +634,7 @@ Range FileLocks::carve(Owner& owner, const Range& range, Mode mode, Spares& spar
 
 void FileLocks::commit(Owner& owner, const Range& range, Mode mode, Spares& spares) noexcept {
   ++changes_;
-  if (mode != Mode::kNone) spares.fresh->since = seconds_now();
+  if (mode != Mode::kNone) spares.fresh->since = seconds_of(manager_.now());
   const Range merged = carve(owner, range, mode, spares);
   if (mode != Mode::kNone) {
     Lock& lock = *spares.fresh.release();
@@ -652,9 +658,43 @@ int FileLocks::refuse(const Request& request, Limit limit) noexcept {
   return ENOLCK;
 }
 
-FileLocks::Attempt FileLocks::attempt(Owner& owner, const Request& request, std::uint64_t arrival,
+// -- the order of turns --------------------------------------------------------------------------
+
+bool FileLocks::queues(const Request& request) const {
+  return request.wait && policy_.queues_behind_waiters();
+}
+
+std::uint64_t FileLocks::turn_of(const Request& request) const {
+  return policy_.turn(request.mode, next_arrival_);
+}
+
+/// A request is granted in its turn. Should that pass waiters for the last time, they go by arrival
+/// from now on.
+void FileLocks::count_pass(const Party& party, const Request& request, std::uint64_t turn,
+                           Outcomes& out) noexcept {
+  Waiter* last = nullptr;
+  search_ahead(queue_.root(), party, request.range, request.mode, UINT64_MAX, &last);
+  if (last == nullptr || last->turn <= turn) return;
+  const std::uint64_t patient_from = passes_.count(next_arrival_);
+  if (patient_from == 0) return;
+  queue_.for_each([&](Waiter& w) {
+    if (w.arrival >= patient_from || w.turn == w.arrival) return true;
+    const bool due = w.work_hook.is_linked();
+    if (due) out.again.erase(out.again.iterator_to(w));
+    w.turn = w.arrival;
+    queue_.refresh(w);
+    // It may stand behind one that it comes before now.
+    const bool again = w.place == Waiter::Place::kBehind && w.ahead->turn > w.turn;
+    if (again) detach(w);
+    if (due || again) out.again.insert(w);
+    return true;
+  });
+}
+
+FileLocks::Attempt FileLocks::attempt(Owner& owner, const Request& request, std::uint64_t turn,
                                       bool queues, const OutsideWait* have, bool yields,
                                       Outcomes& out) noexcept {
+  const Party party = owner.party();
   const Range& range = request.range;
   const Mode mode = request.mode;
   const auto failed = [](int error) {
@@ -662,14 +702,13 @@ FileLocks::Attempt FileLocks::attempt(Owner& owner, const Request& request, std:
   };
 
   if (queues && !queue_.empty()) {
-    if (Waiter* ahead = latest_ahead(owner.id, request.caller, range, mode, arrival)) {
+    if (Waiter* ahead = latest_ahead(party, request.caller, range, mode, turn)) {
       return {.verdict = Verdict::kBehind, .ahead = ahead};
     }
   }
-  if (find_conflict(owner.id, &owner, range, mode) != nullptr)
-    return {.verdict = Verdict::kBlocked};
+  if (find_conflict(party, &owner, range, mode) != nullptr) return {.verdict = Verdict::kBlocked};
   if (!outside_.empty()) {
-    if (OutsideWait* wait = find_collision(owner.id, range, mode)) {
+    if (OutsideWait* wait = find_collision(party, range, mode)) {
       // To call that wait back costs it its turn outside: not for one whom outsiders refuse anyway.
       const bool refused = outsider_refuses(range, mode, request.wait);
       if (refused && !request.wait) return {.verdict = Verdict::kOutside};
@@ -694,10 +733,23 @@ FileLocks::Attempt FileLocks::attempt(Owner& owner, const Request& request, std:
     if (error == EAGAIN) return {.verdict = Verdict::kOutside};
     if (error != 0) return failed(error);
   }
+  if (queues && policy_.reorders() && !queue_.empty()) count_pass(party, request, turn, out);
   wake(owner, range, mode, out);
   commit(owner, range, mode, spares);
   manager_.counters_.add(Counter::kGrants);
   return {.verdict = Verdict::kGranted};
+}
+
+/// BSD and Linux let go of a flock before they look whether its new mode can be had.
+void FileLocks::drop_refused_conversion(Owner& owner, const Request& request, Verdict verdict,
+                                        Outcomes& out) noexcept {
+  const bool refused = verdict == Verdict::kBehind || verdict == Verdict::kBlocked ||
+                       verdict == Verdict::kOutside ||
+                       (verdict == Verdict::kCollides && request.wait);
+  if (!refused || !policy_.drops_refused_conversion(owner.id.type) || owner.locks.empty()) return;
+  const bool converts = std::any_of(owner.locks.begin(), owner.locks.end(),
+                                    [&](const Lock& l) { return l.mode != request.mode; });
+  if (converts) unlock_all(owner, out);
 }
 
 int FileLocks::unlock(Owner& owner, const Range& range, Outcomes& out, EventKind why) noexcept {
@@ -705,8 +757,14 @@ int FileLocks::unlock(Owner& owner, const Range& range, Outcomes& out, EventKind
   if (first == owner.locks.end() || first->range.first > range.last) return 0;
   Spares spares;
   if (const int error = reserve(owner, range, Mode::kNone, spares); error != 0) return error;
-  note_outsiders(out);
-  lower_backing(owner, range);
+  if (policy_.yields_to_outsiders() || blocked_.empty()) {
+    note_outsiders(out);
+    lower_backing(owner, range);
+  } else {
+    // Whoever of the mount comes next takes the lock over at the backing; settle() lets go of what
+    // is left.
+    out.lowered = out.lowered ? hull(*out.lowered, range) : range;
+  }
   wake(owner, range, Mode::kNone, out);
   if (manager_.watched()) tell_released(why, owner, range);
   commit(owner, range, Mode::kNone, spares);
@@ -747,14 +805,14 @@ std::optional<int> FileLocks::answer(Owner& owner, const Request& request,
 }
 
 std::optional<int> FileLocks::try_now(Opened& opened, const Request& request) noexcept {
-  if (const int error = manager_.policy().check_open_mode(request.owner.type, request.mode,
-                                                          opened.readable_, opened.writable_)) {
-    return error;
-  }
   Outcomes out;
   std::optional<int> result;
   try {
     const std::lock_guard guard(mutex_);
+    if (const int error = policy_.check_open_mode(request.owner.type, request.mode,
+                                                  opened.readable_, opened.writable_)) {
+      return error;
+    }
     repair_backing();
     if (request.mode == Mode::kNone) {
       manager_.counters_.add(Counter::kUnlocks);
@@ -763,9 +821,10 @@ std::optional<int> FileLocks::try_now(Opened& opened, const Request& request) no
       if (owner != nullptr) drop_if_idle(*owner);
     } else {
       Owner& owner = get_owner(opened, request.owner, request.caller);
-      const bool queues = request.wait && manager_.policy().queues_behind_waiters();
-      result = answer(owner, request,
-                      attempt(owner, request, next_arrival_, queues, nullptr, false, out));
+      const Attempt tried =
+          attempt(owner, request, turn_of(request), queues(request), nullptr, false, out);
+      drop_refused_conversion(owner, request, tried.verdict, out);
+      result = answer(owner, request, tried);
       if (!result) drop_if_idle(owner);
     }
     settle(out);
@@ -790,15 +849,17 @@ std::optional<int> FileLocks::decide_or_park(Opened& opened, const Request& requ
   Outcomes out;
   std::optional<int> result;
   try {
-    std::unique_lock<std::mutex> block;
-    if (request.wait && manager_.policy().in_deadlock_detection(request.owner.type)) {
-      block = std::unique_lock(manager_.block_mutex_);
+    std::unique_lock block(manager_.block_mutex_, std::defer_lock);
+    std::unique_lock guard(mutex_);
+    if (request.wait && policy_.in_deadlock_detection(request.owner.type)) {
+      guard.unlock();
+      block.lock();
+      guard.lock();
     }
-    const std::lock_guard guard(mutex_);
     repair_backing();
     Owner& owner = get_owner(opened, request.owner, request.caller);
-    const bool queues = request.wait && manager_.policy().queues_behind_waiters();
-    const Attempt tried = attempt(owner, request, next_arrival_, queues, nullptr, false, out);
+    const Attempt tried =
+        attempt(owner, request, turn_of(request), queues(request), nullptr, false, out);
     result = answer(owner, request, tried);
     if (!result) {
       const int error = admit(owner, opened, request, ticket, std::move(done), tried, out);
@@ -820,7 +881,7 @@ std::optional<int> FileLocks::decide_or_park(Opened& opened, const Request& requ
 int FileLocks::admit(Owner& owner, Opened& opened, const Request& request, Ticket ticket,
                      Completion done, const Attempt& attempt, Outcomes& out) {
   if (const int closed = manager_.closed_.load(); closed != 0) return closed;
-  if (request.wait && manager_.policy().in_deadlock_detection(owner.id.type) &&
+  if (request.wait && policy_.in_deadlock_detection(owner.id.type) &&
       closes_cycle(owner, request)) {
     manager_.counters_.add(Counter::kDeadlocks);
     tell(EventKind::kDeadlock, request.owner, request.caller, request.range, request.mode, nullptr,
@@ -828,6 +889,7 @@ int FileLocks::admit(Owner& owner, Opened& opened, const Request& request, Ticke
     return EDEADLK;
   }
   auto waiter = std::make_shared<Waiter>(*this, request, ticket, std::move(done), manager_.ledger_);
+  waiter->process = owner.process;
   if (const auto limit = waiter->tally.would_break(1)) return refuse(request, *limit);
   outside_.reserve(outside_.size() + 1);
   if (const int cancelled = manager_.enroll(waiter); cancelled != 0) return cancelled;
@@ -835,6 +897,7 @@ int FileLocks::admit(Owner& owner, Opened& opened, const Request& request, Ticke
   waiter->tally.set(1);
   waiter->owner = &owner;
   waiter->opened = &opened;
+  waiter->turn = turn_of(request);
   waiter->arrival = next_arrival_++;
   ++owner.waiting;
   ++opened.parked_;
@@ -849,7 +912,9 @@ int FileLocks::test(const Request& request, std::optional<Blocker>& blocker) noe
   blocker.reset();
   const std::lock_guard guard(mutex_);
   const Owner* self = find_owner(request.owner);
-  if (const Lock* lock = find_conflict(request.owner, self, request.range, request.mode)) {
+  const Party party =
+      self != nullptr && !self->idle() ? self->party() : Party{request.owner, request.caller.pid};
+  if (const Lock* lock = find_conflict(party, self, request.range, request.mode)) {
     blocker = Blocker{lock->owner->id, lock->owner->caller.pid, lock->range, lock->mode};
     return 0;
   }
@@ -916,7 +981,7 @@ bool FileLocks::quiet() const noexcept {
 // -- waiting -------------------------------------------------------------------------------------
 
 void FileLocks::place(Waiter& waiter, const Attempt& attempt, Outcomes& out) noexcept {
-  waiter.placed = LockManager::Clock::now();
+  waiter.placed = manager_.now();
   switch (attempt.verdict) {
     case Verdict::kBehind:
       waiter.place = Waiter::Place::kBehind;
@@ -1000,7 +1065,7 @@ void FileLocks::wait_outside(Waiter& waiter, bool yield_first, Outcomes& out) no
     wait->id = manager_.next_wait_.fetch_add(1, std::memory_order_relaxed);
     wait->range = range;
     wait->mode = mode;
-    wait->owner = waiter.request.owner;
+    wait->party = waiter.party();
     outside_.reserve(outside_.size() + 1);
     error = backing_->wait(wait->id, range, mode, yield_first,
                            [self = shared_from_this(), id = wait->id](int result) {
@@ -1142,10 +1207,11 @@ bool FileLocks::reconsider(Waiter& waiter, const OutsideWait* have, bool yields,
                            Outcomes& out) noexcept {
   const Request& request = waiter.request;
   manager_.counters_.add(Counter::kLooks);
-  const bool queues = request.wait && !waiter.bypass && manager_.policy().queues_behind_waiters();
-  Attempt tried = attempt(*waiter.owner, request, waiter.arrival, queues, have, yields, out);
+  const bool in_turn = queues(request) && !waiter.bypass;
+  Attempt tried = attempt(*waiter.owner, request, waiter.turn, in_turn, have, yields, out);
   const bool refused = tried.verdict == Verdict::kBlocked || tried.verdict == Verdict::kOutside;
   if (!request.wait && refused) {
+    drop_refused_conversion(*waiter.owner, request, tried.verdict, out);
     manager_.counters_.add(Counter::kRefusals);
     tried = {.verdict = Verdict::kFailed, .error = EAGAIN};
   }
@@ -1184,6 +1250,7 @@ void FileLocks::settle(Outcomes& out) noexcept {
     detach(waiter);
     reconsider(waiter, nullptr, out.yields, out);
   }
+  if (out.lowered) restore_backing(*std::exchange(out.lowered, std::nullopt));
 }
 
 void FileLocks::announce(Outcomes& out) noexcept {
@@ -1229,7 +1296,7 @@ void FileLocks::relent(LockManager::Clock::time_point now) noexcept {
     queue_.for_each([&](Waiter& w) {
       const Request& r = w.request;
       if (w.place == Waiter::Place::kBehind && now - w.since >= patience_ &&
-          find_conflict(r.owner, w.owner, r.range, r.mode) == nullptr &&
+          find_conflict(w.party(), w.owner, r.range, r.mode) == nullptr &&
           now - front_of(w).placed >= patience_ &&
           (outside_.empty() || !outsider_refuses(r.range, r.mode, true))) {
         out.again.insert(w);
@@ -1242,7 +1309,7 @@ void FileLocks::relent(LockManager::Clock::time_point now) noexcept {
       const Request& r = it->request;
       const bool in_the_way = std::any_of(out.again.begin(), it, [&](const Waiter& earlier) {
         return earlier.request.range.overlaps(r.range) &&
-               requests_conflict(earlier.request, r.owner, r.mode);
+               requests_conflict(earlier, it->party(), r.mode);
       });
       if (in_the_way) {
         it = out.again.erase(it);
@@ -1262,14 +1329,12 @@ void FileLocks::relent(LockManager::Clock::time_point now) noexcept {
 
 // -- deadlocks -----------------------------------------------------------------------------------
 
-void FileLocks::deadlock_edges(const OwnerId& id, const Owner* self, const Range& range, Mode mode,
-                               std::vector<std::uint64_t>& out) const {
+void FileLocks::deadlock_edges(const Party& party, const Owner* self, const Range& range, Mode mode,
+                               std::vector<WaitGraph::Node>& out) const {
   const auto visit = [&](const Lock& lock) {
-    const OwnerId& holder = lock.owner->id;
-    if (lock.owner != self && manager_.policy().in_deadlock_detection(holder.type) &&
-        manager_.policy().exclusive_of(holder, id) &&
-        (out.empty() || out.back() != holder.cookie)) {
-      out.push_back(holder.cookie);
+    if (lock.owner != self && policy_.excludes(lock.owner->party(), party)) {
+      const auto node = holder_node(policy_, lock.owner->party(), lock.owner->caller);
+      if (node && (out.empty() || out.back() != *node)) out.push_back(*node);
     }
     return true;
   };
@@ -1277,21 +1342,21 @@ void FileLocks::deadlock_edges(const OwnerId& id, const Owner* self, const Range
   if (mode == Mode::kExclusive) shared_.for_each_overlap(range, reach_without(self), visit);
 }
 
-/// The processes that parked requests wait for, over all files. Keeps each file it has looked at
+/// Whom parked requests wait for, over all files. Keeps each file it has looked at
 /// locked, so that the graph stands still during the search; LockManager::block_mutex_ makes that
 /// safe.
-class FileLocks::WaitingProcesses final : public WaitGraph::Source {
+class FileLocks::WaitingOwners final : public WaitGraph::Source {
  public:
-  explicit WaitingProcesses(const FileLocks& home) : home_(home) {}
+  explicit WaitingOwners(const FileLocks& home) : home_(home) {}
 
-  void waits_for(WaitGraph::Node cookie, std::vector<WaitGraph::Node>& out) override {
-    for (const auto& waiter : home_.manager_.waiters_of_process(cookie)) {
+  void waits_for(WaitGraph::Node node, std::vector<WaitGraph::Node>& out) override {
+    for (const auto& waiter : home_.manager_.waiters_at(node)) {
       const FileLocks& file = *waiter->file;
       hold(waiter->file);
       if (waiter->place == Waiter::Place::kDone || waiter->place == Waiter::Place::kNowhere)
         continue;
       const Request& r = waiter->request;
-      file.deadlock_edges(r.owner, waiter->owner, r.range, r.mode, out);
+      file.deadlock_edges(waiter->party(), waiter->owner, r.range, r.mode, out);
     }
   }
 
@@ -1310,14 +1375,18 @@ class FileLocks::WaitingProcesses final : public WaitGraph::Source {
 };
 
 bool FileLocks::closes_cycle(const Owner& owner, const Request& request) const {
-  std::vector<std::uint64_t> blockers;
-  deadlock_edges(owner.id, &owner, request.range, request.mode, blockers);
+  std::vector<WaitGraph::Node> blockers;
+  deadlock_edges(owner.party(), &owner, request.range, request.mode, blockers);
   if (blockers.empty()) return false;
-  WaitingProcesses source(*this);
-  const std::vector<std::uint64_t> cycle = WaitGraph::find_path(source, blockers, owner.id.cookie);
-  if (cycle.empty()) return false;
-  if (manager_.observer_ != nullptr) manager_.observer_->deadlock(*this, request, cycle);
-  return true;
+  WaitingOwners source(*this);
+  for (const auto& goal : waiting_nodes(policy_, owner.party(), request.caller)) {
+    if (!goal) continue;
+    const std::vector<WaitGraph::Node> cycle = WaitGraph::find_path(source, blockers, *goal);
+    if (cycle.empty()) continue;
+    if (manager_.observer_ != nullptr) manager_.observer_->deadlock(*this, request, cycle);
+    return true;
+  }
+  return false;
 }
 
 // -- invariants ----------------------------------------------------------------------------------
@@ -1334,10 +1403,10 @@ const char* FileLocks::check_locks() const {
       const Mode mode = tree == &exclusive_ ? Mode::kExclusive : Mode::kShared;
       if (l.mode != mode) broken = "a lock is in the tree of another mode";
       if (l.range.first < 0 || l.range.first > l.range.last) broken = "a lock has no proper range";
-      if (find_conflict(l.owner->id, l.owner, l.range, l.mode) != nullptr) {
+      if (find_conflict(l.owner->party(), l.owner, l.range, l.mode) != nullptr) {
         broken = "granted locks of owners that exclude each other overlap";
       }
-      if (find_collision(l.owner->id, l.range, l.mode) != nullptr) {
+      if (find_collision(l.owner->party(), l.range, l.mode) != nullptr) {
         broken = "a granted lock collides with a wait outside";
       }
       return broken == nullptr;
@@ -1375,17 +1444,17 @@ const char* FileLocks::check_waiters() const {
     switch (w.place) {
       case Waiter::Place::kBehind:
         ++behind;
-        if (w.ahead == nullptr || w.ahead->arrival >= w.arrival) {
-          broken = "a waiter stands behind a later one";
+        if (w.ahead == nullptr || w.ahead->turn >= w.turn) {
+          broken = "a waiter stands behind one whose turn comes later";
         } else if (!w.ahead->request.range.overlaps(r.range) ||
-                   !requests_conflict(w.ahead->request, r.owner, r.mode)) {
+                   !requests_conflict(*w.ahead, w.party(), r.mode)) {
           broken = "a waiter stands behind one that it does not conflict with";
         } else if (!w.ahead->queue_hook.linked()) {
           broken = "a waiter stands behind one that has left";
         }
         break;
       case Waiter::Place::kBlocked:
-        if (find_conflict(r.owner, w.owner, r.range, r.mode) == nullptr) {
+        if (find_conflict(w.party(), w.owner, r.range, r.mode) == nullptr) {
           broken = "a blocked waiter has nothing in its way";
         }
         break;

@@ -8,7 +8,8 @@
 ///
 /// The second is of waiting. A parked request stands in exactly one of four places:
 ///
-///   behind   chained to the latest earlier waiter it conflicts with. It is looked at again only
+///   behind   chained to the last waiter before it that it conflicts with. It is looked at again
+///   only
 ///            when that one leaves the queue, so a release costs the same with one waiter as with
 ///            ten thousand: it wakes those it can grant and nobody else.
 ///   blocked  in the tree of those that a granted lock stands in the way of; a release looks up the
@@ -33,9 +34,9 @@
 ///  2. An owner's locks are disjoint; neighbours that touch differ in mode.
 ///  3. Every granted lock is in exactly one of exclusive_ and shared_ and in its owner's set.
 ///  4. An owner's tally is the number of its locks.
-///  5. A waiter that is `behind` conflicts with the one ahead, which came earlier and still waits;
-///  a
-///     waiter that is `blocked` conflicts with a granted lock of another owner.
+///  5. A waiter that is `behind` conflicts with the one ahead, whose turn comes before its own (see
+///     Policy::turn()) and which still waits; a waiter that is `blocked` conflicts with a granted
+///     lock of another owner.
 ///  6. No granted lock collides with an OutsideWait under way (see collides()).
 ///  7. An owner without locks and waiters belongs to an Opened, which keeps only a few such.
 #pragma once
@@ -55,7 +56,10 @@
 #include "lockmgr/interval_tree.h"
 #include "lockmgr/lock_manager.h"
 #include "lockmgr/owner.h"
+#include "lockmgr/policy.h"
 #include "lockmgr/range.h"
+#include "lockmgr/wait_graph.h"
+#include "lockmgr/waiter_order.h"
 
 namespace lockmgr {
 
@@ -129,9 +133,11 @@ struct Owner {
   /// The first of this owner's locks that overlaps or follows `at`.
   LockSet::iterator from(Offset at) const;
   bool idle() const { return locks.empty() && waiting == 0; }
+  Party party() const { return {id, process}; }
 
   const OwnerId id;
-  Caller caller;  ///< who asked last
+  Caller caller;      ///< who asked last
+  pid_t process = 0;  ///< who asked when it was last idle; see Party
   LockSet locks;
   std::uint32_t waiting = 0;  ///< parked requests
   Tally tally;
@@ -154,9 +160,13 @@ struct Waiter {
   Completion done;
   Tally tally;
 
+  Party party() const { return {request.owner, process}; }
+
   Owner* owner = nullptr;
   Opened* opened = nullptr;
-  std::uint64_t arrival = 0;              ///< position in the file's queue: smaller came earlier
+  pid_t process = 0;                      ///< of its owner; see Party
+  std::uint64_t arrival = 0;              ///< smaller came earlier
+  std::uint64_t turn = 0;                 ///< smaller goes first; see Policy::turn()
   LockManager::Clock::time_point placed;  ///< when it was last looked at
   Place place = Place::kNowhere;
   bool bypass = false;  ///< no longer queues behind other waiters
@@ -173,15 +183,15 @@ struct Waiter {
   // In the tree of all waiters, and (kBlocked) in that of the blocked ones.
   TreeHook<Waiter> queue_hook;
   TreeHook<Waiter> blocked_hook;
-  /// Arrivals within a subtree; newest 0: none.
-  struct Arrivals {
-    std::uint64_t newest = 0;
-    std::uint64_t oldest = UINT64_MAX;
+  /// The first and the last turn within a subtree; last 0: none.
+  struct Turns {
+    std::uint64_t last = 0;
+    std::uint64_t first = UINT64_MAX;
   };
-  Offset queue_reach = -1;      ///< summary in the first tree, with ...
-  Arrivals all_arrivals;        ///< ... all waiters of the subtree and ...
-  Arrivals exclusive_arrivals;  ///< ... those that want an exclusive lock
-  Offset blocked_reach = -1;    ///< summary in the second tree
+  Offset queue_reach = -1;    ///< summary in the first tree, with ...
+  Turns all_turns;            ///< ... all waiters of the subtree and ...
+  Turns exclusive_turns;      ///< ... those that want an exclusive lock
+  Offset blocked_reach = -1;  ///< summary in the second tree
 };
 
 struct QueueTreeTraits {
@@ -205,7 +215,7 @@ struct OutsideWait {
   Backing::WaitId id = 0;
   Range range;
   Mode mode = Mode::kNone;
-  OwnerId owner;              ///< of the request it was begun for
+  Party party;                ///< of the request it was begun for
   bool recalled = false;      ///< asked to end
   bool disturbed = false;     ///< the mirror was changed within `range` since it began
   Waiter::PeerList attached;  ///< kOutside: it waits for these
@@ -346,39 +356,40 @@ class FileLocks final : public std::enable_shared_from_this<FileLocks>, private 
     bool yields = false;               ///< kOutside: those who wait outside come first
   };
 
-  struct ByArrival {
+  struct ByTurn {
     using type = std::uint64_t;
-    std::uint64_t operator()(const Waiter& w) const { return w.arrival; }
+    std::uint64_t operator()(const Waiter& w) const { return w.turn; }
   };
   using Worklist = bi::set<Waiter, bi::member_hook<Waiter, Waiter::WorkHook, &Waiter::work_hook>,
-                           bi::key_of_value<ByArrival>>;
+                           bi::key_of_value<ByTurn>>;
   /// What a public method has decided, to be announced when mutex_ is released.
   struct Outcomes {
     Worklist again;             ///< waiters whose situation may have changed
     Waiter::PeerList finished;  ///< waiters whose completion is due
     bool yields = false;        ///< outsiders were waiting for what was released: they come first
+    std::optional<Range> lowered;  ///< the backing carries more than what is granted here
   };
   /// Memory for a grant, taken before anything is changed.
   struct Spares {
     std::unique_ptr<Lock> fresh;
     std::unique_ptr<Lock> tail;
   };
-  class WaitingProcesses;
+  class WaitingOwners;
 
   // -- looking ---------------------------------------------------------------------------------
-  const Lock* find_conflict(const OwnerId& id, const Owner* self, const Range& range,
+  const Lock* find_conflict(const Party& party, const Owner* self, const Range& range,
                             Mode mode) const;
-  const Lock* find_conflict_in(const LockTree& tree, const OwnerId& id, const Owner* self,
+  const Lock* find_conflict_in(const LockTree& tree, const Party& party, const Owner* self,
                                const Range& range) const;
-  Waiter* latest_ahead(const OwnerId& id, const Caller& caller, const Range& range, Mode mode,
+  Waiter* latest_ahead(const Party& party, const Caller& caller, const Range& range, Mode mode,
                        std::uint64_t before) const;
-  void search_ahead(Waiter* node, const OwnerId& id, const Range& range, Mode mode,
+  void search_ahead(Waiter* node, const Party& party, const Range& range, Mode mode,
                     std::uint64_t before, Waiter** best) const;
-  bool depends_on(const Waiter& waiter, const OwnerId& id, const Caller& caller) const;
-  bool blocked_by(const Waiter& waiter, const OwnerId& id, const Caller& caller) const;
-  bool requests_conflict(const Request& waiting, const OwnerId& id, Mode mode) const;
-  OutsideWait* find_collision(const OwnerId& id, const Range& range, Mode mode) const;
-  bool collides(const OutsideWait& wait, const OwnerId& id, const Range& range, Mode mode) const;
+  bool depends_on(const Waiter& waiter, const Party& party, const Caller& caller) const;
+  bool blocked_by(const Waiter& waiter, const Party& party, const Caller& caller) const;
+  bool requests_conflict(const Waiter& waiter, const Party& party, Mode mode) const;
+  OutsideWait* find_collision(const Party& party, const Range& range, Mode mode) const;
+  bool collides(const OutsideWait& wait, const Party& party, const Range& range, Mode mode) const;
   /// The strongest mode that owners other than `left_out` hold at `at`, and in `last` how far,
   /// within `limit`, that is certain.
   Mode mode_at(Offset at, Offset limit, const Owner* left_out, Offset* last) const;
@@ -394,10 +405,16 @@ class FileLocks final : public std::enable_shared_from_this<FileLocks>, private 
   static void leave_opened(Owner& owner) noexcept;
 
   // -- granting and releasing ------------------------------------------------------------------
-  /// `arrival` is the asker's position in the queue; `queues`: earlier waiters come first; `have`:
+  /// `turn` is the asker's place in the queue; `queues`: earlier waiters come first; `have`:
   /// a wait that has just taken the lock at the backing; `yields`: outsiders who wait come first.
-  Attempt attempt(Owner& owner, const Request& request, std::uint64_t arrival, bool queues,
+  Attempt attempt(Owner& owner, const Request& request, std::uint64_t turn, bool queues,
                   const OutsideWait* have, bool yields, Outcomes& out) noexcept;
+  bool queues(const Request& request) const;
+  std::uint64_t turn_of(const Request& request) const;
+  void count_pass(const Party& party, const Request& request, std::uint64_t turn,
+                  Outcomes& out) noexcept;
+  void drop_refused_conversion(Owner& owner, const Request& request, Verdict verdict,
+                               Outcomes& out) noexcept;
   int reserve(Owner& owner, const Range& range, Mode mode, Spares& spares) noexcept;
   std::uint64_t growth(const Owner& owner, const Range& range, Mode mode) const;
   bool must_raise(const Owner& owner, const Range& range, Mode mode) const;
@@ -457,8 +474,8 @@ class FileLocks final : public std::enable_shared_from_this<FileLocks>, private 
   void tell_end(const Waiter& waiter, int error) const noexcept;
   void tell_released(EventKind why, const Owner& owner, const Range& range) const noexcept;
   bool closes_cycle(const Owner& owner, const Request& request) const;
-  void deadlock_edges(const OwnerId& id, const Owner* self, const Range& range, Mode mode,
-                      std::vector<std::uint64_t>& out) const;
+  void deadlock_edges(const Party& party, const Owner* self, const Range& range, Mode mode,
+                      std::vector<WaitGraph::Node>& out) const;
 
   const char* check_locks() const;
   const char* check_waiters() const;
@@ -469,6 +486,7 @@ class FileLocks final : public std::enable_shared_from_this<FileLocks>, private 
   const std::unique_ptr<Backing> backing_;
 
   mutable std::mutex mutex_;  ///< guards all that follows
+  Policy policy_;
   LockTree exclusive_;
   LockTree shared_;
   std::unordered_map<OwnerId, std::unique_ptr<Owner>, OwnerIdHash> owners_;
@@ -476,6 +494,7 @@ class FileLocks final : public std::enable_shared_from_this<FileLocks>, private 
   IntervalTree<BlockedTreeTraits> blocked_;
   std::vector<std::unique_ptr<OutsideWait>> outside_;
   std::uint64_t next_arrival_ = 1;
+  PassBound passes_;
   std::uint64_t queued_ = 0;    ///< waiters that are kBehind
   std::uint64_t changes_ = 0;   ///< of what is granted, carried or waited for outside; for audit()
   std::optional<Range> stale_;  ///< where the backing may carry more or less than it should

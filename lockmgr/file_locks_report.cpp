@@ -155,7 +155,7 @@ void FileLocks::tell_watchers(EventKind kind, const OwnerId& owner, const Caller
                               int error) const noexcept {
   if (manager_.observer_ == nullptr) return;
   Event event{kind, owner, caller, range, mode, {}, error};
-  if (waiter != nullptr) event.waited = LockManager::Clock::now() - waiter->since;
+  if (waiter != nullptr) event.waited = manager_.now() - waiter->since;
   manager_.observer_->event(*this, event);
 }
 
@@ -164,7 +164,7 @@ void FileLocks::tell_end(const Waiter& waiter, int error) const noexcept {
   EventKind kind = EventKind::kGivenUp;
   if (error == 0) {
     kind = EventKind::kGrant;
-    manager_.record(Timing::kWaits, LockManager::Clock::now() - waiter.since);
+    manager_.record(Timing::kWaits, manager_.now() - waiter.since);
   } else if (error == EAGAIN && !r.wait) {
     kind = EventKind::kRefusal;
   }
@@ -205,7 +205,7 @@ int FileLocks::revoke(const OwnerId& id, const Range& range, Range& taken) noexc
 bool FileLocks::locks_page(PageMark& mark, std::size_t limit, std::vector<LockView>& out) const {
   out.reserve(out.size() + limit);
   const std::lock_guard guard(mutex_);
-  const std::uint32_t now = whole_seconds(LockManager::Clock::now().time_since_epoch());
+  const std::uint32_t now = whole_seconds(manager_.now().time_since_epoch());
   const std::size_t end = out.size() + limit;
   for (; mark.tree < 2; ++mark.tree, mark.first = 0, mark.skip = 0) {
     const LockTree& tree = mark.tree == 0 ? exclusive_ : shared_;
@@ -220,7 +220,7 @@ bool FileLocks::locks_page(PageMark& mark, std::size_t limit, std::vector<LockVi
 bool FileLocks::waiters_page(PageMark& mark, std::size_t limit, std::vector<WaitView>& out) const {
   out.reserve(out.size() + limit);
   const std::lock_guard guard(mutex_);
-  const auto now = LockManager::Clock::now();
+  const auto now = manager_.now();
   return walk_page(queue_, mark, limit, [&](const Waiter& w) { out.push_back(view_of(w, now)); });
 }
 
@@ -254,7 +254,7 @@ Audit FileLocks::audit(std::size_t limit, std::vector<Difference>& out) const {
 
 std::vector<LockView> FileLocks::locks() const {
   const std::lock_guard guard(mutex_);
-  const std::uint32_t now = whole_seconds(LockManager::Clock::now().time_since_epoch());
+  const std::uint32_t now = whole_seconds(manager_.now().time_since_epoch());
   std::vector<LockView> views;
   for (const LockTree* tree : {&exclusive_, &shared_}) {
     tree->for_each([&](const Lock& l) {
@@ -270,7 +270,7 @@ std::vector<LockView> FileLocks::locks() const {
 
 std::vector<WaitView> FileLocks::waiters() const {
   const std::lock_guard guard(mutex_);
-  const auto now = LockManager::Clock::now();
+  const auto now = manager_.now();
   std::vector<std::pair<std::uint64_t, WaitView>> found;
   queue_.for_each([&](const Waiter& w) {
     found.emplace_back(w.arrival, view_of(w, now));

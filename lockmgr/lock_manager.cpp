@@ -9,9 +9,9 @@
 namespace lockmgr {
 
 LockManager::LockManager(const Limits& limits, const Policy& policy, Observer* observer)
-    : policy_(policy), ledger_(limits), observer_(observer) {}
+    : ledger_(limits), observer_(observer), policy_(policy) {}
 
-LockManager::~LockManager() { assert(files_.empty() && by_process_.empty()); }
+LockManager::~LockManager() { assert(files_.empty() && by_node_.empty()); }
 
 std::shared_ptr<FileLocks> LockManager::open_file(const FileKey& key,
                                                   std::unique_ptr<Backing> backing) {
@@ -24,6 +24,11 @@ std::shared_ptr<FileLocks> LockManager::open_file(const FileKey& key,
 void LockManager::forget_file(const FileLocks& file) noexcept {
   const std::lock_guard guard(registry_mutex_);
   files_.erase(&file);
+}
+
+Policy LockManager::policy() const {
+  const std::lock_guard guard(registry_mutex_);
+  return policy_;
 }
 
 Ticket LockManager::new_ticket() {
@@ -39,9 +44,9 @@ int LockManager::enroll(const std::shared_ptr<Waiter>& waiter) {
   if (const int closed = closed_.load(); closed != 0) return closed;
   Slot& slot = tickets_.at(waiter->ticket);
   if (slot.cancelled != 0) return slot.cancelled;
-  const Request& r = waiter->request;
-  if (policy_.in_deadlock_detection(r.owner.type)) {
-    by_process_.emplace(r.owner.cookie, waiter->ticket);
+  slot.nodes = waiting_nodes(policy_, waiter->party(), waiter->request.caller);
+  for (const auto& node : slot.nodes) {
+    if (node) by_node_.emplace(*node, waiter->ticket);
   }
   slot.waiter = waiter;
   return 0;
@@ -52,21 +57,28 @@ void LockManager::strike(Waiter& waiter) noexcept {
   const std::lock_guard guard(registry_mutex_);
   const auto it = tickets_.find(waiter.ticket);
   last = std::move(it->second.waiter);
-  tickets_.erase(it);
-  by_process_.erase({waiter.request.owner.cookie, waiter.ticket});
+  take_out(it);
 }
 
 void LockManager::use_up(Ticket ticket) noexcept {
   const std::lock_guard guard(registry_mutex_);
-  tickets_.erase(ticket);
+  if (const auto it = tickets_.find(ticket); it != tickets_.end()) take_out(it);
 }
 
-std::vector<std::shared_ptr<Waiter>> LockManager::waiters_of_process(std::uint64_t cookie) const {
+/// REQUIRES: registry_mutex_ held.
+void LockManager::take_out(std::map<Ticket, Slot>::iterator it) noexcept {
+  for (const auto& node : it->second.nodes) {
+    if (node) by_node_.erase({*node, it->first});
+  }
+  tickets_.erase(it);
+}
+
+std::vector<std::shared_ptr<Waiter>> LockManager::waiters_at(WaitGraph::Node node) const {
   std::vector<std::shared_ptr<Waiter>> found;
   const std::lock_guard guard(registry_mutex_);
-  for (auto it = by_process_.lower_bound({cookie, 0});
-       it != by_process_.end() && it->first == cookie; ++it) {
-    found.push_back(tickets_.at(it->second).waiter);
+  for (auto it = by_node_.lower_bound({node, 0}); it != by_node_.end() && it->first == node; ++it) {
+    // Null: enroll() ran out of memory half way.
+    if (const auto& waiter = tickets_.at(it->second).waiter) found.push_back(waiter);
   }
   return found;
 }

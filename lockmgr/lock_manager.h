@@ -21,8 +21,8 @@
 /// Invariants:
 ///  1. A parked request is in the registry from before it is visible in its file until its
 ///     completion is about to be called.
-///  2. Requests of process owners are parked under block_mutex_, so two that would close a cycle
-///     cannot both miss it.
+///  2. Requests that take part in deadlock detection are parked under block_mutex_, so two that
+///     would close a cycle cannot both miss it.
 #pragma once
 
 #include <array>
@@ -38,10 +38,10 @@
 
 #include "lockmgr/accounting.h"
 #include "lockmgr/backing.h"
-#include "lockmgr/clock.h"
 #include "lockmgr/histogram.h"
 #include "lockmgr/owner.h"
 #include "lockmgr/policy.h"
+#include "lockmgr/wait_nodes.h"
 
 namespace lockmgr {
 
@@ -90,7 +90,8 @@ class Observer {
   /// all the same and will set the backing right later.
   virtual void backing_failed(const FileLocks&, const Range&, Mode, int /*error*/,
                               bool /*unlocking*/) {}
-  /// A request was refused with EDEADLK; `cycle` lists the owners' cookies from the blocker on.
+  /// A request was refused with EDEADLK; `cycle` lists the nodes (wait_nodes.h) from the blocker
+  /// on: the cookies of processes, unless the policy counts other owners in.
   virtual void deadlock(const FileLocks&, const Request&,
                         const std::vector<std::uint64_t>& /*cycle*/) {}
   /// While LockManager::watch() is on: what happens to locks and requests. Calls on one file come
@@ -133,7 +134,7 @@ class Counters {
 
 class LockManager {
  public:
-  using Clock = lockmgr::Clock;
+  using Clock = std::chrono::steady_clock;
 
   /// `observer` may be null; else it must outlive the manager.
   LockManager(const Limits& limits, const Policy& policy, Observer* observer);
@@ -165,7 +166,19 @@ class LockManager {
   void relent(Clock::time_point now) noexcept;
   bool has_queued() const noexcept { return queued_.load(std::memory_order_relaxed) != 0; }
 
-  const Policy& policy() const { return policy_; }
+  /// The policy of files opened from now on, and, but for the moment of a switch, of all.
+  Policy policy() const;
+  /// The manager's clock: the steady one, or the time it was last set to, where it stands still
+  /// until it is set again: for simulations.
+  Clock::time_point now() const noexcept {
+    const Clock::rep set = set_time_.load(std::memory_order_relaxed);
+    return set == 0 ? Clock::now() : Clock::time_point(Clock::duration(set));
+  }
+  /// `time` must not go back, nor be the clock's epoch.
+  void set_time(Clock::time_point time) noexcept {
+    set_time_.store(time.time_since_epoch().count(), std::memory_order_relaxed);
+  }
+
   const Ledger& ledger() const { return ledger_; }
   const Counters& counters() const { return counters_; }
   const Histogram& timing(Timing what) const { return timings_[static_cast<std::size_t>(what)]; }
@@ -190,6 +203,7 @@ class LockManager {
   struct Slot {
     std::shared_ptr<Waiter> waiter;  ///< null: not parked yet
     int cancelled = 0;               ///< error that it was cancelled with before it was parked
+    WaitNodes nodes;                 ///< under which it is in by_node_
   };
 
   void record(Timing what, Clock::duration time) noexcept {
@@ -198,14 +212,15 @@ class LockManager {
   int enroll(const std::shared_ptr<Waiter>& waiter);
   void strike(Waiter& waiter) noexcept;
   void use_up(Ticket ticket) noexcept;
-  std::vector<std::shared_ptr<Waiter>> waiters_of_process(std::uint64_t cookie) const;
+  void take_out(std::map<Ticket, Slot>::iterator it) noexcept;
+  std::vector<std::shared_ptr<Waiter>> waiters_at(WaitGraph::Node node) const;
   void forget_file(const FileLocks& file) noexcept;
 
-  const Policy policy_;
   Ledger ledger_;
   Counters counters_;
   std::array<Histogram, static_cast<std::size_t>(Timing::kCount)> timings_;
   Observer* const observer_;
+  std::atomic<Clock::rep> set_time_{0};  ///< 0: the clock runs
   std::atomic<bool> watched_{false};
   std::atomic<std::uint64_t> next_wait_{1};
   std::atomic<std::uint64_t> outside_waits_{0};
@@ -215,9 +230,10 @@ class LockManager {
   std::mutex block_mutex_;  ///< serialises parking of requests that take part in deadlock detection
 
   mutable std::mutex registry_mutex_;
+  Policy policy_;                                               ///< guarded by registry_mutex_
   Ticket next_ticket_ = 1;                                      ///< guarded by registry_mutex_
   std::map<Ticket, Slot> tickets_;                              ///< guarded by registry_mutex_
-  std::set<std::pair<std::uint64_t, Ticket>> by_process_;       ///< guarded by registry_mutex_
+  std::set<std::pair<WaitGraph::Node, Ticket>> by_node_;        ///< guarded by registry_mutex_
   std::map<const FileLocks*, std::weak_ptr<FileLocks>> files_;  ///< guarded by registry_mutex_
 };
 

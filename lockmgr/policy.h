@@ -1,8 +1,28 @@
-/// The one place that decides who conflicts, who queues behind whom and who takes part in deadlock
-/// detection. Immutable: threads share it freely.
+/// Who conflicts with whom, who waits for whom, and who has to give way: a policy is a value on
+/// each of a few independent axes. A preset is a policy with a name.
+///
+/// The rest of the lock manager knows no axis. It asks the predicates below, which are all that an
+/// axis can change: excludes(), permits(), queues(), turn(), may_be_passed_for_ever(),
+/// yields_to_outsiders(), in_deadlock_detection(), drops_refused_conversion(), ...
+///
+/// To add a value to an axis: add it to its enum; give it its name and the sentence that says whose
+/// behaviour it follows in the table of policy.cpp; answer for it in the predicate of that axis.
+/// Options, reports, help and the conflict matrix read the table. To add an axis: a field, a row in
+/// the table, and a predicate that the manager asks where it matters. tests/unit/policy_*_test.cpp
+/// hold one test for each value; tests/policy_matrix/ the conflict matrix of each preset.
+///
+/// A Policy is a plain value without strings, copied into every file: the predicates are branches
+/// on fields that lie beside what they are asked about.
+///
+/// Thread safety: a value; no call changes anything but the object it is made on.
 #pragma once
 
+#include <sys/types.h>
+
+#include <cstdint>
 #include <optional>
+#include <span>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -10,42 +30,132 @@
 
 namespace lockmgr {
 
-class Policy {
- public:
-  /// The policy called `name`, or nothing. Today: "nfs", the conflicts that NFS clients see.
+enum class ConflictSpace : std::uint8_t { kUnified, kSeparate };
+enum class SameProcess : std::uint8_t { kConflict, kExempt };
+enum class OpenMode : std::uint8_t { kStrict, kRelaxed };
+enum class Order : std::uint8_t { kFifo, kReaders, kWriters, kNewcomers };
+enum class HandOver : std::uint8_t { kFair, kLocal };
+enum class Deadlock : std::uint8_t { kProcess, kAll, kOff };
+enum class Conversion : std::uint8_t { kKeep, kDrop };
+enum class BypassGuard : std::uint8_t { kOff, kFlock };
+
+/// An owner, and the process that the owner's present locks were taken by: fixed while the owner
+/// holds or awaits any. 0: unknown.
+struct Party {
+  OwnerId owner;
+  pid_t process = 0;
+};
+
+struct Axis;
+struct Preset;
+
+struct Policy {
+  // -- the axes; the defaults are the preset "nfs"
+  // -------------------------------------------------
+  ConflictSpace conflict_space = ConflictSpace::kUnified;
+  SameProcess same_process = SameProcess::kConflict;
+  OpenMode open_mode = OpenMode::kStrict;
+  Order order = Order::kFifo;
+  HandOver hand_over = HandOver::kFair;
+  Deadlock deadlock = Deadlock::kProcess;
+  Conversion conversion = Conversion::kKeep;
+  BypassGuard guard = BypassGuard::kOff;
+  std::uint32_t lease = 0;          ///< seconds; 0: none
+  std::uint32_t lease_waiters = 0;  ///< requests; 0: no bound
+
+  friend bool operator==(const Policy&, const Policy&) = default;
+
+  // -- names -------------------------------------------------------------------------------------
+  /// Every axis, in the order in which they are listed.
+  static std::span<const Axis> axes();
+  static const Axis* find_axis(std::string_view name);
+  /// Every preset, the default first.
+  static std::span<const Preset> presets();
+  static std::vector<std::string_view> names();
+  /// The preset called `name`, or nothing.
   static std::optional<Policy> named(std::string_view name);
+  /// Sets one axis by name. Returns "", or what is wrong in one line that names what is known.
+  std::string set(std::string_view axis, std::string_view value);
+  /// Reads "PRESET[,AXIS=VALUE...]" (the preset may be left out: then on top of `base`). Returns ""
+  /// and fills `parsed`, or what is wrong; `parsed` is left alone then.
+  static std::string parse(std::string_view text, const Policy& base, Policy& parsed);
+  /// The nearest preset and what differs from it, as parse() reads it: "nfs,fairness=readers".
+  std::string text() const;
 
-  /// The names that named() knows, the default first.
-  static const std::vector<std::string_view>& names();
-
-  Policy() = default;
-  std::string_view name() const { return name_; }
-
-  /// Whether locks of owners `a` and `b` exclude each other on a common byte, given that their
-  /// modes conflict. An NFS client presents the flock and the OFD locks of one open file to its
-  /// server under one lock owner (nfs4_get_lock_state() keys on fl_owner, the struct file for
-  /// both), so these two do not exclude each other; everything else of different owners does.
-  bool exclusive_of(const OwnerId& a, const OwnerId& b) const {
-    if (a == b) return false;
-    return a.cookie != b.cookie || a.type == OwnerType::kProcess || b.type == OwnerType::kProcess;
+  // -- predicates --------------------------------------------------------------------------------
+  /// Whether locks of `a` and `b` exclude each other on a common byte, given that their modes
+  /// conflict. An NFS client presents the flock and the OFD locks of one open file to its server
+  /// under one lock owner (nfs4_get_lock_state() keys on fl_owner, the struct file for both), so
+  /// these two never exclude each other. Symmetric.
+  bool excludes(const Party& a, const Party& b) const {
+    if (a.owner == b.owner) return false;
+    const bool a_flock = a.owner.type == OwnerType::kFlock;
+    if (a_flock == (b.owner.type == OwnerType::kFlock)) return true;
+    if (conflict_space == ConflictSpace::kSeparate) return false;
+    if (same_process == SameProcess::kExempt && a.process != 0 && a.process == b.process) {
+      return false;
+    }
+    return a.owner.cookie != b.owner.cookie || a.owner.type == OwnerType::kProcess ||
+           b.owner.type == OwnerType::kProcess;
   }
-
-  /// Whether a blocking request queues behind an earlier waiter it conflicts with although nothing
-  /// granted stands in its way (first come, first served).
-  bool queues_behind_waiters() const { return true; }
-
-  /// Whether cycles through owners of this type are deadlocks (EDEADLK). POSIX defines it for
-  /// process-owned locks only; an open file may be released by another process.
-  bool in_deadlock_detection(OwnerType type) const { return type == OwnerType::kProcess; }
 
   /// Checks the open mode a flock needs: 0, or EBADF as from an NFS client (nfs_flock(), since its
   /// server-side lock is a POSIX lock). The kernel checks the other types before anybody is asked.
   int check_open_mode(OwnerType type, Mode mode, bool readable, bool writable) const;
 
- private:
-  explicit Policy(std::string_view name) : name_(name) {}
+  /// Whether a blocking request queues behind a waiter it conflicts with and whose turn comes
+  /// before its own, although nothing granted stands in its way.
+  bool queues_behind_waiters() const { return order != Order::kNewcomers; }
 
-  std::string_view name_ = "nfs";
+  /// The turn of a request that was the `arrival`-th to come: the smaller goes first.
+  std::uint64_t turn(Mode mode, std::uint64_t arrival) const {
+    const bool later = (order == Order::kReaders && mode == Mode::kExclusive) ||
+                       (order == Order::kWriters && mode == Mode::kShared);
+    return later ? arrival | kLaterTurn : arrival;
+  }
+  /// Whether turn() lets later requests pass earlier ones, whose patience is then bounded.
+  bool reorders() const { return order == Order::kReaders || order == Order::kWriters; }
+
+  /// Whether outsiders who wait at the backing get their turn when a lock is handed over.
+  bool yields_to_outsiders() const { return hand_over == HandOver::kFair; }
+
+  /// Whether a request of an owner of this type is refused with EDEADLK when it would close a
+  /// cycle. POSIX defines it for process-owned locks only; an open file may be released by another
+  /// process.
+  bool in_deadlock_detection(OwnerType type) const {
+    if (deadlock == Deadlock::kProcess) return type == OwnerType::kProcess;
+    return deadlock == Deadlock::kAll;
+  }
+
+  /// Whether a request that would change the mode of what the owner holds, and is refused or has to
+  /// wait, costs it the old lock (flock_lock_inode() of Linux deletes it before it looks).
+  bool drops_refused_conversion(OwnerType type) const {
+    return conversion == Conversion::kDrop && type == OwnerType::kFlock;
+  }
+
+  /// A turn with this bit comes after all turns without.
+  static constexpr std::uint64_t kLaterTurn = std::uint64_t{1} << 63;
+};
+
+/// A value of an axis, and whose behaviour it follows.
+struct AxisValue {
+  std::string_view name;  ///< in capitals: stands for a whole number
+  std::string_view follows;
+};
+
+/// How one field of Policy is called and read.
+struct Axis {
+  std::string_view name;      ///< as options spell it
+  std::string_view question;  ///< what it decides
+  std::span<const AxisValue> values;
+  std::string (*get)(const Policy&);
+  bool (*set)(Policy&, std::string_view value);  ///< false: no such value
+};
+
+struct Preset {
+  std::string_view name;
+  std::string_view follows;  ///< whose behaviour it is, or what it is for
+  Policy policy;
 };
 
 }  // namespace lockmgr

@@ -26,7 +26,7 @@ Outcome record(Context& context, const Call& call) {
   settings.hash_paths = flag_in(call.request, "hash_paths");
   settings.max_size = static_cast<std::uint64_t>(number_in(call.request, "max_size").value_or(0));
   settings.head.begin = std::chrono::system_clock::now().time_since_epoch();
-  settings.head.policy = std::string(context.lock_ops.manager().policy().name());
+  settings.head.policy = context.lock_ops.manager().policy().text();
   if (!settings.hash_paths) settings.head.source = context.options.source;
   settings.head.program = "lockfs " LOCKFS_VERSION;
   if (context.recorder.running()) {

@@ -73,7 +73,7 @@ Outcome ping(Context& context, const Call& call) {
                {"source", options.source_path},
                {"mountpoint", options.mountpoint_path},
                {"source_device", fmt::format("{}:{}", major(dev), minor(dev))},
-               {"policy", std::string(context.lock_ops.manager().policy().name())},
+               {"policy", context.lock_ops.manager().policy().text()},
                {"mirror", options.mirror},
                {"uptime_s", std::chrono::duration_cast<std::chrono::seconds>(uptime).count()}});
 }

@@ -49,7 +49,7 @@ void Holders::look_for_hazards(Index file, const Held& intruder, const Range& ra
     const Who& b = intruder.who;
     // What one program does to itself is its own affair: nobody else is let in.
     if (&it->second == &intruder || (a.pid == b.pid && a.remote == b.remote)) continue;
-    if (a.remote == b.remote && !nfs_.exclusive_of(a.id, b.id)) continue;
+    if (a.remote == b.remote && !nfs_.excludes({a.id, a.pid}, {b.id, b.pid})) continue;
     if (!it->second.locks.conflicts(range, mode)) continue;
     ++hazard_count_;
     if (hazards_.size() < kMostHazards) hazards_.push_back({file, a.actor, b.actor, now});

@@ -67,13 +67,11 @@ int run(const Arguments& arguments) {
   const replay::Scripts scripts = replay::scripts_of(trace);
   std::vector<replay::Outcome> outcomes;
   for (const std::string& name : names) {
-    const auto policy = lockmgr::Policy::named(name);
-    if (!policy) {
-      std::string known;
-      for (const std::string_view one : lockmgr::Policy::names()) known.append(" ").append(one);
-      return fail(kUsage, "no policy \"" + name + "\"; there are:" + known);
+    lockmgr::Policy policy;
+    if (const std::string error = lockmgr::Policy::parse(name, {}, policy); !error.empty()) {
+      return fail(kUsage, "--policy " + name + ": " + error);
     }
-    outcomes.push_back(replay::simulate(trace, scripts, *policy, name));
+    outcomes.push_back(replay::simulate(trace, scripts, policy, name));
   }
 
   const replay::Comparison comparison{trace, arguments.trace, outcomes};

@@ -7,7 +7,6 @@
 #include <queue>
 #include <utility>
 
-#include "lockmgr/clock.h"
 #include "lockmgr/file_locks.h"
 #include "lockmgr/lock_manager.h"
 #include "mount-helpers/replay/simulated_file.h"
@@ -105,7 +104,6 @@ class Simulation final : private lockmgr::Observer {
 
   const Trace& trace_;
   const Scripts& scripts_;
-  lockmgr::SimulatedTime clock_;
   lockmgr::LockManager manager_;
   std::vector<std::unique_ptr<FileState>> files_;
   std::map<const lockmgr::FileLocks*, Index> file_index_;
@@ -124,16 +122,16 @@ class Simulation final : private lockmgr::Observer {
   int idle_ticks_ = 0;
 };
 
-lockmgr::Clock::time_point clock_time(Nanoseconds time) {
+lockmgr::LockManager::Clock::time_point clock_time(Nanoseconds time) {
   // Far from the clock's 0, so that "a while ago" is a time too.
-  return lockmgr::Clock::time_point(std::chrono::hours(24) + time);
+  return lockmgr::LockManager::Clock::time_point(std::chrono::hours(24) + time);
 }
 
 Simulation::Simulation(const Trace& trace, const Scripts& scripts, const lockmgr::Policy& policy)
     : trace_(trace),
       scripts_(scripts),
-      clock_(clock_time(Nanoseconds(0))),
       manager_(lockmgr::Limits{}, policy, this) {
+  manager_.set_time(clock_time(now_));
   manager_.watch(true);
   for (Index i = 0; i < trace.files.size(); ++i) {
     auto state = std::make_unique<FileState>();
@@ -405,7 +403,7 @@ void Simulation::tick(bool recorded) {
     ticking_ = false;
     ++idle_ticks_;
   }
-  manager_.relent(lockmgr::Clock::now());
+  manager_.relent(manager_.now());
 }
 
 // -- the whole -----------------------------------------------------------------------------------
@@ -415,7 +413,7 @@ Outcome Simulation::run() {
     const Due due = due_.top();
     due_.pop();
     now_ = due.time;
-    clock_.set(clock_time(now_));
+    manager_.set_time(clock_time(now_));
     const std::uint64_t waited_before = waiting_;
     carry_out(due);
     settle();

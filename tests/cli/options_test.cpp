@@ -58,7 +58,7 @@ TEST(Options, DefaultsOfRoot) {
   EXPECT_EQ(options.log_target, LogTarget::kAuto);
   EXPECT_EQ(options.workers, 0U);
   EXPECT_EQ(options.passthrough, DataPassthrough::kAuto);
-  EXPECT_EQ(options.policy, "nfs");
+  EXPECT_EQ(options.policy, lockmgr::Policy{});
   EXPECT_TRUE(options.mirror);
 }
 
@@ -222,7 +222,7 @@ TEST(Options, Choices) {
   EXPECT_EQ(good({"-o", "passthrough=off,passthrough=auto"}).passthrough, DataPassthrough::kAuto);
   expect_says(bad({"-o", "passthrough=yes"}), {"'passthrough'", "'yes'", "auto, on, off"});
 
-  EXPECT_EQ(good({"-o", "policy=nfs"}).policy, "nfs");
+  EXPECT_EQ(good({"-o", "policy=nfs"}).policy.text(), "nfs");
   expect_says(bad({"-o", "policy=afs"}), {"'policy'", "'afs'", "known: nfs"});
   expect_says(bad({"-o", "policy="}), {"'policy'", "known: nfs"});
 

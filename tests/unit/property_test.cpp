@@ -40,17 +40,19 @@ struct OwnerOrder {
 
 /// What may happen in a run.
 struct Mix {
-  int owners = 6;          ///< of each kind
-  bool outsiders = false;  ///< outsiders lock, wait and leave
-  bool lazy = false;       ///< recalls and outsiders take effect late
-  bool restarts = false;   ///< the backing starts afresh now and then
-  bool relents = false;    ///< waiters pass out of turn
-  bool threads = false;    ///< requests name their threads, which use several owners
+  int owners = 6;              ///< of each kind
+  bool outsiders = false;      ///< outsiders lock, wait and leave
+  bool lazy = false;           ///< recalls and outsiders take effect late
+  bool restarts = false;       ///< the backing starts afresh now and then
+  bool relents = false;        ///< waiters pass out of turn
+  bool threads = false;        ///< requests name their threads, which use several owners
+  const char* policy = "nfs";  ///< deadlock=all is not in the model
 };
 
 class Run {
  public:
-  Run(std::uint64_t seed, const Mix& mix) : random_(seed), mix_(mix) {
+  Run(std::uint64_t seed, const Mix& mix)
+      : random_(seed), mix_(mix), policy_(policy_of(mix.policy)), world_({}, 1, policy_) {
     world_.backing().lazy_recalls = mix.lazy;
     world_.backing().lazy_outsiders = mix.lazy;
   }
@@ -108,8 +110,23 @@ class Run {
   };
 
   // -- the model -------------------------------------------------------------------------------
+  static Policy policy_of(const char* text) {
+    Policy policy;
+    EXPECT_EQ(Policy::parse(text, {}, policy), "");
+    return policy;
+  }
+  /// Open file n and process n are of one program.
+  static pid_t pid_of(const OwnerId& id) {
+    return static_cast<pid_t>(id.type == OwnerType::kProcess ? id.cookie - process(0).cookie
+                                                             : id.cookie) +
+           1;
+  }
   bool exclusive_of(const OwnerId& a, const OwnerId& b) const {
     if (a == b) return false;
+    const bool mixed = (a.type == OwnerType::kFlock) != (b.type == OwnerType::kFlock);
+    if (mixed && policy_.same_process == SameProcess::kExempt && pid_of(a) == pid_of(b)) {
+      return false;
+    }
     const bool open_files = a.type != OwnerType::kProcess && b.type != OwnerType::kProcess;
     return !(open_files && a.cookie == b.cookie);
   }
@@ -164,7 +181,7 @@ class Run {
 
   /// Nobody passes an earlier waiter in whose way he is, unless that one depends on him.
   void check_turn(const Pending& p, std::size_t before) {
-    if (mix_.relents) return;
+    if (mix_.relents || policy_.order != Order::kFifo) return;
     for (std::size_t i = before; i-- > 0;) {
       const Pending& earlier = pending_[i];
       if (!earlier.wait || !earlier.answer->waiting() || !in_each_others_way(earlier, p)) continue;
@@ -174,6 +191,13 @@ class Run {
     }
   }
 
+  /// A conversion that was not granted may cost the old lock.
+  void refuse(const Pending& p) {
+    if (policy_.conversion != Conversion::kDrop || p.owner.type != OwnerType::kFlock) return;
+    Bytes& held = bytes(p.owner);
+    if (held[0] != p.mode) held.fill(Mode::kNone);
+  }
+
   void grant(const OwnerId& owner, const Span& span, Mode mode) {
     EXPECT_FALSE(conflicts(owner, span, mode)) << "granted against " << span.first;
     Bytes& held = bytes(owner);
@@ -181,6 +205,7 @@ class Run {
   }
 
   bool closes_cycle(const OwnerId& owner, const Span& span, Mode mode) {
+    if (policy_.deadlock == Deadlock::kOff) return false;
     std::set<std::uint64_t> reached;
     std::vector<std::uint64_t> todo;
     const auto follow = [&](const OwnerId& who, const Span& where, Mode what) {
@@ -253,9 +278,10 @@ class Run {
     const bool under_way = wait_under_way(p.span);
     bool queue = false;
     for (const Pending& other : pending_) queue |= other.wait && in_each_others_way(other, p);
+    queue = queue && policy_.queues_behind_waiters();
     const bool cycle = p.owner.type == OwnerType::kProcess && closes_cycle(p.owner, p.span, p.mode);
     // A change that only weakens what the owner has meets nobody.
-    const How how{p.via, p.tid, 0};
+    const How how{p.via, p.tid, 0, pid_of(p.owner)};
     p.answer = p.wait ? world_.wait(p.owner, p.span.range(), p.mode, how)
                       : world_.ask(p.owner, p.span.range(), p.mode, how);
     last_tid_[p.owner] = p.tid;
@@ -263,6 +289,7 @@ class Run {
       EXPECT_TRUE(conflict || queue || outside || under_way) << "waits for nothing";
       EXPECT_TRUE(p.wait || (under_way && !conflict && !outside)) << "a try was left open";
       EXPECT_FALSE(p.wait && cycle) << "an undetected deadlock";
+      if (p.wait) refuse(p);
       pending_.push_back(p);
       return;
     }
@@ -281,6 +308,7 @@ class Run {
       case EAGAIN:
         EXPECT_FALSE(p.wait);
         EXPECT_TRUE(conflict || outside) << "refused for nothing";
+        refuse(p);
         ++refused;
         break;
       case EDEADLK:
@@ -380,6 +408,7 @@ class Run {
           break;
         case EAGAIN:
           EXPECT_FALSE(p.wait);
+          refuse(p);
           ++refused;
           break;
         case EINTR:
@@ -431,10 +460,10 @@ class Run {
       const Pending& p = pending_[i];
       if (conflicts(p.owner, p.span, p.mode)) continue;
       bool queued = false;
-      for (std::size_t k = 0; k < i; ++k) {
+      for (std::size_t k = 0; k < (policy_.reorders() ? pending_.size() : i); ++k) {
         queued |= pending_[k].wait && in_each_others_way(pending_[k], p);
       }
-      if (queued && p.wait) continue;
+      if (queued && p.wait && policy_.queues_behind_waiters()) continue;
       EXPECT_FALSE(quiet) << "waiter " << i << " of " << pending_.size() << " waits for nothing";
       // A wait of the manager is under way; unless things take effect late, outsiders are why.
       if (!mix_.lazy && !outsiders_refuse(p.span, p.mode)) {
@@ -445,6 +474,7 @@ class Run {
 
   Random random_;
   const Mix mix_;
+  const Policy policy_;
   World world_;
   std::map<OwnerId, Bytes, OwnerOrder> held_;
   std::map<OwnerId, pid_t, OwnerOrder> last_tid_;
@@ -484,7 +514,9 @@ void play(const Mix& mix, int runs) {
   EXPECT_GT(granted, 0);
   EXPECT_GT(late, 0);
   EXPECT_GT(refused, 0);
-  if (scaled(runs) == runs) {
+  Policy policy;
+  EXPECT_EQ(Policy::parse(mix.policy, {}, policy), "");
+  if (scaled(runs) == runs && policy.deadlock != Deadlock::kOff) {
     EXPECT_GT(deadlocks, 0);
   }
 }
@@ -500,6 +532,20 @@ TEST(Property, OutsidersLateWithRestarts) {
 TEST(Property, Everything) {
   play({.owners = 8, .outsiders = true, .lazy = true, .relents = true, .threads = true}, 60);
 }
+
+/// Each value that the policy nfs does not have, and presets, under all that can happen.
+class PropertyOfPolicy : public ::testing::TestWithParam<const char*> {};
+
+TEST_P(PropertyOfPolicy, NobodyOutside) { play({.threads = true, .policy = GetParam()}, 40); }
+TEST_P(PropertyOfPolicy, Outsiders) {
+  play({.outsiders = true, .lazy = true, .relents = true, .policy = GetParam()}, 40);
+}
+INSTANTIATE_TEST_SUITE_P(Values, PropertyOfPolicy,
+                         ::testing::Values("dual", "nfs,fairness=readers", "nfs,fairness=writers",
+                                           "nfs,fairness=newcomers", "nfs,handover=local",
+                                           "nfs,conversion=drop", "nfs,deadlock=off",
+                                           "bsd,deadlock=process,fairness=writers,handover=local",
+                                           "samba-friendly,fairness=readers,handover=local"));
 
 }  // namespace
 }  // namespace lockmgr

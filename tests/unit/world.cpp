@@ -4,7 +4,8 @@
 
 namespace lockmgr::testing {
 
-World::World(const Limits& limits, int files) : manager_(limits, Policy{}, &notes_) {
+World::World(const Limits& limits, int files, const Policy& policy)
+    : manager_(limits, policy, &notes_) {
   for (int i = 0; i < files; ++i) {
     auto backing = std::make_unique<FakeBacking>();
     backings_.push_back(backing.get());
@@ -58,7 +59,9 @@ AnswerPtr World::send(const OwnerId& owner, const Range& range, Mode mode, bool 
   auto answer = std::make_shared<Answer>();
   answers_.push_back(answer);
   const Request request{
-      owner, {static_cast<pid_t>(owner.cookie), how.tid, how.uid}, range, mode, wait,
+      owner, {how.pid != 0 ? how.pid : static_cast<pid_t>(owner.cookie), how.tid, how.uid},
+      range, mode,
+      wait,
   };
   Opened& through = opened(how.via >= 0 ? how.via : number_of(owner));
   const auto on_done = [this, answer](int error) {
@@ -125,7 +128,7 @@ void World::deliver() {
 }
 
 void World::relent(LockManager::Clock::duration after) {
-  manager_.relent(LockManager::Clock::now() + after);
+  manager_.relent(manager_.now() + after);
   inspect();
 }
 

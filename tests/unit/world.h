@@ -76,11 +76,12 @@ struct How {
   int via = -1;   ///< number of the Opened; -1: the owner's own
   pid_t tid = 0;  ///< 0: unknown
   uid_t uid = 0;
+  pid_t pid = 0;  ///< 0: one of the owner's own
 };
 
 class World {
  public:
-  explicit World(const Limits& limits = {}, int files = 1);
+  explicit World(const Limits& limits = {}, int files = 1, const Policy& policy = {});
   ~World();
   World(const World&) = delete;
   World& operator=(const World&) = delete;
