@@ -15,6 +15,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <string_view>
 #include <vector>
 
@@ -47,6 +48,16 @@ int probe(const std::string& path) {
   const int result = connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address);
   if (result == 0) return 0;
   return errno == EAGAIN ? 0 : errno;  // its backlog is full: it lives
+}
+
+/// Removes the sockets of daemons that were killed. REQUIRES: nobody is about to listen there.
+void sweep(const std::string& folder) {
+  std::error_code error;
+  for (const auto& entry : std::filesystem::directory_iterator(folder, error)) {
+    if (entry.path().extension() == ".sock" && probe(entry.path()) == ECONNREFUSED) {
+      unlink(entry.path().c_str());
+    }
+  }
 }
 
 /// The group called or numbered `name`. Returns an empty string or what is wrong.
@@ -166,13 +177,13 @@ std::string ControlSocket::open_default(const Options& options) {
   }
   if (flock(turn.get(), LOCK_EX) != 0) return failed("lock", folder, errno);
 
+  sweep(folder);
   const std::string name = control_socket_name(options.mountpoint_path);
   for (int twin = 0; twin < kMostTwins; ++twin) {
     const std::string path = twin == 0 ? fmt::format("{}/{}.sock", folder, name)
                                        : fmt::format("{}/{}+{}.sock", folder, name, twin);
     const int found = probe(path);
     if (found == 0) continue;
-    if (found == ECONNREFUSED) unlink(path.c_str());
     std::string error = bind_at(path);
     if (error.empty() || errno != EADDRINUSE) return error;
   }

@@ -4,11 +4,11 @@
 
 PACKAGES_BUILD=(
   g++ make cmake ninja-build pkg-config ccache
-  libfuse3-dev libspdlog-dev nlohmann-json3-dev libboost-dev libsystemd-dev
-  libcli11-dev libfmt-dev
+  libfuse3-dev libspdlog-dev libfmt-dev nlohmann-json3-dev libboost-dev libsystemd-dev
+  libcli11-dev libncurses-dev
 )
 PACKAGES_RUN=(fuse3 util-linux mount python3)
-PACKAGES_TEST=(libgtest-dev acl attr e2fsprogs git procps sqlite3 stress-ng)
+PACKAGES_TEST=(libgtest-dev acl attr e2fsprogs git procps python3-jsonschema sqlite3 stress-ng tmux)
 PACKAGES_LINT=(clang-format clang-tidy)
 PACKAGES_BENCH=(libbenchmark-dev)
 # The virtual machines of scripts/nfs-lab; what is in them is only downloaded (tests/nfs/lab/prepare).

@@ -1,0 +1,111 @@
+#include "mount-helpers/lockfsctl/proc_locks.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cctype>
+#include <charconv>
+#include <cinttypes>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+
+namespace lockfs::ctl {
+
+std::optional<ProcLock> parse_proc_lock(std::string line) {
+  ProcLock lock;
+  if (line.starts_with("lock:")) line.erase(0, 5);
+  if (const auto arrow = line.find("-> "); arrow != std::string::npos) {
+    lock.waiting = true;
+    line.erase(arrow, 3);
+  }
+  char type[16];
+  char mode[16];
+  char last[32];
+  unsigned major_number = 0;
+  unsigned minor_number = 0;
+  if (std::sscanf(line.c_str(), " %*d: %15s %*s %15s %d %x:%x:%" SCNu64 " %" SCNd64 " %31s", type,
+                  mode, &lock.pid, &major_number, &minor_number, &lock.inode, &lock.first,
+                  last) != 8) {
+    return std::nullopt;
+  }
+  lock.type = type;
+  if (lock.type != "POSIX" && lock.type != "OFDLCK" && lock.type != "FLOCK") return std::nullopt;
+  lock.exclusive = std::strcmp(mode, "WRITE") == 0;
+  lock.device = fmt::format("{}:{}", major_number, minor_number);
+  lock.last = last[0] == 'E' ? INT64_MAX : std::strtoll(last, nullptr, 10);
+  return lock;
+}
+
+std::vector<ProcLock> read_proc_locks(const std::string& path) {
+  std::vector<ProcLock> found;
+  std::ifstream file(path);
+  std::string line;
+  while (std::getline(file, line)) {
+    if (auto lock = parse_proc_lock(line)) found.push_back(std::move(*lock));
+  }
+  return found;
+}
+
+std::vector<HeldLock> locks_of_process(pid_t pid, const std::string& prefix, bool* readable) {
+  namespace fs = std::filesystem;
+  std::vector<HeldLock> found;
+  std::error_code error;
+  fs::directory_iterator fds(fmt::format("/proc/{}/fd", pid), error);
+  if (readable != nullptr) *readable = !error;
+  for (; !error && fds != fs::directory_iterator(); fds.increment(error)) {
+    std::error_code gone;
+    const std::string path = fs::read_symlink(fds->path(), gone);
+    if (gone || !path.starts_with(prefix)) continue;
+    std::ifstream info(fmt::format("/proc/{}/fdinfo/{}", pid, fds->path().filename().string()));
+    std::string line;
+    while (std::getline(info, line)) {
+      if (!line.starts_with("lock:")) continue;
+      if (auto lock = parse_proc_lock(line)) found.push_back({std::move(*lock), pid, path});
+    }
+  }
+  return found;
+}
+
+std::vector<pid_t> all_processes() {
+  std::vector<pid_t> found;
+  std::error_code error;
+  for (const auto& entry : std::filesystem::directory_iterator("/proc", error)) {
+    const std::string name = entry.path().filename();
+    pid_t pid = 0;
+    const auto [end, bad] = std::from_chars(name.data(), name.data() + name.size(), pid);
+    if (bad == std::errc{} && end == name.data() + name.size()) found.push_back(pid);
+  }
+  return found;
+}
+
+std::string superblock_device(const std::string& folder) {
+  std::ifstream table("/proc/self/mountinfo");
+  std::string line;
+  std::string best;
+  std::string device;
+  while (std::getline(table, line)) {
+    std::istringstream fields(line);
+    std::string id;
+    std::string parent;
+    std::string numbers;
+    std::string root;
+    std::string point;
+    fields >> id >> parent >> numbers >> root >> point;
+    const bool holds =
+        point == "/" || (folder.starts_with(point) &&
+                         (folder.size() == point.size() || folder[point.size()] == '/'));
+    // lockfs over its own source: what is beneath counts.
+    if (!holds || point.size() < best.size() || line.find(" - fuse.lockfs ") != std::string::npos) {
+      continue;
+    }
+    best = point;
+    device = numbers;
+  }
+  return device;
+}
+
+}  // namespace lockfs::ctl
