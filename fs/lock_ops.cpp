@@ -288,12 +288,13 @@ void LockOps::carry_out(Asked asked) noexcept {
   }
 }
 
-void LockOps::carry_out_waiting(const Asked& asked, lockmgr::Request request) noexcept {
+void LockOps::carry_out_waiting(Asked asked, lockmgr::Request request) noexcept {
   try {
     HandleLocks& locks = *asked.handle->locks;
     // Deadlock detection must not take an open file for a process; now there is time to look.
     if (request.owner.type == OwnerType::kProcess) request.owner.type = classify(asked, true);
     const lockmgr::Ticket ticket = manager_.new_ticket();
+    asked.ticket = ticket;
     // From here on an interrupt cancels the ticket, parked or not. libfuse calls back at once if
     // the interrupt came before.
     fuse_req_interrupt_func(asked.req, &LockHandlers::interrupt, reinterpret_cast<void*>(ticket));

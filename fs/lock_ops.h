@@ -124,12 +124,13 @@ class LockOps final : private lockmgr::Observer {
     lockmgr::Range range;
     lockmgr::Mode mode = lockmgr::Mode::kNone;
     bool wait = false;
-    std::uint64_t taped = 0;  ///< the number it has on the tape; 0: it is not there
+    std::uint64_t taped = 0;     ///< the number it has on the tape; 0: it is not there
+    lockmgr::Ticket ticket = 0;  ///< of one that may be parked
   };
 
   void start(const Asked& asked) noexcept;
   void carry_out(Asked asked) noexcept;
-  void carry_out_waiting(const Asked& asked, lockmgr::Request request) noexcept;
+  void carry_out_waiting(Asked asked, lockmgr::Request request) noexcept;
   void get(const Asked& asked) noexcept;
   void flush(fuse_req_t req, Handle& handle, std::uint64_t cookie) noexcept;
   void release(fuse_req_t req, Handle* handle) noexcept;

@@ -21,19 +21,31 @@ TapeItem item_of(TapeItem::Kind kind, const Handle& handle) {
 
 }  // namespace
 
-/// Tells a new recording what was granted on this file before it.
+/// Tells a new recording what was granted on this file before it, and who waited.
 void LockOps::describe(LockedFile& file) noexcept {
   const std::uint32_t recording = tape_.recording();
   if (file.described == recording || recording == 0) return;
   file.described = recording;
+  const auto put = [&](TapeItem::Kind kind, const lockmgr::Opened* opened,
+                       const lockmgr::Request& request, lockmgr::Ticket ticket) {
+    TapeItem item;
+    item.kind = kind;
+    item.file = file.locks;
+    item.open = opened;
+    // Open files of this file close within its strand only, where this call is.
+    item.readable = opened == nullptr || opened->readable();
+    item.writable = opened == nullptr || opened->writable();
+    item.request = request;
+    item.ticket = ticket;
+    tape_.put(std::move(item));
+  };
   try {
     for (const lockmgr::LockView& lock : file.locks->locks()) {
-      TapeItem item;
-      item.kind = TapeItem::Kind::kHeld;
-      item.file = file.locks;
-      item.open = lock.opened;
-      item.request = {lock.owner, lock.caller, lock.range, lock.mode, false};
-      tape_.put(std::move(item));
+      put(TapeItem::Kind::kHeld, lock.opened,
+          {lock.owner, lock.caller, lock.range, lock.mode, false}, 0);
+    }
+    for (const lockmgr::WaitView& wait : file.locks->waiters()) {
+      put(TapeItem::Kind::kWaiting, wait.opened, wait.request, wait.ticket);
     }
   } catch (const std::bad_alloc&) {
     return;  // the recording then lacks them
@@ -49,10 +61,11 @@ std::uint64_t LockOps::tape_ask(const Handle& handle, const lockmgr::Request& re
 }
 
 void LockOps::tape_answer(const Asked& asked, int error) noexcept {
-  if (asked.taped == 0 || !tape_.is_open()) return;
+  if ((asked.taped == 0 && asked.ticket == 0) || !tape_.is_open()) return;
   TapeItem item;
   item.kind = TapeItem::Kind::kAnswer;
   item.ask = asked.taped;
+  item.ticket = asked.ticket;
   item.error = error;
   tape_.put(std::move(item));
 }

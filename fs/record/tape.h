@@ -32,6 +32,7 @@ struct TapeItem {
     kClose,
     kTick,        ///< LockManager::relent() was called
     kHeld,        ///< a lock granted before the recording began
+    kWaiting,     ///< a request that waited before it
     kOutside,     ///< an outsider's lock was met at the backing
     kOutsideEnd,  ///< the wait for it has ended
   };
@@ -39,7 +40,8 @@ struct TapeItem {
 
   Kind kind = Kind::kTick;
   Clock::time_point time;
-  std::uint64_t ask = 0;  ///< kAsk, kAnswer
+  std::uint64_t ask = 0;       ///< kAsk, kAnswer; 0: the answer to a kWaiting
+  lockmgr::Ticket ticket = 0;  ///< kWaiting, kAnswer
   std::shared_ptr<const lockmgr::FileLocks> file;
   const void* open = nullptr;  ///< which open file; null: unknown. Names, never dereferenced
   bool readable = true;

@@ -106,8 +106,8 @@ void TraceWriter::write_ask(const TapeItem& item) {
   event.mode = item.request.mode;
   event.wait = item.request.wait;
   const std::uint64_t number = encoder_.add(event);
-  if (item.kind == TapeItem::Kind::kAsk) {
-    asks_[item.ask] = number;
+  if (item.kind != TapeItem::Kind::kHeld) {
+    (item.kind == TapeItem::Kind::kAsk ? asks_[item.ask] : waiting_[item.ticket]) = number;
     return;
   }
   event = {};
@@ -128,15 +128,17 @@ void TraceWriter::write(const TapeItem& item) {
   switch (item.kind) {
     case TapeItem::Kind::kAsk:
     case TapeItem::Kind::kHeld:
+    case TapeItem::Kind::kWaiting:
       write_ask(item);
       return;
     case TapeItem::Kind::kAnswer: {
-      const auto asked = asks_.find(item.ask);
-      if (asked == asks_.end()) return;  // asked for before the recording began, or lost
+      auto& known = item.ask != 0 ? asks_ : waiting_;
+      const auto asked = known.find(item.ask != 0 ? item.ask : item.ticket);
+      if (asked == known.end()) return;  // lost, or asked for before this recording
       event.type = EventType::kAnswer;
       event.ask = asked->second;
       event.error = item.error;
-      asks_.erase(asked);
+      known.erase(asked);
       break;
     }
     case TapeItem::Kind::kFlush:
@@ -188,6 +190,7 @@ void TraceWriter::write(const std::vector<TapeItem>& items, std::uint64_t lost) 
 void TraceWriter::forget(Nanoseconds now) {
   opens_.clear();
   asks_.clear();
+  waiting_.clear();
   glance_.reset();
   outside_waits_.clear();
   for (std::size_t i = 0; i < outsiders_.size(); ++i) {

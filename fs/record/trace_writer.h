@@ -52,9 +52,9 @@ class TraceWriter {
   // --
   void meet(const TapeItem& item);
   void part(std::uint64_t wait, lockmgr::trace::Nanoseconds time);
-  /// Somebody outside who has `range` from now on.
+  /// Somebody outside who has `range` from `granted` on.
   std::size_t enter(Index file, const lockmgr::Range& range, lockmgr::Mode mode,
-                    lockmgr::trace::Nanoseconds time);
+                    lockmgr::trace::Nanoseconds asked, lockmgr::trace::Nanoseconds granted);
   void leave(std::size_t outsider, lockmgr::trace::Nanoseconds time);
   void settle_glance();
 
@@ -91,6 +91,7 @@ class TraceWriter {
   std::unordered_map<std::uint64_t, std::size_t> outside_waits_;  ///< the outsider, by wait
   /// One who was in the way of somebody that does not wait, as far as is known yet.
   std::optional<TapeItem> glance_;
+  std::unordered_map<lockmgr::Ticket, std::uint64_t> waiting_;  ///< since before, by ticket
   std::unordered_map<std::uint64_t, std::uint64_t> asks_;  ///< not answered yet: the trace's number
 };
 

@@ -1,5 +1,7 @@
 // Outsiders in a trace. A mount learns of them only when one is in its way: each is written down as
 // somebody who locks the file on the backing for as long as that was so.
+#include <algorithm>
+
 #include "fs/record/trace_writer.h"
 
 namespace lockfs {
@@ -18,13 +20,17 @@ constexpr Nanoseconds kMoment(1);
 /// An outsider is met by a request that was refused by it, or by one that begins to wait for it,
 /// which has been refused just before.
 void TraceWriter::meet(const TapeItem& item) {
+  const bool refused = glance_ && glance_->time == item.time &&
+                       glance_->key.device == item.key.device &&
+                       glance_->key.inode == item.key.inode;
   if (item.wait == 0) {
+    if (refused) return;  // twice by one call: when it was tried, and before it was parked
     settle_glance();
     glance_ = item;
     return;
   }
   // The refusal that led to this wait tells nothing more.
-  if (glance_ && glance_->time == item.time) glance_.reset();
+  if (refused) glance_.reset();
   settle_glance();
   const auto file = files_.find({item.key.device, item.key.inode});
   if (file == files_.end()) return;
@@ -35,7 +41,12 @@ void TraceWriter::meet(const TapeItem& item) {
     const Outsider& o = outsiders_[i];
     if (o.present && o.file == file->second && o.range == range && o.mode == mode) met = i;
   }
-  if (met == outsiders_.size()) met = enter(file->second, range, mode, time_of(item) - kMoment);
+  if (met == outsiders_.size()) {
+    // If nothing was refused, the mount lets one who waits outside have a turn: the lock is the
+    // outsider's when the mount lets go of it.
+    const Nanoseconds now = time_of(item);
+    met = enter(file->second, range, mode, now - kMoment, refused ? now - kMoment : now);
+  }
   ++outsiders_[met].waits;
   outside_waits_[item.wait] = met;
 }
@@ -60,11 +71,12 @@ void TraceWriter::settle_glance() {
     if (o.present && o.file == file->second && o.range.overlaps(item.request.range)) return;
   }
   const Nanoseconds time = time_of(item);
-  leave(enter(file->second, item.request.range, item.request.mode, time - kMoment), time + kMoment);
+  leave(enter(file->second, item.request.range, item.request.mode, time - kMoment, time - kMoment),
+        time + kMoment);
 }
 
 std::size_t TraceWriter::enter(Index file, const lockmgr::Range& range, lockmgr::Mode mode,
-                               Nanoseconds time) {
+                               Nanoseconds asked, Nanoseconds granted) {
   std::size_t i = 0;
   while (i < outsiders_.size() && (outsiders_[i].present || outsiders_[i].file != file)) ++i;
   if (i == outsiders_.size()) {
@@ -82,7 +94,7 @@ std::size_t TraceWriter::enter(Index file, const lockmgr::Range& range, lockmgr:
   outsider.present = true;
   TraceEvent event;
   event.type = EventType::kAsk;
-  event.time = std::max(time, Nanoseconds(0));
+  event.time = std::max(asked, Nanoseconds(0));
   event.actor = outsider.actor;
   event.open = outsider.open;
   event.owner = outsider.owner;
@@ -91,6 +103,7 @@ std::size_t TraceWriter::enter(Index file, const lockmgr::Range& range, lockmgr:
   event.wait = true;
   const std::uint64_t number = encoder_.add(event);
   event.type = EventType::kAnswer;
+  event.time = std::max(granted, Nanoseconds(0));
   event.ask = number;
   event.error = 0;
   encoder_.add(event);

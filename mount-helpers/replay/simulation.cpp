@@ -128,9 +128,7 @@ lockmgr::LockManager::Clock::time_point clock_time(Nanoseconds time) {
 }
 
 Simulation::Simulation(const Trace& trace, const Scripts& scripts, const lockmgr::Policy& policy)
-    : trace_(trace),
-      scripts_(scripts),
-      manager_(lockmgr::Limits{}, policy, this) {
+    : trace_(trace), scripts_(scripts), manager_(lockmgr::Limits{}, policy, this) {
   manager_.set_time(clock_time(now_));
   manager_.watch(true);
   for (Index i = 0; i < trace.files.size(); ++i) {
@@ -348,7 +346,8 @@ void Simulation::answered(Index actor, int error) {
   count(actor, event, error, waited);
   const Answer answer{error, waited.value_or(Nanoseconds(0))};
   outcome_.answers[step.ask] = answer;
-  if (step.recorded == answer) {
+  // What outsiders were told nobody has recorded.
+  if (step.recorded == answer || trace_.owners[event.owner].remote) {
     ++outcome_.as_recorded;
   } else {
     as_recorded_ = false;
