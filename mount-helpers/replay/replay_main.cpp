@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "lockmgr/policy.h"
+#include "mount-helpers/replay/difference.h"
 #include "mount-helpers/replay/report.h"
 #include "mount-helpers/replay/script.h"
 #include "mount-helpers/replay/simulation.h"
@@ -91,7 +92,8 @@ int run(const Arguments& arguments) {
     return fail(kFailure, "under " + outcome.policy + " " +
                               std::to_string(outcome.answers.size() - outcome.as_recorded) +
                               " of " + std::to_string(outcome.answers.size()) +
-                              " answers differ from the recorded ones");
+                              " answers differ from the recorded ones; the first: " +
+                              replay::first_difference(trace, scripts, outcome));
   }
   return 0;
 }

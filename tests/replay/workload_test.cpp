@@ -44,8 +44,8 @@ TEST_P(WorkloadTest, ContendsAndComesToAnEnd) {
 
 INSTANTIATE_TEST_SUITE_P(All, WorkloadTest,
                          ::testing::Range<std::size_t>(0, workload::workloads().size()),
-                         [](const auto& info) {
-                           std::string name(workload::workloads()[info.param].name);
+                         [](const auto& one) {
+                           std::string name(workload::workloads()[one.param].name);
                            for (char& c : name) c = c == '-' ? '_' : c;
                            return name;
                          });
