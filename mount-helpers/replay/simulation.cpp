@@ -111,6 +111,7 @@ class Simulation final : private lockmgr::Observer {
   std::vector<ActorState> actors_;
   std::priority_queue<Due, std::vector<Due>, std::greater<>> due_;
   std::vector<Completed> completed_;
+  std::vector<Index> touched_;  ///< files where outsiders may have their turn now
   Holders holders_;
   Outcome outcome_;
   Nanoseconds now_{0};
@@ -209,6 +210,7 @@ void Simulation::carry_out(const Due& due) {
     ask(due.actor, step, event);
     return;
   }
+  touched_.push_back(file_of(event));
   if (event.type == EventType::kFlush) flush(event);
   if (event.type == EventType::kClose) close(event.open);
   outcome_.actors[due.actor].end = now_;
@@ -220,6 +222,7 @@ void Simulation::carry_out(const Due& due) {
 
 void Simulation::ask(Index actor, const Step& step, const TraceEvent& event) {
   if (event.mode != Mode::kNone) ++outcome_.asked;
+  touched_.push_back(file_of(event));
   const bool remote = trace_.owners[event.owner].remote;
   const std::optional<int> result = remote ? ask_remote(actor, event) : ask_local(actor, event);
   if (result) {
@@ -289,6 +292,7 @@ void Simulation::close_if_due(Index open) {
   if (!state.closes || state.waiting != 0) return;
   state.closes = false;
   if (state.opened == nullptr) return;
+  touched_.push_back(trace_.opens[open].file);
   files_[trace_.opens[open].file]->locks->close(*state.opened);
   state.opened.reset();
 }
@@ -308,6 +312,7 @@ void Simulation::park(Index actor, const Step& step, const TraceEvent& event) {
 void Simulation::give_up(Index actor) {
   const TraceEvent& event = event_of(actor);
   const int error = scripts_.actors[actor][actors_[actor].step].gives_up_with;
+  touched_.push_back(file_of(event));
   if (trace_.owners[event.owner].remote) {
     files_[file_of(event)]->backing.forget(event.owner);
     completed_.push_back({actor, error});
@@ -318,13 +323,11 @@ void Simulation::give_up(Index actor) {
 
 /// Serves all who can be served now that something has changed.
 void Simulation::settle() {
-  bool changed = true;
-  while (changed) {
-    changed = false;
-    for (const auto& file : files_) changed = file->backing.settle() || changed;
-    const auto completed = std::exchange(completed_, {});
-    for (const Completed& done : completed) answered(done.actor, done.error);
-    changed = changed || !completed.empty();
+  while (!touched_.empty() || !completed_.empty()) {
+    for (const Index file : std::exchange(touched_, {})) {
+      if (files_[file]->backing.settle()) touched_.push_back(file);
+    }
+    for (const Completed& done : std::exchange(completed_, {})) answered(done.actor, done.error);
   }
 }
 
@@ -403,6 +406,7 @@ void Simulation::tick(bool recorded) {
     ++idle_ticks_;
   }
   manager_.relent(manager_.now());
+  for (Index i = 0; i < files_.size(); ++i) touched_.push_back(i);
 }
 
 // -- the whole -----------------------------------------------------------------------------------
