@@ -64,6 +64,7 @@ Json histogram_json(const lockmgr::Histogram& histogram, std::uint64_t one_in) {
 
 Outcome ping(Context& context, const Call& call) {
   const Options& options = context.options;
+  const lockmgr::Policy& policy = context.lock_ops.manager().policy();
   const dev_t dev = context.filesystem.inodes().root()->id().dev;
   const auto uptime = std::chrono::steady_clock::now() - context.began;
   return done(call, "mount",
@@ -73,7 +74,9 @@ Outcome ping(Context& context, const Call& call) {
                {"source", options.source_path},
                {"mountpoint", options.mountpoint_path},
                {"source_device", fmt::format("{}:{}", major(dev), minor(dev))},
-               {"policy", context.lock_ops.manager().policy().text()},
+               {"policy", policy.text()},
+               {"separate_spaces", policy.conflict_space == lockmgr::ConflictSpace::kSeparate},
+               {"same_process_exempt", policy.same_process == lockmgr::SameProcess::kExempt},
                {"mirror", options.mirror},
                {"uptime_s", std::chrono::duration_cast<std::chrono::seconds>(uptime).count()}});
 }

@@ -143,6 +143,7 @@ std::vector<Finding> check_bypass(const Patient& patient) {
     }
   }
   std::vector<Finding> found;
+  found.reserve(culprits.size() + 1);
   for (const auto& [path, pid] : culprits) {
     found.push_back(
         {Grade::kTrap,

@@ -194,6 +194,7 @@ int list(const Globals& globals, const Options& options) {
   }
   const auto columns = chosen_columns(options);
   std::vector<Table::Column> headings;
+  headings.reserve(columns.size());
   for (const ColumnSpec* column : columns) headings.push_back({column->name, column->right});
   Table table(std::move(headings));
   Json locks = Json::array();
@@ -209,6 +210,7 @@ int list(const Globals& globals, const Options& options) {
         print_proc(s, *r, number);
       } else {
         std::vector<std::string> cells;
+        cells.reserve(columns.size());
         for (const ColumnSpec* column : columns) {
           cells.push_back(column->cell({s, *r, s.files[r->file]}));
         }

@@ -41,7 +41,11 @@ bool Snapshot::stands_in_the_way(const Record& lock, const Record& wait) const {
   if (!lock.overlaps(wait) || (!lock.exclusive && !wait.exclusive)) return false;
   if (lock.outside) return lock.type != "flock";  // a flock on the source is no record lock
   if (lock.owner == wait.owner) return false;
-  // The flock and the OFD locks of one open file go together (lockmgr::Policy::exclusive_of()).
+  // As lockmgr::Policy::excludes() has it.
+  if ((lock.type == "flock") == (wait.type == "flock")) return true;
+  if (mount.separate_spaces) return false;
+  if (mount.same_process_exempt && lock.pid != 0 && lock.pid == wait.pid) return false;
+  // The flock and the OFD locks of one open file go together.
   return cookie_of(lock) != cookie_of(wait) || lock.type == "posix" || wait.type == "posix";
 }
 
