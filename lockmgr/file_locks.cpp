@@ -27,7 +27,7 @@ constexpr int kDependencySteps = 64;
 constexpr int kCoverSteps = 64;
 
 /// Owners without locks that an Opened keeps, so that lock-unlock loops need not make them anew.
-constexpr int kIdleOwnersKept = 4;
+constexpr std::size_t kIdleOwnersKept = 4;
 
 std::uint32_t seconds_of(LockManager::Clock::time_point time) {
   const auto since = std::chrono::duration_cast<std::chrono::seconds>(time.time_since_epoch());
@@ -36,49 +36,6 @@ std::uint32_t seconds_of(LockManager::Clock::time_point time) {
 
 Range hull(const Range& a, const Range& b) {
   return {std::min(a.first, b.first), std::max(a.last, b.last)};
-}
-
-/// The farthest reach of two subtrees and a node, by whom, and the farthest by anybody else.
-struct Reach {
-  Offset best = -1;
-  const Owner* who = nullptr;
-  Offset other = -1;
-
-  void add(Offset last, const Owner* owner) {
-    if (last <= -1) return;
-    if (owner == who) {
-      best = std::max(best, last);
-    } else if (last > best) {
-      other = best;
-      best = last;
-      who = owner;
-    } else {
-      other = std::max(other, last);
-    }
-  }
-  void add_subtree(const Lock* node) {
-    if (node == nullptr) return;
-    if (node->reacher == who) {
-      best = std::max(best, node->reach);
-      other = std::max(other, node->other_reach);
-    } else if (node->reach > best) {
-      // The new best owner's rivals: the old best, and the subtree's others (maybe the old best).
-      other = std::max(best, node->other_reach);
-      best = node->reach;
-      who = node->reacher;
-    } else {
-      // Rivals of `who`: the subtree's best is one; its others can only be lower.
-      other = std::max(other, node->reach);
-    }
-  }
-};
-
-Reach reach_of(const Lock& n, const Lock* left, const Lock* right) {
-  Reach r;
-  r.add(n.range.last, n.owner);
-  r.add_subtree(left);
-  r.add_subtree(right);
-  return r;
 }
 
 Waiter::Turns merge(Waiter::Turns a, const Waiter::Turns& b) {
@@ -121,11 +78,11 @@ bool operator==(const Waiter::Turns& a, const Waiter::Turns& b) {
 }
 
 constexpr auto kAnyLock = [](const Lock&) { return true; };
-constexpr auto kFullReach = [](const Lock& l) { return l.reach; };
+constexpr auto kFullReach = [](const LockTreeTraits::Summary& s) { return s.reach; };
 
 /// Searches that leave out the locks of one owner.
 auto reach_without(const Owner* owner) {
-  return [owner](const Lock& l) { return l.reach_without(owner); };
+  return [owner](const LockTreeTraits::Summary& s) { return s.reach_without(owner); };
 }
 auto not_of(const Owner* owner) {
   return [owner](const Lock& l) { return l.owner != owner; };
@@ -135,16 +92,37 @@ auto not_of(const Owner* owner) {
 
 // -- tree summaries ------------------------------------------------------------------------------
 
-void LockTreeTraits::summarise(Lock& n, const Lock* left, const Lock* right) {
-  const Reach r = reach_of(n, left, right);
-  n.reach = r.best;
-  n.reacher = r.who;
-  n.other_reach = r.other;
+void LockTreeTraits::Summary::add(const Lock& lock) {
+  if (lock.owner == reacher) {
+    reach = std::max(reach, lock.range.last);
+  } else if (lock.range.last > reach) {
+    other_reach = reach;
+    reach = lock.range.last;
+    reacher = lock.owner;
+  } else {
+    other_reach = std::max(other_reach, lock.range.last);
+  }
 }
 
-bool LockTreeTraits::summary_ok(const Lock& n, const Lock* left, const Lock* right) {
-  const Reach r = reach_of(n, left, right);
-  return n.reach == r.best && n.reacher == r.who && n.other_reach == r.other;
+void LockTreeTraits::Summary::add(const Summary& other) {
+  if (other.reacher == reacher) {
+    reach = std::max(reach, other.reach);
+    other_reach = std::max(other_reach, other.other_reach);
+  } else if (other.reach > reach) {
+    // The new best owner's rivals: the old best, and the others' others (maybe the old best).
+    other_reach = std::max(reach, other.other_reach);
+    reach = other.reach;
+    reacher = other.reacher;
+  } else {
+    // Rivals of `reacher`: the others' best is one; their others can only be lower.
+    other_reach = std::max(other_reach, other.reach);
+  }
+}
+
+bool LockTreeTraits::Summary::same(const Summary& other) const {
+  // Of two who reach equally far either may be named.
+  return reach == other.reach && other_reach == other.other_reach &&
+         (reacher == other.reacher || reach == other_reach);
 }
 
 void QueueTreeTraits::summarise(Waiter& n, const Waiter* left, const Waiter* right) {
@@ -169,17 +147,6 @@ bool BlockedTreeTraits::summary_ok(const Waiter& n, const Waiter* left, const Wa
 
 // -- small parts ---------------------------------------------------------------------------------
 
-Owner::LockSet::iterator Owner::from(Offset at) const {
-  // The set's constness is about its links; who gets an iterator decides what to do with the lock.
-  auto& all = const_cast<LockSet&>(locks);
-  auto it = all.upper_bound(at);
-  if (it != all.begin()) {
-    auto before = std::prev(it);
-    if (before->range.last >= at) return before;
-  }
-  return it;
-}
-
 Waiter::Waiter(FileLocks& waits_on, const Request& what, Ticket name, Completion on_done,
                Ledger& ledger)
     : file(waits_on.shared_from_this()),
@@ -198,15 +165,7 @@ FileLocks::FileLocks(LockManager& manager, const FileKey& key, std::unique_ptr<B
       policy_(manager.policy()),
       patience_(kPatience) {}
 
-FileLocks::~FileLocks() {
-  // Of owners whose Opened nobody closed.
-  exclusive_.clear();
-  shared_.clear();
-  for (const auto& [id, owner] : owners_) {
-    owner->locks.clear_and_dispose(std::default_delete<Lock>());
-  }
-  manager_.forget_file(*this);
-}
+FileLocks::~FileLocks() { manager_.forget_file(*this); }
 
 // -- looking -------------------------------------------------------------------------------------
 
@@ -216,7 +175,7 @@ const Lock* FileLocks::find_conflict_in(const LockTree& tree, const Party& party
   if (hit == nullptr || policy_.excludes(hit->owner->party(), party)) return hit;
   // The first one is of an owner that the policy exempts; look at the others one by one.
   const Lock* conflict = nullptr;
-  tree.for_each_overlap(range, reach_without(self), [&](Lock& lock) {
+  tree.for_each_overlap(range, reach_without(self), [&](const Lock& lock) {
     if (lock.owner != self && policy_.excludes(lock.owner->party(), party)) conflict = &lock;
     return conflict == nullptr;
   });
@@ -271,7 +230,7 @@ bool FileLocks::blocked_by(const Waiter& waiter, const Party& party, const Calle
   const Request& r = waiter.request;
   if (Owner* owner = find_owner(party.owner);
       owner != nullptr && policy_.excludes(party, waiter.party())) {
-    for (auto it = owner->from(r.range.first);
+    for (auto it = owner->locks.from(r.range.first);
          it != owner->locks.end() && it->range.first <= r.range.last; ++it) {
       if (modes_conflict(it->mode, r.mode)) return true;
     }
@@ -279,7 +238,7 @@ bool FileLocks::blocked_by(const Waiter& waiter, const Party& party, const Calle
   if (caller.tid == 0) return false;
   int steps = 0;
   bool found = false;
-  const auto visit = [&](Lock& lock) {
+  const auto visit = [&](const Lock& lock) {
     found = lock.owner->caller.tid == caller.tid && lock.owner != waiter.owner &&
             policy_.excludes(lock.owner->party(), waiter.party());
     return !found && ++steps < kDependencySteps;
@@ -357,11 +316,9 @@ Owner* FileLocks::find_owner(const OwnerId& id) const noexcept {
 }
 
 Owner& FileLocks::get_owner(Opened& opened, const OwnerId& id, const Caller& caller) {
-  Owner* owner = nullptr;
-  for (owner = opened.owners_; owner != nullptr && !(owner->id == id);) {
-    owner = owner->next_of_opened;
-  }
-  if (owner == nullptr) owner = find_owner(id);
+  const auto kept = std::find_if(opened.idle_.begin(), opened.idle_.end(),
+                                 [&id](const Owner& o) { return o.id == id; });
+  Owner* owner = kept != opened.idle_.end() ? &*kept : find_owner(id);
   if (owner != nullptr && owner->idle() && owner->tally.uid() != caller.uid) {
     // The file description has changed hands; charge whom it works for now.
     remove_owner(*owner);
@@ -372,7 +329,11 @@ Owner& FileLocks::get_owner(Opened& opened, const OwnerId& id, const Caller& cal
     owner = fresh.get();
     owners_.emplace(id, std::move(fresh));
   }
-  if (owner->opened == nullptr) join_opened(*owner, opened);
+  if (owner->opened == nullptr || owner->kept) {
+    Opened& home = owner->opened != nullptr ? *owner->opened : opened;
+    leave_opened(*owner);
+    join_opened(*owner, home);
+  }
   if (owner->idle()) owner->process = caller.pid;
   owner->caller = caller;
   return *owner;
@@ -380,17 +341,15 @@ Owner& FileLocks::get_owner(Opened& opened, const OwnerId& id, const Caller& cal
 
 void FileLocks::join_opened(Owner& owner, Opened& opened) noexcept {
   owner.opened = &opened;
-  owner.next_of_opened = opened.owners_;
-  opened.owners_ = &owner;
+  opened.busy_.push_front(owner);
 }
 
 void FileLocks::leave_opened(Owner& owner) noexcept {
   if (owner.opened == nullptr) return;
-  Owner** link = &owner.opened->owners_;
-  while (*link != &owner) link = &(*link)->next_of_opened;
-  *link = owner.next_of_opened;
+  OwnerList& list = owner.kept ? owner.opened->idle_ : owner.opened->busy_;
+  list.erase(OwnerList::s_iterator_to(owner));
   owner.opened = nullptr;
-  owner.next_of_opened = nullptr;
+  owner.kept = false;
 }
 
 void FileLocks::remove_owner(Owner& owner) noexcept {
@@ -399,15 +358,17 @@ void FileLocks::remove_owner(Owner& owner) noexcept {
 }
 
 void FileLocks::drop_if_idle(Owner& owner) noexcept {
-  if (!owner.idle()) return;
-  int idle = 0;
-  if (owner.opened != nullptr) {
-    for (const Owner* o = owner.opened->owners_; o != nullptr; o = o->next_of_opened) {
-      if (o->idle()) ++idle;
-    }
-    if (idle <= kIdleOwnersKept) return;
+  if (!owner.idle() || owner.kept) return;
+  Opened* opened = owner.opened;
+  if (opened == nullptr) {
+    remove_owner(owner);
+    return;
   }
-  remove_owner(owner);
+  if (opened->idle_.size() >= kIdleOwnersKept) remove_owner(opened->idle_.back());
+  leave_opened(owner);
+  owner.opened = opened;
+  owner.kept = true;
+  opened->idle_.push_front(owner);
 }
 
 // -- the backing ---------------------------------------------------------------------------------
@@ -481,7 +442,7 @@ void FileLocks::repair_backing() noexcept {
 
 bool FileLocks::must_raise(const Owner& owner, const Range& range, Mode mode) const {
   if (mode == Mode::kExclusive) {
-    const auto it = owner.from(range.first);
+    const auto it = owner.locks.from(range.first);
     return it == owner.locks.end() || it->mode != mode || !it->range.contains(range);
   }
   // A downgrade is carried by the same call as a raise, hence an exclusive lock also needs one.
@@ -525,7 +486,7 @@ void FileLocks::lower_to_others(const Owner& owner, const Range& part, Mode held
 }
 
 void FileLocks::lower_backing(Owner& owner, const Range& range) noexcept {
-  const auto begin = owner.from(range.first);
+  const auto begin = owner.locks.from(range.first);
   if (begin == owner.locks.end() || begin->range.first > range.last) return;
   auto end = begin;
   Offset last = 0;
@@ -547,20 +508,26 @@ void FileLocks::lower_backing(Owner& owner, const Range& range) noexcept {
 
 // -- granting and releasing ----------------------------------------------------------------------
 
-void FileLocks::link(Lock& lock) noexcept {
-  tree_of(lock.mode).insert(lock);
-  lock.owner->locks.insert(lock);
+void FileLocks::add(Owner& owner, const Held& held) noexcept {
+  owner.locks.insert(held);
+  tree_of(held.mode).insert({held.range, &owner, held.since, held.mode});
 }
 
-void FileLocks::unlink(Lock& lock) noexcept {
-  tree_of(lock.mode).erase(lock);
-  lock.owner->locks.erase(lock.owner->locks.iterator_to(lock));
+void FileLocks::shorten(Owner& owner, const Held& held, Offset last) noexcept {
+  const Range range{held.range.first, last};
+  owner.locks.replace({range, held.since, held.mode});
+  tree_of(held.mode).replace({range, &owner, held.since, held.mode});
+}
+
+void FileLocks::remove(Owner& owner, const Held& held) noexcept {
+  owner.locks.erase(held.range.first);
+  tree_of(held.mode).erase({held.range.first, &owner});
 }
 
 std::uint64_t FileLocks::growth(const Owner& owner, const Range& range, Mode mode) const {
   std::uint64_t gone = 0;
   std::uint64_t come = 1;
-  auto it = owner.from(range.first == 0 ? 0 : range.first - 1);
+  auto it = owner.locks.from(range.first == 0 ? 0 : range.first - 1);
   for (; it != owner.locks.end() && it->range.touches(range); ++it) {
     const Overlap how = relate(it->range, range);
     if (it->mode == mode || how == Overlap::kEqual || how == Overlap::kInside) ++gone;
@@ -569,80 +536,61 @@ std::uint64_t FileLocks::growth(const Owner& owner, const Range& range, Mode mod
   return come > gone ? come - gone : 0;
 }
 
-int FileLocks::reserve(Owner& owner, const Range& range, Mode mode, Spares& spares) noexcept {
-  try {
-    if (mode != Mode::kNone) spares.fresh = std::make_unique<Lock>();
-    const auto it = owner.from(range.first);
-    if (it != owner.locks.end() && it->mode != mode &&
-        relate(it->range, range) == Overlap::kContains) {
-      spares.tail = std::make_unique<Lock>();
-    }
-    return 0;
-  } catch (const std::bad_alloc&) {
-    return ENOLCK;
-  }
+/// Takes the memory for a grant or a release before anything is changed.
+int FileLocks::reserve(Owner& owner, const Range& range, Mode mode) noexcept {
+  const unsigned fresh = mode == Mode::kNone ? 0 : 1;
+  if (fresh != 0 && !tree_of(mode).prepare(1)) return ENOLCK;
+  // What reaches beyond the range in another mode leaves a rest there.
+  const auto it = owner.locks.from(range.last);
+  const bool rest = it != owner.locks.end() && it->range.first <= range.last &&
+                    it->range.last > range.last && it->mode != mode;
+  if (rest && !tree_of(it->mode).prepare(1)) return ENOLCK;
+  return owner.locks.prepare(fresh + (rest ? 1 : 0)) ? 0 : ENOLCK;
 }
 
-void FileLocks::trim(Lock& lock, const Range& range, Spares& spares) noexcept {
-  switch (relate(lock.range, range)) {
+/// Leaves of `held`, a lock of another mode, what lies outside `range`.
+void FileLocks::trim(Owner& owner, const Held& held, const Range& range) noexcept {
+  const auto rest = [&] { return Held{{range.last + 1, held.range.last}, held.since, held.mode}; };
+  switch (relate(held.range, range)) {
     case Overlap::kApart:
       return;
     case Overlap::kEqual:
     case Overlap::kInside:
-      unlink(lock);
-      delete &lock;
+      remove(owner, held);
       return;
-    case Overlap::kContains: {
-      Lock& tail = *spares.tail.release();
-      tail.range = {range.last + 1, lock.range.last};
-      tail.owner = lock.owner;
-      tail.mode = lock.mode;
-      tail.since = lock.since;
-      lock.range.last = range.first - 1;
-      tree_of(lock.mode).refresh(lock);
-      link(tail);
+    case Overlap::kContains:
+      shorten(owner, held, range.first - 1);
+      add(owner, rest());
       return;
-    }
     case Overlap::kOverHead:
-      lock.range.last = range.first - 1;
-      tree_of(lock.mode).refresh(lock);
+      shorten(owner, held, range.first - 1);
       return;
     case Overlap::kOverTail:
-      unlink(lock);
-      lock.range.first = range.last + 1;
-      link(lock);
+      // In this order, so that no tree becomes empty between.
+      add(owner, rest());
+      remove(owner, held);
       return;
   }
 }
 
-Range FileLocks::carve(Owner& owner, const Range& range, Mode mode, Spares& spares) noexcept {
-  Range merged = range;
-  auto it = owner.from(range.first == 0 ? 0 : range.first - 1);
-  while (it != owner.locks.end() && it->range.touches(range)) {
-    Lock& lock = *it++;
-    if (lock.mode == mode) {
-      merged = hull(merged, lock.range);
-      if (spares.fresh != nullptr) spares.fresh->since = std::min(spares.fresh->since, lock.since);
-      unlink(lock);
-      delete &lock;
-    } else {
-      trim(lock, range, spares);
-    }
-  }
-  return merged;
-}
-
-void FileLocks::commit(Owner& owner, const Range& range, Mode mode, Spares& spares) noexcept {
+void FileLocks::commit(Owner& owner, const Range& range, Mode mode) noexcept {
   ++changes_;
-  if (mode != Mode::kNone) spares.fresh->since = seconds_of(manager_.now());
-  const Range merged = carve(owner, range, mode, spares);
-  if (mode != Mode::kNone) {
-    Lock& lock = *spares.fresh.release();
-    lock.range = merged;
-    lock.owner = &owner;
-    lock.mode = mode;
-    link(lock);
+  Held fresh{range, mode == Mode::kNone ? 0 : seconds_of(manager_.now()), mode};
+  for (Offset at = range.first == 0 ? 0 : range.first - 1;;) {
+    const auto it = owner.locks.from(at);
+    if (it == owner.locks.end() || !it->range.touches(range)) break;
+    const Held held = *it;
+    if (held.mode == mode) {
+      fresh.range = hull(fresh.range, held.range);
+      fresh.since = std::min(fresh.since, held.since);
+      remove(owner, held);
+    } else {
+      trim(owner, held, range);
+    }
+    if (held.range.last > range.last || held.range.last == kEof) break;
+    at = held.range.last + 1;
   }
+  if (mode != Mode::kNone) add(owner, fresh);
   owner.tally.set(owner.locks.size());
 }
 
@@ -721,8 +669,7 @@ FileLocks::Attempt FileLocks::attempt(Owner& owner, const Request& request, std:
       if (const auto limit = owner.tally.would_break(more)) return failed(refuse(request, *limit));
     }
   }
-  Spares spares;
-  if (const int error = reserve(owner, range, mode, spares); error != 0) return failed(error);
+  if (const int error = reserve(owner, range, mode); error != 0) return failed(error);
   const bool held_already = have != nullptr && !have->disturbed && have->range == range;
   if (!held_already && must_raise(owner, range, mode)) {
     if (yields && outside_range(request)) {
@@ -735,7 +682,7 @@ FileLocks::Attempt FileLocks::attempt(Owner& owner, const Request& request, std:
   }
   if (queues && policy_.reorders() && !queue_.empty()) count_pass(party, request, turn, out);
   wake(owner, range, mode, out);
-  commit(owner, range, mode, spares);
+  commit(owner, range, mode);
   manager_.counters_.add(Counter::kGrants);
   return {.verdict = Verdict::kGranted};
 }
@@ -748,15 +695,14 @@ void FileLocks::drop_refused_conversion(Owner& owner, const Request& request, Ve
                        (verdict == Verdict::kCollides && request.wait);
   if (!refused || !policy_.drops_refused_conversion(owner.id.type) || owner.locks.empty()) return;
   const bool converts = std::any_of(owner.locks.begin(), owner.locks.end(),
-                                    [&](const Lock& l) { return l.mode != request.mode; });
+                                    [&](const Held& l) { return l.mode != request.mode; });
   if (converts) unlock_all(owner, out);
 }
 
 int FileLocks::unlock(Owner& owner, const Range& range, Outcomes& out, EventKind why) noexcept {
-  const auto first = owner.from(range.first);
+  const auto first = owner.locks.from(range.first);
   if (first == owner.locks.end() || first->range.first > range.last) return 0;
-  Spares spares;
-  if (const int error = reserve(owner, range, Mode::kNone, spares); error != 0) return error;
+  if (const int error = reserve(owner, range, Mode::kNone); error != 0) return error;
   if (policy_.yields_to_outsiders() || blocked_.empty()) {
     note_outsiders(out);
     lower_backing(owner, range);
@@ -767,7 +713,7 @@ int FileLocks::unlock(Owner& owner, const Range& range, Outcomes& out, EventKind
   }
   wake(owner, range, Mode::kNone, out);
   if (manager_.watched()) tell_released(why, owner, range);
-  commit(owner, range, Mode::kNone, spares);
+  commit(owner, range, Mode::kNone);
   return 0;
 }
 
@@ -879,7 +825,7 @@ std::optional<int> FileLocks::decide_or_park(Opened& opened, const Request& requ
 
 /// Makes a waiter of a request that has to wait. Returns 0, or the errno that it is refused with.
 int FileLocks::admit(Owner& owner, Opened& opened, const Request& request, Ticket ticket,
-                     Completion done, const Attempt& attempt, Outcomes& out) {
+                     Completion done, const Attempt& attempt, Outcomes& out) noexcept try {
   if (const int closed = manager_.closed_.load(); closed != 0) return closed;
   if (request.wait && policy_.in_deadlock_detection(owner.id.type) &&
       closes_cycle(owner, request)) {
@@ -906,6 +852,8 @@ int FileLocks::admit(Owner& owner, Opened& opened, const Request& request, Ticke
   tell(EventKind::kWait, request.owner, request.caller, request.range, request.mode);
   place(*waiter, attempt, out);
   return 0;
+} catch (const std::bad_alloc&) {
+  return ENOLCK;
 }
 
 int FileLocks::test(const Request& request, std::optional<Blocker>& blocker) noexcept {
@@ -959,12 +907,15 @@ void FileLocks::close(Opened& opened) noexcept {
       });
       abandon(*left, EBADF, out);
     }
-    while (Owner* owner = opened.owners_) {
-      unlock_all(*owner, out);
-      if (owner->idle()) {
-        remove_owner(*owner);
-      } else {
-        leave_opened(*owner);
+    for (OwnerList* list : {&opened.busy_, &opened.idle_}) {
+      while (!list->empty()) {
+        Owner& owner = list->front();
+        unlock_all(owner, out);
+        if (owner.idle()) {
+          remove_owner(owner);
+        } else {
+          leave_opened(owner);
+        }
       }
     }
     settle(out);
@@ -1230,8 +1181,8 @@ bool FileLocks::reconsider(Waiter& waiter, const OutsideWait* have, bool yields,
 /// before what it thereby gives up.
 void FileLocks::wake(const Owner& owner, const Range& range, Mode mode, Outcomes& out) noexcept {
   if (blocked_.empty()) return;
-  for (auto it = owner.from(range.first); it != owner.locks.end() && it->range.first <= range.last;
-       ++it) {
+  for (auto it = owner.locks.from(range.first);
+       it != owner.locks.end() && it->range.first <= range.last; ++it) {
     if (it->mode <= mode) continue;
     blocked_.for_each_overlap(
         {std::max(it->range.first, range.first), std::min(it->range.last, range.last)},
@@ -1416,20 +1367,26 @@ const char* FileLocks::check_locks() const {
 
   std::size_t of_owners = 0;
   for (const auto& [id, owner] : owners_) {
-    const Lock* previous = nullptr;
-    for (const Lock& l : owner->locks) {
-      if (l.owner != owner.get()) return "a lock is in the set of another owner";
+    if (const char* wrong = owner->locks.check()) return wrong;
+    const Held* previous = nullptr;
+    for (const Held& l : owner->locks) {
       if (previous != nullptr && previous->range.overlaps(l.range)) {
         return "an owner's locks overlap";
       }
       if (previous != nullptr && previous->mode == l.mode && previous->range.touches(l.range)) {
         return "an owner's neighbouring locks of one mode are not merged";
       }
+      const LockTree& tree = l.mode == Mode::kExclusive ? exclusive_ : shared_;
+      const auto it = tree.lower_bound({l.range.first, owner.get()});
+      if (it == tree.end() || it->owner != owner.get() || it->mode != l.mode ||
+          it->since != l.since || !(it->range == l.range)) {
+        return "an owner's lock is not in the tree of its mode";
+      }
       previous = &l;
       ++of_owners;
     }
     if (owner->tally.charged() != owner->locks.size()) return "an owner's tally has drifted";
-    if (owner->idle() && owner->opened == nullptr) return "an idle owner belongs to nobody";
+    if (owner->idle() != owner->kept) return "an idle owner is not kept, or a kept one not idle";
   }
   return in_trees == of_owners ? nullptr : "trees and owners disagree on what is granted";
 }

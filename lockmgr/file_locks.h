@@ -1,10 +1,10 @@
 /// The locks of one file: who holds what, who waits for what, and what the backing carries.
 ///
-/// Two graphs meet here. The first is of bytes: granted locks lie in two interval trees, the
-/// exclusive and the shared ones, each of which also knows the farthest byte that an owner *other
-/// than the asker* reaches below each node; so the search for a conflict stays logarithmic even
-/// among a million locks of the asker itself. Each owner has its own locks in order besides: they
-/// are disjoint, and neighbours of equal mode are merged, as POSIX asks.
+/// Two graphs meet here. The first is of bytes: granted locks lie in two B+-trees, the exclusive
+/// and the shared ones, each of which also knows the farthest byte that an owner *other than the
+/// asker* reaches beneath each node; so the search for a conflict stays logarithmic even among a
+/// million locks of the asker itself. Each owner has its own locks in order besides: they are
+/// disjoint, and neighbours of equal mode are merged, as POSIX asks.
 ///
 /// The second is of waiting. A parked request stands in exactly one of four places:
 ///
@@ -32,19 +32,20 @@
 /// Invariants (verified after each change when LOCKMGR_CHECK_INVARIANTS is defined):
 ///  1. Two granted locks of owners that exclude each other do not overlap unless both are shared.
 ///  2. An owner's locks are disjoint; neighbours that touch differ in mode.
-///  3. Every granted lock is in exactly one of exclusive_ and shared_ and in its owner's set.
+///  3. Every granted lock is in the tree of its mode, exclusive_ or shared_, and among its owner's.
 ///  4. An owner's tally is the number of its locks.
 ///  5. A waiter that is `behind` conflicts with the one ahead, whose turn comes before its own (see
 ///     Policy::turn()) and which still waits; a waiter that is `blocked` conflicts with a granted
 ///     lock of another owner.
 ///  6. No granted lock collides with an OutsideWait under way (see collides()).
-///  7. An owner without locks and waiters belongs to an Opened, which keeps only a few such.
+///  7. An owner without locks and waiters is one of the few that its Opened keeps.
 #pragma once
 
 #include <array>
 #include <boost/intrusive/list.hpp>
 #include <boost/intrusive/set.hpp>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -58,6 +59,7 @@
 #include "lockmgr/owner.h"
 #include "lockmgr/policy.h"
 #include "lockmgr/range.h"
+#include "lockmgr/range_tree.h"
 #include "lockmgr/wait_graph.h"
 #include "lockmgr/waiter_order.h"
 
@@ -69,34 +71,89 @@ struct Owner;
 struct OutsideWait;
 class FileLocks;
 
-/// A granted lock. Lives in a tree of its mode and in its owner's set.
+/// A granted lock, in a tree of those of its mode.
 struct Lock {
-  using OwnHook = bi::set_member_hook<bi::optimize_size<true>>;
-
   Range range;
   Owner* owner = nullptr;
-  Mode mode = Mode::kNone;
   std::uint32_t since = 0;  ///< seconds on the manager's clock when it was granted
-  TreeHook<Lock> hook;
-  OwnHook own_hook;
-  // Summary of the subtree: the farthest byte reached, by whom, and the farthest reached by others.
-  Offset reach = -1;
-  const Owner* reacher = nullptr;
-  Offset other_reach = -1;
-
-  Offset reach_without(const Owner* owner_left_out) const {
-    return reacher == owner_left_out ? other_reach : reach;
-  }
+  Mode mode = Mode::kNone;
 };
 
 struct LockTreeTraits {
-  using Node = Lock;
-  static TreeHook<Lock>& hook(Lock& n) { return n.hook; }
-  static Range range(const Lock& n) { return n.range; }
-  static void summarise(Lock& n, const Lock* left, const Lock* right);
-  static bool summary_ok(const Lock& n, const Lock* left, const Lock* right);
+  using Entry = Lock;
+  /// An owner's locks are disjoint: no two begin at one byte.
+  struct Key {
+    Offset first = 0;
+    const Owner* owner = nullptr;
+    friend bool operator<(const Key& a, const Key& b) {
+      const bool by_owner = (a.first == b.first) & std::less<>()(a.owner, b.owner);
+      return (a.first < b.first) | by_owner;
+    }
+  };
+  /// The farthest byte reached, by whom, and the farthest reached by others.
+  struct Summary {
+    Offset reach = -1;
+    const Owner* reacher = nullptr;
+    Offset other_reach = -1;
+
+    void add(const Lock& lock);
+    void add(const Summary& other);
+    bool depends_on(const Lock& lock) const {
+      return lock.range.last == reach || lock.range.last == other_reach;
+    }
+    bool same(const Summary& other) const;
+    Offset reach_without(const Owner* left_out) const {
+      return reacher == left_out ? other_reach : reach;
+    }
+  };
+  static Key key(const Lock& lock) { return {lock.range.first, lock.owner}; }
+  static Offset first(const Key& key) { return key.first; }
 };
-using LockTree = IntervalTree<LockTreeTraits>;
+using LockTree = RangeTree<LockTreeTraits>;
+
+/// The same lock among those of its owner.
+struct Held {
+  Range range;
+  std::uint32_t since = 0;
+  Mode mode = Mode::kNone;
+};
+
+struct HeldTreeTraits {
+  using Entry = Held;
+  using Key = Offset;
+  struct Summary {
+    void add(const Held&) {}
+    void add(const Summary&) {}
+    bool depends_on(const Held&) const { return false; }
+    bool same(const Summary&) const { return true; }
+  };
+  static Key key(const Held& held) { return held.range.first; }
+  static Offset first(Key key) { return key; }
+};
+using HeldTree = RangeTree<HeldTreeTraits>;
+
+class Opened;
+
+/// Somebody who holds or awaits locks on this file. Guarded by FileLocks::mutex_.
+struct Owner {
+  Owner(Ledger& ledger, const OwnerId& owner_id, const Caller& who)
+      : id(owner_id), caller(who), tally(ledger, who.uid, Tally::Kind::kLocks) {}
+
+  bool idle() const { return locks.empty() && waiting == 0; }
+  Party party() const { return {id, process}; }
+
+  const OwnerId id;
+  Caller caller;      ///< who asked last
+  pid_t process = 0;  ///< who asked when it was last idle; see Party
+  HeldTree locks;
+  std::uint32_t waiting = 0;  ///< parked requests
+  Tally tally;
+  Opened* opened = nullptr;  ///< the open file it first came through; null once that closed
+  bool kept = false;         ///< it is in Opened::idle_, not in Opened::busy_
+  bi::list_member_hook<> opened_hook;
+};
+using OwnerList =
+    bi::list<Owner, bi::member_hook<Owner, bi::list_member_hook<>, &Owner::opened_hook>>;
 
 /// An open file description as the manager sees it: what modes it may take, and the owners that
 /// first came through it. Its holder passes it to FileLocks and must close() it there before it is
@@ -113,39 +170,12 @@ class Opened {
 
  private:
   friend class FileLocks;
-  friend struct Owner;
 
   const bool readable_;
   const bool writable_;
-  Owner* owners_ = nullptr;   ///< linked by Owner::next_of_opened
+  OwnerList busy_;            ///< with locks or waiters, or about to ask
+  OwnerList idle_;            ///< kept for their next request; the last to become idle comes first
   std::uint32_t parked_ = 0;  ///< requests that came through it and wait
-};
-
-/// Somebody who holds or awaits locks on this file. Guarded by FileLocks::mutex_.
-struct Owner {
-  struct ByFirst {
-    using type = Offset;
-    Offset operator()(const Lock& lock) const { return lock.range.first; }
-  };
-  using LockSet = bi::set<Lock, bi::member_hook<Lock, Lock::OwnHook, &Lock::own_hook>,
-                          bi::key_of_value<ByFirst>, bi::constant_time_size<true>>;
-
-  Owner(Ledger& ledger, const OwnerId& owner_id, const Caller& who)
-      : id(owner_id), caller(who), tally(ledger, who.uid, Tally::Kind::kLocks) {}
-
-  /// The first of this owner's locks that overlaps or follows `at`.
-  LockSet::iterator from(Offset at) const;
-  bool idle() const { return locks.empty() && waiting == 0; }
-  Party party() const { return {id, process}; }
-
-  const OwnerId id;
-  Caller caller;      ///< who asked last
-  pid_t process = 0;  ///< who asked when it was last idle; see Party
-  LockSet locks;
-  std::uint32_t waiting = 0;  ///< parked requests
-  Tally tally;
-  Opened* opened = nullptr;         ///< the open file it first came through; null once that closed
-  Owner* next_of_opened = nullptr;  ///< list of Opened::owners_
 };
 
 /// A parked request. Guarded by the mutex of its file but for what is const.
@@ -373,11 +403,6 @@ class FileLocks final : public std::enable_shared_from_this<FileLocks>, private 
     bool yields = false;        ///< outsiders were waiting for what was released: they come first
     std::optional<Range> lowered;  ///< the backing carries more than what is granted here
   };
-  /// Memory for a grant, taken before anything is changed.
-  struct Spares {
-    std::unique_ptr<Lock> fresh;
-    std::unique_ptr<Lock> tail;
-  };
   class WaitingOwners;
 
   // -- looking ---------------------------------------------------------------------------------
@@ -419,13 +444,12 @@ class FileLocks final : public std::enable_shared_from_this<FileLocks>, private 
                   Outcomes& out) noexcept;
   void drop_refused_conversion(Owner& owner, const Request& request, Verdict verdict,
                                Outcomes& out) noexcept;
-  int reserve(Owner& owner, const Range& range, Mode mode, Spares& spares) noexcept;
+  int reserve(Owner& owner, const Range& range, Mode mode) noexcept;
   std::uint64_t growth(const Owner& owner, const Range& range, Mode mode) const;
   bool must_raise(const Owner& owner, const Range& range, Mode mode) const;
   int raise_backing(const Owner& owner, const Range& range, Mode mode) noexcept;
-  void commit(Owner& owner, const Range& range, Mode mode, Spares& spares) noexcept;
-  Range carve(Owner& owner, const Range& range, Mode mode, Spares& spares) noexcept;
-  void trim(Lock& lock, const Range& range, Spares& spares) noexcept;
+  void commit(Owner& owner, const Range& range, Mode mode) noexcept;
+  void trim(Owner& owner, const Held& held, const Range& range) noexcept;
   /// `why`: kRelease or kRevoke, for those who watch.
   int unlock(Owner& owner, const Range& range, Outcomes& out,
              EventKind why = EventKind::kRelease) noexcept;
@@ -440,8 +464,9 @@ class FileLocks final : public std::enable_shared_from_this<FileLocks>, private 
   bool restore_backing(const Range& range) noexcept;
   void mark_stale(const Range& range) noexcept;
   void repair_backing() noexcept;
-  void link(Lock& lock) noexcept;
-  void unlink(Lock& lock) noexcept;
+  void add(Owner& owner, const Held& held) noexcept;
+  void shorten(Owner& owner, const Held& held, Offset last) noexcept;
+  void remove(Owner& owner, const Held& held) noexcept;
   LockTree& tree_of(Mode mode) { return mode == Mode::kExclusive ? exclusive_ : shared_; }
 
   // -- waiting ---------------------------------------------------------------------------------
@@ -449,7 +474,7 @@ class FileLocks final : public std::enable_shared_from_this<FileLocks>, private 
                                     Completion done) noexcept;
   std::optional<int> answer(Owner& owner, const Request& request, const Attempt& attempt) noexcept;
   int admit(Owner& owner, Opened& opened, const Request& request, Ticket ticket, Completion done,
-            const Attempt& attempt, Outcomes& out);
+            const Attempt& attempt, Outcomes& out) noexcept;
   void place(Waiter& waiter, const Attempt& attempt, Outcomes& out) noexcept;
   void wait_outside(Waiter& waiter, bool yield_first, Outcomes& out) noexcept;
   std::optional<Range> outside_range(const Request& request) const;

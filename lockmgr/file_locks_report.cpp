@@ -27,38 +27,52 @@ WaitView view_of(const Waiter& w, LockManager::Clock::time_point now) {
 Offset first_of(const Lock& lock) { return lock.range.first; }
 Offset first_of(const Waiter& waiter) { return waiter.request.range.first; }
 
-/// The first node in order that begins at or after `at`.
-template <typename Tree>
-typename Tree::Node* lower_bound(const Tree& tree, Offset at) {
-  typename Tree::Node* best = nullptr;
-  for (typename Tree::Node* n = tree.root(); n != nullptr;) {
-    if (first_of(*n) >= at) {
-      best = n;
-      n = Tree::left(*n);
-    } else {
-      n = Tree::right(*n);
+/// Walks waiters in order of the first byte.
+class QueueIterator {
+ public:
+  using Queue = IntervalTree<QueueTreeTraits>;
+
+  QueueIterator() = default;
+  /// From the first that begins at or after `at`.
+  QueueIterator(const Queue& queue, Offset at) {
+    for (Waiter* n = queue.root(); n != nullptr;) {
+      if (first_of(*n) >= at) {
+        at_ = n;
+        n = Queue::left(*n);
+      } else {
+        n = Queue::right(*n);
+      }
     }
   }
-  return best;
-}
-
-/// Calls visit(node) for up to `limit` nodes from `mark` on. Returns whether there are more.
-template <typename Tree, typename Visit>
-bool walk_page(const Tree& tree, PageMark& mark, std::size_t limit, const Visit& visit) {
-  auto* node = lower_bound(tree, mark.first);
-  for (std::uint64_t left = mark.skip; left > 0 && node != nullptr; --left) {
-    if (first_of(*node) != mark.first) break;
-    node = Tree::next(*node);
+  const Waiter& operator*() const { return *at_; }
+  QueueIterator& operator++() {
+    at_ = Queue::next(*at_);
+    return *this;
   }
-  for (; node != nullptr && limit > 0; --limit, node = Tree::next(*node)) {
-    visit(*node);
-    if (first_of(*node) != mark.first) {
-      mark.first = first_of(*node);
+  friend bool operator==(const QueueIterator& a, const QueueIterator& b) { return a.at_ == b.at_; }
+
+ private:
+  Waiter* at_ = nullptr;
+};
+
+/// Calls visit(node) for up to `limit` nodes from `mark` on, `at` being the first one that begins
+/// at or after mark.first. Returns whether there are more.
+template <typename Iterator, typename Visit>
+bool walk_page(Iterator at, PageMark& mark, std::size_t limit, const Visit& visit) {
+  const Iterator end;
+  for (std::uint64_t left = mark.skip; left > 0 && at != end; --left) {
+    if (first_of(*at) != mark.first) break;
+    ++at;
+  }
+  for (; at != end && limit > 0; --limit, ++at) {
+    visit(*at);
+    if (first_of(*at) != mark.first) {
+      mark.first = first_of(*at);
       mark.skip = 0;
     }
     ++mark.skip;
   }
-  return node != nullptr;
+  return at != end;
 }
 
 /// The stretches of `a` and of `b` where they differ. Both are disjoint and in order.
@@ -100,11 +114,10 @@ class Comparison {
 
 /// The bounds of what `owner` holds within `range`. REQUIRES: something.
 Range bounds_of(const Owner& owner, const Range& range) {
-  auto it = owner.from(range.first);
-  Range bounds{std::max(it->range.first, range.first), range.last};
-  // The last one that begins within the range: locks are disjoint, so it also ends last.
-  bounds.last = std::min(std::prev(owner.locks.upper_bound(range.last))->range.last, range.last);
-  return bounds;
+  const Offset first = owner.locks.from(range.first)->range.first;
+  // Locks are disjoint: the last one that begins within the range also ends last.
+  const Offset last = owner.locks.last_from(range.last)->range.last;
+  return {std::max(first, range.first), std::min(last, range.last)};
 }
 
 /// Appends up to `limit` of the stretches where the two differ. `awaited`: where a wait outside may
@@ -187,7 +200,7 @@ int FileLocks::revoke(const OwnerId& id, const Range& range, Range& taken) noexc
     repair_backing();
     Owner* owner = find_owner(id);
     if (owner == nullptr) return ENOENT;
-    const auto first = owner->from(range.first);
+    const auto first = owner->locks.from(range.first);
     if (first == owner->locks.end() || first->range.first > range.last) return ENOENT;
     taken = bounds_of(*owner, range);
     if (const int error = unlock(*owner, range, out, EventKind::kRevoke); error != 0) return error;
@@ -209,7 +222,7 @@ bool FileLocks::locks_page(PageMark& mark, std::size_t limit, std::vector<LockVi
   const std::size_t end = out.size() + limit;
   for (; mark.tree < 2; ++mark.tree, mark.first = 0, mark.skip = 0) {
     const LockTree& tree = mark.tree == 0 ? exclusive_ : shared_;
-    if (walk_page(tree, mark, end - out.size(),
+    if (walk_page(tree.lower_bound({mark.first}), mark, end - out.size(),
                   [&](const Lock& lock) { out.push_back(view_of(lock, now)); })) {
       return true;
     }
@@ -221,7 +234,8 @@ bool FileLocks::waiters_page(PageMark& mark, std::size_t limit, std::vector<Wait
   out.reserve(out.size() + limit);
   const std::lock_guard guard(mutex_);
   const auto now = manager_.now();
-  return walk_page(queue_, mark, limit, [&](const Waiter& w) { out.push_back(view_of(w, now)); });
+  return walk_page(QueueIterator(queue_, mark.first), mark, limit,
+                   [&](const Waiter& w) { out.push_back(view_of(w, now)); });
 }
 
 Audit FileLocks::audit(std::size_t limit, std::vector<Difference>& out) const {

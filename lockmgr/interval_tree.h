@@ -91,9 +91,6 @@ class IntervalTree {
     retrace(fix_from);
   }
 
-  /// Empties the tree at once. The links of its nodes stay as they were: they are to be destroyed.
-  void clear() noexcept { root_ = nullptr; }
-
   /// Recomputes the summaries from `node` to the root after what they are made of has changed
   /// (never its `first`). REQUIRES: `node` is linked.
   void refresh(Node& node) noexcept {
@@ -119,45 +116,6 @@ class IntervalTree {
       n = hook(*n).parent;
     }
     return n;
-  }
-
-  /// The node with the smallest `first` among those that overlap `range` and for whose subtrees
-  /// `reach` answers. `reach(n)` is the largest `last` among the nodes that count in the subtree of
-  /// `n`; `counts(n)` says whether the node itself counts. O(log n): when the left subtree reaches
-  /// range.first but holds no overlap, it holds a range that starts behind `range`, and so does all
-  /// that follows it.
-  template <typename Reach, typename Counts>
-  Node* first_overlap(const Range& range, const Reach& reach, const Counts& counts) const {
-    Node* n = root_;
-    while (n != nullptr && reach(*n) >= range.first) {
-      Node* l = hook(*n).left;
-      if (l != nullptr && reach(*l) >= range.first) {
-        n = l;
-        continue;
-      }
-      if (Traits::range(*n).first > range.last) return nullptr;
-      if (counts(*n) && Traits::range(*n).last >= range.first) return n;
-      n = hook(*n).right;
-    }
-    return nullptr;
-  }
-
-  /// The largest `last` among the nodes that count and start at or before `at`, or -1. Reach and
-  /// Counts as above. O(log n).
-  template <typename Reach, typename Counts>
-  Offset cover_end(Offset at, const Reach& reach, const Counts& counts) const {
-    Offset best = -1;
-    const Node* n = root_;
-    while (n != nullptr) {
-      if (Traits::range(*n).first > at) {
-        n = hook(*n).left;
-        continue;
-      }
-      if (const Node* l = hook(*n).left; l != nullptr) best = std::max(best, reach(*l));
-      if (counts(*n)) best = std::max(best, Traits::range(*n).last);
-      n = hook(*n).right;
-    }
-    return best;
   }
 
   /// Calls visit(Node&) for every node that counts and overlaps `range`, in order of `first`, until

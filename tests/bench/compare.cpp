@@ -126,6 +126,26 @@ void Report::print(const Row& row) {
   printed_name_ = row.name;
 }
 
+void Report::add_figures(const std::string& group, const std::string& name,
+                         const std::string& variant, const std::string& target,
+                         const std::vector<std::pair<std::string, double>>& figures) {
+  if (g_interrupted != 0) throw std::runtime_error("interrupted");
+  if (group != printed_group_) {
+    std::printf("\n%-33s %-14s %-12s", group.c_str(), "", "where");
+    for (const auto& [label, value] : figures) std::printf(" %16s", label.c_str());
+    std::printf("\n");
+    printed_group_ = group;
+    printed_name_.clear();
+  }
+  std::printf("%-33s %-14s %-12s", name == printed_name_ ? "" : name.c_str(), variant.c_str(),
+              target.c_str());
+  for (const auto& [label, value] : figures) std::printf(" %16.2f", value);
+  std::printf("\n");
+  std::fflush(stdout);
+  printed_name_ = name;
+  figures_.push_back({group, name, variant, target, figures});
+}
+
 void Report::write_json(const std::string& path, const Settings& settings) const {
   utsname host = {};
   uname(&host);
@@ -154,6 +174,12 @@ void Report::write_json(const std::string& path, const Settings& settings) const
     if (row.ratio_backing != 0) result["ratio_backing"] = row.ratio_backing;
     if (row.ratio_floor != 0) result["ratio_do_nothing"] = row.ratio_floor;
     if (row.mb_per_second != 0) result["mb_per_second"] = row.mb_per_second;
+    document["results"].push_back(std::move(result));
+  }
+  for (const Figures& row : figures_) {
+    nlohmann::json result = {
+        {"group", row.group}, {"name", row.name}, {"variant", row.variant}, {"target", row.target}};
+    for (const auto& [label, value] : row.figures) result[label] = value;
     document["results"].push_back(std::move(result));
   }
   std::ofstream out(path);

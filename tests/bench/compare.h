@@ -7,6 +7,7 @@
 #include <ctime>
 #include <functional>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace lockfs::bench {
@@ -75,13 +76,29 @@ class Report {
   void compare(const std::string& group, const std::string& name, const std::vector<Side>& sides,
                int rounds, std::size_t bytes_per_sample = 0);
 
+  /// Records and prints what is no latency: `figures` are names and values. `variant`: what
+  /// distinguishes rows of one name.
+  void add_figures(const std::string& group, const std::string& name, const std::string& variant,
+                   const std::string& target,
+                   const std::vector<std::pair<std::string, double>>& figures);
+
   /// Writes everything recorded as JSON. Throws std::runtime_error if `path` can't be written.
   void write_json(const std::string& path, const Settings& settings) const;
 
  private:
   void print(const Row& row);
 
+  /// As add_figures() got them.
+  struct Figures {
+    std::string group;
+    std::string name;
+    std::string variant;
+    std::string target;
+    std::vector<std::pair<std::string, double>> figures;
+  };
+
   std::vector<Row> rows_;
+  std::vector<Figures> figures_;
   std::string printed_group_;
   std::string printed_name_;
 };
@@ -92,6 +109,8 @@ void catch_signals();
 // The groups of benchmarks.
 void run_lock_benchmarks(Report& report, const Settings& settings);
 void run_handover_benchmarks(Report& report, const Settings& settings);
+void run_client_benchmarks(Report& report, const Settings& settings);
+void run_waiter_benchmarks(Report& report, const Settings& settings);
 void run_metadata_benchmarks(Report& report, const Settings& settings);
 void run_data_benchmarks(Report& report, const Settings& settings);
 

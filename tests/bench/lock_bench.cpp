@@ -1,7 +1,5 @@
 /// Lock calls: the round trip without contention, and the hand-over from one process to another.
 #include <fcntl.h>
-#include <sys/file.h>
-#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -15,57 +13,12 @@
 #include <stdexcept>
 
 #include "tests/bench/compare.h"
+#include "tests/bench/locking.h"
 #include "tests/bench/mounts.h"
+#include "tests/bench/shared_memory.h"
 
 namespace lockfs::bench {
 namespace {
-
-enum class Kind { kFlock, kPosix, kOfd };
-
-constexpr std::array<Kind, 3> kKinds = {Kind::kFlock, Kind::kPosix, Kind::kOfd};
-
-const char* name_of(Kind kind) {
-  switch (kind) {
-    case Kind::kFlock:
-      return "flock";
-    case Kind::kPosix:
-      return "POSIX";
-    case Kind::kOfd:
-      return "OFD";
-  }
-  return "";
-}
-
-bool record_lock(int fd, int command, short type) {
-  struct flock lock = {};
-  lock.l_type = type;
-  lock.l_whence = SEEK_SET;
-  return fcntl(fd, command, &lock) == 0;
-}
-
-bool lock(Kind kind, int fd) {
-  switch (kind) {
-    case Kind::kFlock:
-      return flock(fd, LOCK_EX) == 0;
-    case Kind::kPosix:
-      return record_lock(fd, F_SETLKW, F_WRLCK);
-    case Kind::kOfd:
-      return record_lock(fd, F_OFD_SETLKW, F_WRLCK);
-  }
-  return false;
-}
-
-bool unlock(Kind kind, int fd) {
-  switch (kind) {
-    case Kind::kFlock:
-      return flock(fd, LOCK_UN) == 0;
-    case Kind::kPosix:
-      return record_lock(fd, F_SETLK, F_UNLCK);
-    case Kind::kOfd:
-      return record_lock(fd, F_OFD_SETLK, F_UNLCK);
-  }
-  return false;
-}
 
 /// A place to measure locks in.
 struct Place {
@@ -73,20 +26,11 @@ struct Place {
   std::string path;  ///< of the file to lock
 };
 
-/// State that the two processes of a hand-over share.
-struct Shared {
-  std::int64_t granted_at = 0;
-};
-
 /// The second process of a hand-over: on each byte from the command pipe it asks for the lock,
 /// which the first one holds, notes when it got it, lets go and answers with a byte.
 class Waiter {
  public:
   Waiter(Kind kind, const std::string& path) {
-    void* memory =
-        mmap(nullptr, sizeof(Shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    check(memory != MAP_FAILED, "mmap");
-    shared_ = new (memory) Shared;
     std::array<int, 2> command = {};
     std::array<int, 2> answer = {};
     check(pipe2(command.data(), O_CLOEXEC) == 0 && pipe2(answer.data(), O_CLOEXEC) == 0, "pipe");
@@ -111,7 +55,6 @@ class Waiter {
     close(command_);
     close(answer_);
     waitpid(pid_, nullptr, 0);
-    munmap(shared_, sizeof(Shared));
   }
 
   /// Has the process ask for the lock; returns once it sleeps in the call.
@@ -137,7 +80,7 @@ class Waiter {
     char byte = 0;
     check(read(answer_, &byte, 1) == 1, "read from the waiter");
     if (byte != 0) throw std::runtime_error("the waiting process could not lock");
-    return shared_->granted_at;
+    return granted_at_[0];
   }
 
  private:
@@ -146,7 +89,7 @@ class Waiter {
     char byte = 0;
     while (read(command, &byte, 1) == 1) {
       char result = fd >= 0 && lock(kind, fd) ? 0 : 1;
-      shared_->granted_at = now_ns();
+      granted_at_[0] = now_ns();
       if (result == 0 && !unlock(kind, fd)) result = 1;
       if (write(answer, &result, 1) != 1) break;
     }
@@ -156,7 +99,7 @@ class Waiter {
   pid_t pid_ = -1;
   int command_ = -1;
   int answer_ = -1;
-  Shared* shared_ = nullptr;
+  const SharedArray<std::int64_t> granted_at_{1};
 };
 
 }  // namespace

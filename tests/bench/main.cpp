@@ -24,7 +24,7 @@ using lockfs::bench::Settings;
 constexpr const char* kUsage =
     "usage: lockfs_bench [options]\n"
     "\n"
-    "  --only=GROUP     only lock, handover, metadata or data\n"
+    "  --only=GROUP     only lock, handover, clients, waiters, metadata or data\n"
     "  --json=FILE      write the results there too\n"
     "  --dir=FOLDER     where scratch files go; its filesystem is what is measured (default /tmp)\n"
     "  --lockfs=PATH    the lockfs program (default: beside this one)\n"
@@ -35,9 +35,11 @@ struct Group {
   void (*run)(Report&, const Settings&);
 };
 
-constexpr std::array<Group, 4> kGroups = {{
+constexpr std::array<Group, 6> kGroups = {{
     {"lock", lockfs::bench::run_lock_benchmarks},
     {"handover", lockfs::bench::run_handover_benchmarks},
+    {"clients", lockfs::bench::run_client_benchmarks},
+    {"waiters", lockfs::bench::run_waiter_benchmarks},
     {"metadata", lockfs::bench::run_metadata_benchmarks},
     {"data", lockfs::bench::run_data_benchmarks},
 }};

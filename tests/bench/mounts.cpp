@@ -61,7 +61,7 @@ std::string make_folder(const Settings& settings, const std::string& name) {
 }
 
 Mount Mount::lockfs(const Settings& settings, const std::string& name, const std::string& options) {
-  const std::string source = make_folder(settings, name + ".source");
+  std::string source = make_folder(settings, name + ".source");
   std::string dir = make_folder(settings, name);
   std::vector<std::string> command = {settings.lockfs};
   if (!options.empty()) command.insert(command.end(), {"-o", options});
@@ -70,7 +70,7 @@ Mount Mount::lockfs(const Settings& settings, const std::string& name, const std
   if (wait_for(spawn(command)) != 0) {
     throw std::runtime_error(settings.lockfs + " could not mount " + dir);
   }
-  return {std::move(dir), -1};
+  return {std::move(dir), std::move(source), -1};
 }
 
 Mount Mount::null(const Settings& settings) {
@@ -87,10 +87,11 @@ Mount Mount::null(const Settings& settings) {
     wait_for(pid);
     throw std::runtime_error(settings.null_daemon + " could not mount " + dir);
   }
-  return {std::move(dir), pid};
+  return {std::move(dir), {}, pid};
 }
 
-Mount::Mount(Mount&& other) noexcept : dir_(std::move(other.dir_)), daemon_(other.daemon_) {
+Mount::Mount(Mount&& other) noexcept
+    : dir_(std::move(other.dir_)), source_(std::move(other.source_)), daemon_(other.daemon_) {
   other.dir_.clear();
 }
 

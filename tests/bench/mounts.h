@@ -26,11 +26,15 @@ class Mount {
 
   /// Where the mount is.
   [[nodiscard]] const std::string& dir() const { return dir_; }
+  /// The folder that is mounted there; empty for the do-nothing daemon.
+  [[nodiscard]] const std::string& source() const { return source_; }
 
  private:
-  Mount(std::string dir, pid_t daemon) : dir_(std::move(dir)), daemon_(daemon) {}
+  Mount(std::string dir, std::string source, pid_t daemon)
+      : dir_(std::move(dir)), source_(std::move(source)), daemon_(daemon) {}
 
   std::string dir_;
+  std::string source_;
   pid_t daemon_ = -1;  ///< a child to wait for after unmounting; -1: the daemon runs by itself
 };
 
