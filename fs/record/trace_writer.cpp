@@ -142,6 +142,12 @@ void TraceWriter::write(const TapeItem& item) {
       break;
     }
     case TapeItem::Kind::kFlush:
+      // A close by a process that never took POSIX locks here, such as a child that lets go of what
+      // it inherited, drops nothing.
+      if (owners_.find({item.request.owner.cookie, static_cast<int>(item.request.owner.type)}) ==
+          owners_.end()) {
+        return;
+      }
       event.type = EventType::kFlush;
       event.actor = actor_of(item.request.caller);
       event.open = open_of(item);

@@ -236,7 +236,7 @@ TEST_F(RecordTest, OutsidersAreRecorded) {
     return flock(fd.get(), LOCK_EX);
   });
   // Let go of when the mount waits for it, which /proc/locks shows.
-  while (run_program({"grep", "-q", "-- -> OFDLCK", "/proc/locks"}).status != 0) {
+  while (run_program({"grep", "-q", "-e", "-> OFDLCK", "/proc/locks"}).status != 0) {
     std::this_thread::sleep_for(std::chrono::milliseconds(5));
   }
   EXPECT_EQ(flock(refused.get(), LOCK_SH | LOCK_NB), -1);

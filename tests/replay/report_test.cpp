@@ -90,7 +90,7 @@ TEST(BrokenXml, FindsWhatIsBroken) {
 class ReportTest : public ::testing::Test {
  protected:
   ReportTest() : trace_(sample()) {
-    trace_.actors[0].command = "<script src=\"http://evil.example/x.js\">&\xff\x01";
+    trace_.actors[0].command = "<script>alert(1)</script>&\xff\x01";
     outcomes_.push_back(replay(trace_));
     outcomes_.push_back(replay(trace_));
     outcomes_.back().policy = "other";
