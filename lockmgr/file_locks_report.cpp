@@ -20,8 +20,12 @@ LockView view_of(const Lock& lock, std::uint32_t now) {
 }
 
 WaitView view_of(const Waiter& w, LockManager::Clock::time_point now) {
-  return {w.ticket, w.request, w.place, whole_seconds(now - w.since),
-          w.ahead != nullptr ? w.ahead->ticket : 0, w.opened};
+  return {w.ticket,
+          w.request,
+          w.place,
+          whole_seconds(now - w.since),
+          w.ahead != nullptr ? w.ahead->ticket : 0,
+          w.opened};
 }
 
 Offset first_of(const Lock& lock) { return lock.range.first; }

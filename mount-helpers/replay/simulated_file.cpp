@@ -43,8 +43,13 @@ class SimulatedFile::Mirror final : public lockmgr::Backing {
                        [](const Waiting& waiting) { return waiting.outsider.has_value(); });
   }
 
+  /// What a policy carries as flocks instead of record locks: outsiders here take record locks, as
+  /// NFS clients do, and meet none of them.
+  lockmgr::Backing& flocks() noexcept { return flocks_; }
+
  private:
   SimulatedFile& file_;
+  lockmgr::NoBacking flocks_;
 };
 
 std::unique_ptr<lockmgr::Backing> SimulatedFile::backing() {
