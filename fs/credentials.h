@@ -14,8 +14,9 @@ namespace lockfs {
 /// quotas. Returns 0 or errno.
 int prepare_worker_thread() noexcept;
 
-/// While it lives the calling thread creates files as the caller of a request would: owner, group,
-/// supplementary groups, umask, and no right to set-group-ID bits of foreign groups (CAP_FSETID).
+/// While it lives the calling thread creates files, and changes those with set-ID bits, as the
+/// caller of a request would: owner, group, supplementary groups, umask, and no right to keep such
+/// bits or to set those of foreign groups (CAP_FSETID).
 /// All other capabilities stay, since the kernel has checked the caller's permissions already.
 /// A daemon that isn't root takes only the umask. At most one at a time in a thread.
 class CallerIdentity {

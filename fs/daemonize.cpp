@@ -15,6 +15,10 @@
 
 #include "fs/logging.h"
 
+#ifdef LOCKFS_HAVE_SYSTEMD
+#include <systemd/sd-daemon.h>
+#endif
+
 namespace lockfs {
 namespace {
 
@@ -178,7 +182,14 @@ int run_in_foreground(const ServeFunction& serve) {
   bool reported = false;
   const int status = serve([&reported](const std::string& error) {
     reported = true;
-    if (!error.empty()) print_error(error);
+    if (!error.empty()) {
+      print_error(error);
+    } else {
+#ifdef LOCKFS_HAVE_SYSTEMD
+      // Taken out of the environment with it: programs started later have no part in it.
+      sd_notify(1, "READY=1");
+#endif
+    }
   });
   if (!reported) print_error(kNoReason);
   return reported ? status : 1;

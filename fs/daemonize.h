@@ -22,7 +22,8 @@ using ServeFunction = std::function<int(const ReadyFunction& on_ready)>;
 /// SIGTERM, an ignored SIGCHLD). SIGPIPE is ignored. Returns whether that worked.
 bool settle_process();
 
-/// Calls `serve` here. Returns its exit status.
+/// Calls `serve` here. Returns its exit status. A service manager that waits for the mount
+/// (sd_notify(3)) is told when it is usable.
 int run_in_foreground(const ServeFunction& serve);
 
 /// Forks and calls `serve` in the child; returns in both. In the parent the result is 0 when the

@@ -4,13 +4,16 @@
 /// Thread safety: all members may be called from any thread; enable() before the others.
 ///
 /// Invariants:
-///   1. All open handles of one inode are served the same way: the kernel fails a mixed open with
-///      EIO (fuse_file_io_open). The first open decides, until the last handle is gone.
+///   1. All open handles of one inode are registered with the kernel or none is: it fails a mixed
+///      open with EIO (fuse_file_io_open). The first open decides, until the last handle is gone.
+///      One may ask besides that its reads and writes come to the daemon (FOPEN_DIRECT_IO), as for
+///      files with set-ID bits; mmap then still goes to the backing file.
 ///   2. An inode has one backing id, whatever the number of its handles: the kernel refuses a
 ///      second (fuse_inode_uncached_io_start gives EBUSY).
 ///   3. What is registered is the inode's O_PATH descriptor, or a read-only one made for it. The
 ///      kernel pins a registered file until it is unregistered; a handle's own would keep its write
-///      access alive too long.
+///      access alive too long. The kernel writes with the rights of the thread that registers:
+///      CAP_FSETID is not among them, so that what is written loses its set-ID bits.
 #pragma once
 
 #include <array>

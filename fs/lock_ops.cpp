@@ -10,6 +10,7 @@
 #include <string>
 #include <utility>
 
+#include "fs/control/protocol.h"
 #include "fs/filesystem.h"
 #include "fs/logging.h"
 #include "fs/record_lock.h"
@@ -427,26 +428,54 @@ void LockOps::watch_queues() {
   }
 }
 
+void LockOps::set_limits(const Options& options) { manager_.set_limits(limits_of(options)); }
+
 // -- reports -------------------------------------------------------------------------------------
+
+namespace {
+
+void log_refusal(spdlog::level::level_enum level, const lockmgr::FileLocks& file,
+                 const lockmgr::Request& request, int error, const std::string& why) {
+  log_event(level,
+            fmt::format("lock: {}: {} refused: {}: {}", file.backing().name(), text_of(request),
+                        std::strerror(error), why),
+            {{"LOCKFS_OP", "lock"},
+             {"LOCKFS_FILE", file.backing().name()},
+             {"LOCKFS_RANGE", text_of(request.range)},
+             {"LOCKFS_MODE", text_of(request.mode)},
+             {"LOCKFS_OWNER", control::text_of(request.owner)},
+             {"LOCKFS_OWNER_PID", std::to_string(request.caller.pid)},
+             {"LOCKFS_OWNER_UID", std::to_string(request.caller.uid)},
+             {"LOCKFS_WHY", why},
+             {"ERRNO", std::to_string(error)}});
+}
+
+}  // namespace
 
 void LockOps::limit_reached(const lockmgr::FileLocks& file, const lockmgr::Request& request,
                             lockmgr::Limit limit, std::uint64_t value) {
-  spdlog::warn("lock: {}: {} refused: {}: limit {}={} reached (uid {})", file.backing().name(),
-               text_of(request), std::strerror(ENOLCK), lockmgr::to_string(limit), value,
-               request.caller.uid);
+  log_refusal(spdlog::level::warn, file, request, ENOLCK,
+              fmt::format("limit {}={} reached (uid {})", lockmgr::to_string(limit), value,
+                          request.caller.uid));
 }
 
 void LockOps::backing_failed(const lockmgr::FileLocks& file, const lockmgr::Range& range, Mode mode,
                              int error, bool unlocking) {
-  spdlog::error("lock: {}: backing file: {} of {}: {} (errno {}){}", file.backing().name(),
-                text_of(mode), text_of(range), std::strerror(error), error,
-                unlocking ? "; will be set right with the next request" : "");
+  log_event(spdlog::level::err,
+            fmt::format("lock: {}: backing file: {} of {}: {} (errno {}){}", file.backing().name(),
+                        text_of(mode), text_of(range), std::strerror(error), error,
+                        unlocking ? "; will be set right with the next request" : ""),
+            {{"LOCKFS_OP", unlocking ? "backing_unlock" : "backing_lock"},
+             {"LOCKFS_FILE", file.backing().name()},
+             {"LOCKFS_RANGE", text_of(range)},
+             {"LOCKFS_MODE", text_of(mode)},
+             {"ERRNO", std::to_string(error)}});
 }
 
 void LockOps::deadlock(const lockmgr::FileLocks& file, const lockmgr::Request& request,
                        const std::vector<std::uint64_t>& cycle) {
-  spdlog::info("lock: {}: {} refused: {}: cycle of {} processes", file.backing().name(),
-               text_of(request), std::strerror(EDEADLK), cycle.size());
+  log_refusal(spdlog::level::info, file, request, EDEADLK,
+              fmt::format("cycle of {} processes", cycle.size()));
 }
 
 }  // namespace lockfs

@@ -104,6 +104,9 @@ class LockOps final : private lockmgr::Observer {
 
   [[nodiscard]] lockmgr::LockManager& manager() noexcept { return manager_; }
 
+  /// Takes the limits in `options` for requests from now on.
+  void set_limits(const Options& options);
+
   /// Where to be told what happens to locks.
   [[nodiscard]] EventHub& events() noexcept { return events_; }
 

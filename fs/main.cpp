@@ -17,6 +17,7 @@
 #include "fs/logging.h"
 #include "fs/options.h"
 #include "fs/preflight.h"
+#include "fs/remount.h"
 #include "fs/session.h"
 
 #ifndef LOCKFS_VERSION
@@ -65,14 +66,22 @@ int run(const std::vector<std::string>& arguments) {
       return print(help_text());
     case CommandLine::Action::kVersion:
       return print(version_text());
+    case CommandLine::Action::kRemount:
+      if (const std::string error = remount(command); !error.empty()) {
+        print_error(error);
+        return kFailure;
+      }
+      return 0;
     case CommandLine::Action::kMount:
       break;
   }
   Options& options = command.options;
+  if (command.check_only) options.clear_dead = false;
   if (const std::string error = check_start(options); !error.empty()) {
     print_error(error);
     return kFailure;
   }
+  if (command.check_only) return 0;
   const ServeFunction served = [&options](const ReadyFunction& on_ready) {
     return serve(options, on_ready);
   };

@@ -11,9 +11,16 @@
 #include <span>
 #include <string_view>
 #include <system_error>
-#include <utility>
 
-namespace lockfs {
+#include "fs/option_table.h"
+
+namespace lockfs::option {
+
+std::string add_kernel_option(State& state, const Given& given) {
+  state.result.options.kernel_options.emplace_back(given.raw);
+  return {};
+}
+
 namespace {
 
 constexpr double kMaxSeconds = 365.0 * 24 * 60 * 60;
@@ -21,47 +28,6 @@ constexpr unsigned kMinWorkers = 1;
 constexpr unsigned kMaxWorkers = 1'024;
 constexpr std::uint64_t kMaxLimit = 1'000'000'000;
 constexpr std::uint64_t kMaxOutsideWaits = 100'000;  // each one is a thread
-
-/// What has been read so far. Settings whose default depends on others stay open until the end.
-struct State {
-  CommandLine result;
-  std::optional<bool> allow_other;
-  std::optional<bool> default_permissions;
-  std::optional<bool> suid;
-  std::optional<bool> dev;
-  std::optional<std::string> log_level;
-  /// Single axes of the lock policy; they go on top of the preset wherever they stand.
-  std::vector<std::pair<std::string, std::string>> policy_axes;
-  bool sync = false;
-  bool dirsync = false;
-  bool root = false;
-};
-
-/// One occurrence of an option: its name and value as the user wrote them.
-struct Given {
-  std::string_view name;
-  std::string_view value;
-  std::string_view raw;  ///< name=value before quotes were taken off
-};
-
-/// Carries out one option; returns an empty string or what is wrong with it.
-using Apply = std::string (*)(State&, const Given&);
-/// The default shown by --help; null: none is shown.
-using Default = std::string (*)();
-
-enum class Section { kCommand, kMount, kCache, kLog, kControl, kEngine, kPolicy, kLimit, kIgnored };
-enum class Value { kNone, kRequired, kOptional };
-
-struct OptionSpec {
-  char letter = '\0';            ///< the short form, if there is one
-  std::string_view name;         ///< a trailing '*' matches any ending
-  Value value = Value::kNone;    ///< whether "=value" follows
-  std::string_view placeholder;  ///< what --help writes for the value
-  Section section = Section::kCommand;
-  Apply apply = nullptr;
-  std::string_view help;  ///< empty: left out of --help
-  Default show_default = nullptr;
-};
 
 // -- what options do -----------------------------------------------------------------------------
 
@@ -82,6 +48,11 @@ std::string set_state(State& state, const Given& /*given*/) {
 template <CommandLine::Action kAction>
 std::string set_action(State& state, const Given& /*given*/) {
   state.result.action = kAction;
+  return {};
+}
+
+std::string set_check(State& state, const Given& /*given*/) {
+  state.result.check_only = true;
   return {};
 }
 
@@ -228,11 +199,6 @@ std::string set_fsname(State& state, const Given& given) {
   return {};
 }
 
-std::string add_kernel_option(State& state, const Given& given) {
-  state.result.options.kernel_options.emplace_back(given.raw);
-  return {};
-}
-
 std::string set_control(State& state, const Given& given) {
   if (given.value != "auto" && given.value != "off" && !given.value.starts_with('/')) {
     return fmt::format("option '{}': '{}' is not 'auto', 'off' or an absolute path", given.name,
@@ -248,24 +214,60 @@ std::string set_control_group(State& state, const Given& given) {
   return {};
 }
 
-std::string refuse_remount(State& /*state*/, const Given& given) {
-  return fmt::format("option '{}' isn't supported: unmount and mount again", given.name);
-}
-
-// -- defaults for --help -------------------------------------------------------------------------
+// -- what options are ----------------------------------------------------------------------------
 
 template <auto Options::*kField>
-std::string default_of() {
-  return fmt::format("{}", Options{}.*kField);
+std::string value_of(const Options& options, std::string_view /*name*/) {
+  return fmt::format("{}", options.*kField);
 }
 
-std::string default_auto() { return "auto"; }
+template <bool Options::*kField>
+std::string switch_of(const Options& options, std::string_view /*name*/) {
+  return options.*kField ? "on" : "off";
+}
 
-std::string default_policy() { return lockmgr::Policy{}.text(); }
+std::string workers_of(const Options& options, std::string_view /*name*/) {
+  return options.workers == 0 ? "auto" : std::to_string(options.workers);
+}
+
+std::string passthrough_of(const Options& options, std::string_view /*name*/) {
+  switch (options.passthrough) {
+    case DataPassthrough::kOn:
+      return "on";
+    case DataPassthrough::kOff:
+      return "off";
+    case DataPassthrough::kAuto:
+      break;
+  }
+  return "auto";
+}
+
+std::string log_target_of(const Options& options, std::string_view /*name*/) {
+  switch (options.log_target) {
+    case LogTarget::kStderr:
+      return "stderr";
+    case LogTarget::kSyslog:
+      return "syslog";
+    case LogTarget::kJournal:
+      return "journal";
+    case LogTarget::kAuto:
+      break;
+  }
+  return "auto";
+}
+
+std::string policy_of(const Options& options, std::string_view /*name*/) {
+  return options.policy.text();
+}
+
+std::string axis_of(const Options& options, std::string_view name) {
+  return std::string(lockmgr::Policy::find_axis(name)->get(options.policy));
+}
 
 // -- the table -----------------------------------------------------------------------------------
 
 using A = CommandLine::Action;
+using C = Change;
 using O = Options;
 using S = Section;
 using V = Value;
@@ -275,7 +277,9 @@ constexpr auto kOptions = std::to_array<OptionSpec>({
     {'f', "foreground", V::kNone, "", S::kCommand, set_switch<&O::foreground, true>,
      "stay in the foreground, log to stderr"},
     {'d', "debug", V::kNone, "", S::kCommand, set_switch<&O::debug, true>,
-     "trace every request; implies -f and log_level=debug"},
+     "trace every request; implies -f and log_level=debug", switch_of<&O::debug>},
+    {'\0', "check", V::kNone, "", S::kCommand, set_check,
+     "check that it could be mounted, mount nothing"},
     {'h', "help", V::kNone, "", S::kCommand, set_action<A::kHelp>, "print this text and exit"},
     {'V', "version", V::kNone, "", S::kCommand, set_action<A::kVersion>,
      "print the version and exit"},
@@ -304,73 +308,79 @@ constexpr auto kOptions = std::to_array<OptionSpec>({
     {'\0', "dirsync", V::kNone, "", S::kMount, set_state<&State::dirsync, true>,
      "change directories synchronously"},
     {'\0', "allow_other", V::kNone, "", S::kMount, set_state<&State::allow_other, true>,
-     "let all users in (default when root mounts)"},
+     "let all users in (default when root mounts)", switch_of<&O::allow_other>},
     {'\0', "no_allow_other", V::kNone, "", S::kMount, set_state<&State::allow_other, false>,
-     "let only the mounting user in"},
+     "let only the mounting user in", switch_of<&O::allow_other>},
     {'\0', "default_permissions", V::kNone, "", S::kMount,
      set_state<&State::default_permissions, true>,
-     "the kernel checks file permissions (default when root mounts or with allow_other)"},
+     "the kernel checks file permissions (default when root mounts or with allow_other)", switch_of<&O::default_permissions>},
     {'\0', "no_default_permissions", V::kNone, "", S::kMount,
-     set_state<&State::default_permissions, false>, "opposite; needs no_allow_other"},
+     set_state<&State::default_permissions, false>, "opposite; needs no_allow_other", switch_of<&O::default_permissions>},
     {'\0', "fsname", V::kRequired, "NAME", S::kMount, set_fsname,
-     "the source shown by mount and df (default: SOURCE)"},
+     "the source shown by mount and df (default: SOURCE)", value_of<&O::fsname>},
     {'\0', "context", V::kRequired, "CONTEXT", S::kMount, add_kernel_option,
      "SELinux context; also fscontext, defcontext, rootcontext"},
     {'\0', "fscontext", V::kRequired, "CONTEXT", S::kMount, add_kernel_option, ""},
     {'\0', "defcontext", V::kRequired, "CONTEXT", S::kMount, add_kernel_option, ""},
     {'\0', "rootcontext", V::kRequired, "CONTEXT", S::kMount, add_kernel_option, ""},
-    {'\0', "remount", V::kNone, "", S::kMount, refuse_remount, ""},
+    {'\0', "remount", V::kNone, "", S::kMount, set_action<A::kRemount>,
+     "change a mount that is there: the options that follow, or fail and change nothing"},
+    {'\0', "clear_dead", V::kNone, "", S::kMount, set_switch<&O::clear_dead, true>,
+     "first detach what a lockfs that died has left on the mount point (root only)"},
+    {'\0', "sloppy", V::kNone, "", S::kMount, set_state<&State::sloppy, true>,
+     "skip unknown mount options"},
 
     {'\0', "attr_timeout", V::kRequired, "SECONDS", S::kCache, set_seconds<&O::attr_timeout>,
-     "how long the kernel may believe attributes", default_of<&O::attr_timeout>},
+     "how long the kernel may believe attributes", value_of<&O::attr_timeout>, C::kLive},
     {'\0', "entry_timeout", V::kRequired, "SECONDS", S::kCache, set_seconds<&O::entry_timeout>,
-     "how long the kernel may believe a name", default_of<&O::entry_timeout>},
+     "how long the kernel may believe a name", value_of<&O::entry_timeout>, C::kLive},
     {'\0', "negative_timeout", V::kRequired, "SECONDS", S::kCache,
      set_seconds<&O::negative_timeout>, "how long the kernel may believe that a name is missing",
-     default_of<&O::negative_timeout>},
+     value_of<&O::negative_timeout>, C::kLive},
     {'\0', "cache", V::kRequired, "SECONDS", S::kCache,
-     set_seconds<&O::attr_timeout, &O::entry_timeout>, "sets attr_timeout and entry_timeout"},
+     set_seconds<&O::attr_timeout, &O::entry_timeout>, "sets attr_timeout and entry_timeout",
+     nullptr, C::kLive},
 
     {'\0', "log_level", V::kRequired, "LEVEL", S::kLog, set_log_level,
-     "trace, debug, info, warn, error, critical or off", default_of<&O::log_level>},
+     "trace, debug, info, warn, error, critical or off", value_of<&O::log_level>, C::kLive},
     {'\0', "log_target", V::kRequired, "TARGET", S::kLog, set_log_target,
      "stderr, syslog, journal, or auto: stderr in the foreground, else journal or syslog",
-     default_auto},
+     log_target_of},
 
     {'\0', "control", V::kRequired, "WHERE", S::kControl, set_control,
      "socket for lockfsctl: auto (below /run/lockfs), off, or an absolute path",
-     default_of<&O::control>},
+     value_of<&O::control>},
     {'\0', "control_group", V::kRequired, "GROUP", S::kControl, set_control_group,
-     "a group that may use it besides root"},
+     "a group that may use it besides root", value_of<&O::control_group>},
 
     {'\0', "workers", V::kRequired, "N", S::kEngine, set_workers,
-     "threads that may serve requests at once", default_auto},
+     "threads that may serve requests at once", workers_of},
     {'\0', "passthrough", V::kRequired, "WHEN", S::kEngine, set_passthrough,
-     "auto, on or off: data goes between kernel and backing file directly", default_auto},
+     "auto, on or off: data goes between kernel and backing file directly", passthrough_of},
     {'\0', "mirror", V::kNone, "", S::kEngine, set_switch<&O::mirror, true>,
-     "carry locks to the backing files (default)"},
+     "carry locks to the backing files (default)", switch_of<&O::mirror>},
     {'\0', "nomirror", V::kNone, "", S::kEngine, set_switch<&O::mirror, false>,
-     "don't: locks then hold only within the mount"},
-    {'\0', "no_mirror", V::kNone, "", S::kEngine, set_switch<&O::mirror, false>, ""},
+     "don't: locks then hold only within the mount", switch_of<&O::mirror>},
+    {'\0', "no_mirror", V::kNone, "", S::kEngine, set_switch<&O::mirror, false>, "", switch_of<&O::mirror>},
 
     {'\0', "policy", V::kRequired, "NAME", S::kPolicy, set_policy,
-     "a preset, below; the single options here go on top of it", default_policy},
+     "a preset, below; the single options here go on top of it", policy_of},
 
     {'\0', "max_locks", V::kRequired, "N", S::kLimit, set_limit<&O::max_locks>,
-     "locks in the whole mount", default_of<&O::max_locks>},
+     "locks in the whole mount", value_of<&O::max_locks>, C::kLive},
     {'\0', "max_locks_per_user", V::kRequired, "N", S::kLimit, set_limit<&O::max_locks_per_user>,
-     "locks of one user", default_of<&O::max_locks_per_user>},
+     "locks of one user", value_of<&O::max_locks_per_user>, C::kLive},
     {'\0', "max_locks_per_owner", V::kRequired, "N", S::kLimit, set_limit<&O::max_locks_per_owner>,
-     "locks of one owner on one file", default_of<&O::max_locks_per_owner>},
+     "locks of one owner on one file", value_of<&O::max_locks_per_owner>, C::kLive},
     {'\0', "max_waiters", V::kRequired, "N", S::kLimit, set_limit<&O::max_waiters>,
-     "waiting requests in the whole mount", default_of<&O::max_waiters>},
+     "waiting requests in the whole mount", value_of<&O::max_waiters>, C::kLive},
     {'\0', "max_waiters_per_user", V::kRequired, "N", S::kLimit,
      set_limit<&O::max_waiters_per_user>, "waiting requests of one user",
-     default_of<&O::max_waiters_per_user>},
+     value_of<&O::max_waiters_per_user>, C::kLive},
     {'\0', "max_outside_waits", V::kRequired, "N", S::kLimit,
      set_limit<&O::max_outside_waits, kMaxOutsideWaits>,
      "files waited for at one time because somebody outside the mount holds them",
-     default_of<&O::max_outside_waits>},
+     value_of<&O::max_outside_waits>, C::kLive},
 
     // mount(8), fstab(5) and systemd.mount(5) act on these; they may reach us all the same.
     {'\0', "defaults", V::kNone, "", S::kIgnored, ignore, ""},
@@ -388,6 +398,10 @@ constexpr auto kOptions = std::to_array<OptionSpec>({
     {'\0', "group", V::kNone, "", S::kIgnored, ignore, ""},
     {'\0', "nogroup", V::kNone, "", S::kIgnored, ignore, ""},
     {'\0', "comment", V::kOptional, "", S::kIgnored, ignore, ""},
+    {'\0', "helper", V::kRequired, "", S::kIgnored, ignore, ""},
+    {'\0', "uhelper", V::kRequired, "", S::kIgnored, ignore, ""},
+    {'\0', "symfollow", V::kNone, "", S::kIgnored, ignore, ""},
+    {'\0', "nomand", V::kNone, "", S::kIgnored, ignore, ""},
     {'\0', "silent", V::kNone, "", S::kIgnored, ignore, ""},
     {'\0', "loud", V::kNone, "", S::kIgnored, ignore, ""},
     {'\0', "x-*", V::kOptional, "", S::kIgnored, ignore, ""},
@@ -409,8 +423,7 @@ const std::vector<OptionSpec>& all_options() {
   static const std::vector<std::string> kTexts = [] {
     std::vector<std::string> texts;
     for (const auto& axis : lockmgr::Policy::axes()) {
-      texts.push_back(
-          fmt::format("{}: {} (default {})", axis.question, names_of(axis.values), axis.get({})));
+      texts.push_back(fmt::format("{}: {}", axis.question, names_of(axis.values)));
     }
     return texts;
   }();
@@ -421,17 +434,12 @@ const std::vector<OptionSpec>& all_options() {
       if (spec.name != "policy") continue;
       for (std::size_t i = 0; i < kTexts.size(); ++i) {
         all.push_back({'\0', lockmgr::Policy::axes()[i].name, V::kRequired, "VALUE", S::kPolicy,
-                       set_policy_axis, kTexts[i]});
+                       set_policy_axis, kTexts[i], axis_of});
       }
     }
     return all;
   }();
   return kAll;
-}
-
-/// Options about the command itself; of these, -o takes only "debug", as libfuse programs do.
-bool allowed_after_o(const OptionSpec& spec) {
-  return spec.section != Section::kCommand || spec.name == "debug";
 }
 
 bool name_matches(const OptionSpec& spec, std::string_view name) {
@@ -442,337 +450,20 @@ bool name_matches(const OptionSpec& spec, std::string_view name) {
   return spec.name == name;
 }
 
+}  // namespace
+
+std::span<const OptionSpec> table() { return all_options(); }
+
 const OptionSpec* find_option(std::string_view name) {
-  for (const auto& spec : all_options()) {
+  for (const auto& spec : table()) {
     if (name_matches(spec, name)) return &spec;
   }
   return nullptr;
 }
 
-const OptionSpec* find_letter(char letter) {
-  for (const auto& spec : all_options()) {
-    if (spec.letter != '\0' && spec.letter == letter) return &spec;
-  }
-  return nullptr;
+// As libfuse programs do, -o takes "debug".
+bool allowed_after_o(const OptionSpec& spec) {
+  return spec.section != Section::kCommand || spec.name == "debug";
 }
 
-// -- suggestions ---------------------------------------------------------------------------------
-
-/// Insertions, deletions and replacements that turn `a` into `b`.
-std::size_t edit_distance(std::string_view a, std::string_view b) {
-  std::vector<std::size_t> row(b.size() + 1);
-  for (std::size_t j = 0; j <= b.size(); ++j) row[j] = j;
-  for (std::size_t i = 0; i < a.size(); ++i) {
-    std::size_t diagonal = row[0];
-    row[0] = i + 1;
-    for (std::size_t j = 0; j < b.size(); ++j) {
-      const std::size_t above = row[j + 1];
-      const std::size_t replaced = diagonal + (a[i] == b[j] ? 0 : 1);
-      row[j + 1] = std::min({above + 1, row[j] + 1, replaced});
-      diagonal = above;
-    }
-  }
-  return row[b.size()];
-}
-
-std::string dashed(std::string_view name) {
-  std::string text(name);
-  std::replace(text.begin(), text.end(), '_', '-');
-  return text;
-}
-
-/// `shown`: the option as the user wrote it, dashes and all. `name`: the bare name, underscored.
-std::string unknown_option(std::string_view shown, std::string_view name, bool after_o) {
-  const OptionSpec* best = nullptr;
-  // A third of the letters may be wrong; beyond that a suggestion is a guess.
-  std::size_t best_distance = std::min<std::size_t>(name.size() / 3, 3) + 1;
-  if (name.size() <= 64) {
-    for (const auto& spec : all_options()) {
-      if (spec.section == Section::kIgnored || (after_o && !allowed_after_o(spec))) continue;
-      const auto distance = edit_distance(name, spec.name);
-      if (distance < best_distance) {
-        best_distance = distance;
-        best = &spec;
-      }
-    }
-  }
-  if (best == nullptr) {
-    return fmt::format("unknown option '{}'; 'lockfs --help' lists the options", shown);
-  }
-  const auto suggestion = after_o ? std::string(best->name) : "--" + dashed(best->name);
-  return fmt::format("unknown option '{}'; did you mean '{}'? 'lockfs --help' lists the options",
-                     shown, suggestion);
-}
-
-// -- parsing -------------------------------------------------------------------------------------
-
-/// One element of a -o list.
-struct Element {
-  std::string name;
-  std::optional<std::string> value;
-  std::string raw;
-};
-
-/// Takes the element that starts at `list[position]` and moves `position` behind its comma. As in
-/// mount(8) a value in double quotes may hold commas; as in libfuse `\,` and `\\` stand for
-/// themselves. Returns an error or an empty string.
-std::string next_element(std::string_view list, std::size_t& position, Element& element) {
-  element = {};
-  std::string* text = &element.name;
-  bool quoted = false;
-  const auto start = position;
-  for (; position < list.size(); ++position) {
-    const char c = list[position];
-    if (c == '\\' && position + 1 < list.size() &&
-        (list[position + 1] == ',' || list[position + 1] == '\\')) {
-      ++position;
-      text->push_back(list[position]);
-      element.raw.push_back(list[position]);
-      continue;
-    }
-    if (c == ',' && !quoted) break;
-    element.raw.push_back(c);
-    if (c == '"' && (quoted || (element.value && element.value->empty()))) {
-      quoted = !quoted;
-    } else if (c == '=' && !element.value) {
-      element.value.emplace();
-      text = &*element.value;
-    } else {
-      text->push_back(c);
-    }
-  }
-  if (quoted) {
-    return fmt::format("mount options '{}': the closing quote is missing", list.substr(start));
-  }
-  ++position;  // the comma
-  return {};
-}
-
-/// Applies one option. `shown`: as written, for messages.
-std::string apply_option(State& state, const OptionSpec& spec, std::string_view shown,
-                         const std::optional<std::string>& value, std::string_view raw) {
-  if (spec.value == Value::kNone && value) {
-    return fmt::format("option '{}' takes no value, but got '{}'", shown, *value);
-  }
-  if (spec.value == Value::kRequired && !value) {
-    return fmt::format("option '{}' needs a value: {}={}", shown, shown, spec.placeholder);
-  }
-  return spec.apply(state, Given{shown, value ? std::string_view(*value) : "", raw});
-}
-
-std::string apply_list(State& state, std::string_view list) {
-  Element element;
-  for (std::size_t position = 0; position < list.size();) {
-    if (auto error = next_element(list, position, element); !error.empty()) return error;
-    if (element.raw.empty()) continue;  // "a,,b" and "a," are common in scripts
-    const auto* spec = find_option(element.name);
-    if (spec == nullptr || !allowed_after_o(*spec)) {
-      return unknown_option(element.name, element.name, true);
-    }
-    if (auto error = apply_option(state, *spec, element.name, element.value, element.raw);
-        !error.empty()) {
-      return error;
-    }
-  }
-  return {};
-}
-
-/// Walks over the arguments and hands each option to the table.
-class Parser {
- public:
-  Parser(const std::vector<std::string>& arguments, State& state)
-      : arguments_(arguments), state_(state) {}
-
-  std::string run() {
-    bool options_ended = false;
-    while (next_ < arguments_.size()) {
-      const std::string& argument = arguments_[next_++];
-      std::string error;
-      if (options_ended || argument.size() < 2 || argument[0] != '-') {
-        error = positional(argument);
-      } else if (argument == "--") {
-        options_ended = true;
-      } else if (argument[1] == '-') {
-        error = long_option(argument);
-      } else {
-        error = short_options(argument);
-      }
-      if (!error.empty()) return error;
-      // Whoever asks for help gets it, whatever else the line lacks.
-      if (state_.result.action != CommandLine::Action::kMount) return {};
-    }
-    if (count_ == 2) return {};
-    const auto* missing = count_ == 0 ? "SOURCE and MOUNTPOINT are" : "MOUNTPOINT is";
-    return fmt::format("{} missing; usage: lockfs [options] SOURCE MOUNTPOINT", missing);
-  }
-
- private:
-  std::string positional(const std::string& argument) {
-    const auto* role = count_ == 0 ? "SOURCE" : "MOUNTPOINT";
-    if (count_ == 2) {
-      return fmt::format(
-          "unexpected argument '{}' after SOURCE and MOUNTPOINT; "
-          "mount options go behind -o",
-          argument);
-    }
-    if (argument.empty()) return fmt::format("{} is empty; name a directory", role);
-    (count_ == 0 ? state_.result.options.source : state_.result.options.mountpoint) = argument;
-    ++count_;
-    return {};
-  }
-
-  std::string long_option(const std::string& argument) {
-    const auto equals = argument.find('=');
-    const auto shown = argument.substr(0, equals);
-    auto name = shown.substr(2);
-    std::replace(name.begin(), name.end(), '-', '_');
-    std::optional<std::string> value;
-    if (equals != std::string::npos) value = argument.substr(equals + 1);
-
-    const auto* spec = find_option(name);
-    if (spec == nullptr) spec = find_option(std::string_view(shown).substr(2));  // x-...
-    if (spec == nullptr) return unknown_option(shown, name, false);
-    if (spec->value == Value::kRequired && !value && next_ < arguments_.size()) {
-      value = arguments_[next_++];
-    }
-    if (spec->apply == nullptr) return list_option(shown, value);
-    return apply_option(state_, *spec, shown, value,
-                        value ? fmt::format("{}={}", name, *value) : name);
-  }
-
-  /// "-f", "-fd", "-oro", "-o ro", "-fo ro".
-  std::string short_options(const std::string& argument) {
-    for (std::size_t i = 1; i < argument.size(); ++i) {
-      const auto shown = fmt::format("-{}", argument[i]);
-      const auto* spec = find_letter(argument[i]);
-      if (spec == nullptr) {
-        return fmt::format("unknown option '{}'; 'lockfs --help' lists the options",
-                           i == 1 ? argument : shown);
-      }
-      if (spec->apply == nullptr) {
-        std::optional<std::string> value;
-        if (i + 1 < argument.size()) {
-          value = argument.substr(i + 1);
-        } else if (next_ < arguments_.size()) {
-          value = arguments_[next_++];
-        }
-        return list_option(shown, value);
-      }
-      if (auto error = apply_option(state_, *spec, shown, std::nullopt, spec->name);
-          !error.empty()) {
-        return error;
-      }
-    }
-    return {};
-  }
-
-  std::string list_option(std::string_view shown, const std::optional<std::string>& value) {
-    if (!value) {
-      return fmt::format("option '{}' needs mount options behind it, as in {} ro,nosuid", shown,
-                         shown);
-    }
-    return apply_list(state_, *value);
-  }
-
-  const std::vector<std::string>& arguments_;
-  State& state_;
-  std::size_t next_ = 0;
-  int count_ = 0;
-};
-
-/// Settles what depends on several options.
-std::string settle(State& state) {
-  auto& options = state.result.options;
-  if (!state.root && (state.suid.value_or(false) || state.dev.value_or(false))) {
-    return fmt::format("option '{}': only root may mount with it; leave it out",
-                       state.suid.value_or(false) ? "suid" : "dev");
-  }
-  options.nosuid = !state.suid.value_or(state.root);
-  options.nodev = !state.dev.value_or(state.root);
-  options.allow_other = state.allow_other.value_or(state.root);
-  options.default_permissions =
-      state.default_permissions.value_or(state.root || options.allow_other);
-  if (options.allow_other && !options.default_permissions) {
-    return "option 'no_default_permissions': with allow_other it would give every user the "
-           "daemon's own access to the files; add no_allow_other";
-  }
-  for (const auto& [axis, value] : state.policy_axes) options.policy.set(axis, value);
-  if (state.sync) options.kernel_options.emplace_back("sync");
-  if (state.dirsync) options.kernel_options.emplace_back("dirsync");
-  if (options.debug) options.foreground = true;
-  options.log_level = state.log_level.value_or(options.debug ? "debug" : options.log_level);
-  return {};
-}
-
-/// One line of help; what doesn't fit beside the name goes on below.
-void append_row(std::string& text, std::string left, std::string_view right) {
-  constexpr std::size_t kWidth = 68;
-  while (right.size() > kWidth) {
-    const auto blank = right.rfind(' ', kWidth);
-    if (blank == std::string_view::npos) break;
-    text += fmt::format("{:<28} {}\n", left, right.substr(0, blank));
-    right.remove_prefix(blank + 1);
-    left.clear();
-  }
-  text += fmt::format("{:<28} {}\n", left, right);
-}
-
-void append_section(std::string& text, Section section, std::string_view title) {
-  text += fmt::format("\n{}:\n", title);
-  for (const auto& spec : all_options()) {
-    if (spec.section != section || spec.help.empty()) continue;
-    std::string left = "  ";
-    if (section == Section::kCommand) {
-      left += spec.value == Value::kNone ? fmt::format("-{}, --{}", spec.letter, spec.name)
-                                         : fmt::format("-{} {}", spec.letter, spec.placeholder);
-    } else {
-      left += spec.name;
-      if (spec.value != Value::kNone) left += fmt::format("={}", spec.placeholder);
-      if (spec.letter != '\0') left += fmt::format(", -{}", spec.letter);
-    }
-    std::string right(spec.help);
-    if (spec.show_default != nullptr) right += fmt::format(" (default {})", spec.show_default());
-    append_row(text, left, right);
-  }
-}
-
-}  // namespace
-
-CommandLine parse_command_line(const std::vector<std::string>& arguments, bool root) {
-  State state;
-  state.root = root;
-  state.result.error = Parser(arguments, state).run();
-  if (state.result.error.empty() && state.result.action == CommandLine::Action::kMount) {
-    state.result.error = settle(state);
-  }
-  return std::move(state.result);
-}
-
-std::string help_text() {
-  std::string text =
-      "Usage: lockfs [options] SOURCE MOUNTPOINT\n"
-      "\n"
-      "Mounts the directory SOURCE on MOUNTPOINT. File locks taken through MOUNTPOINT and locks\n"
-      "held on the files of SOURCE by others, such as an NFS server, see each other. SOURCE may\n"
-      "be mounted over itself. Unmount with: umount MOUNTPOINT\n";
-  append_section(text, Section::kCommand, "Options");
-  append_section(text, Section::kMount, "Mount options (after -o, or as --name[=value])");
-  append_section(text, Section::kCache, "Caches");
-  append_section(text, Section::kLog, "Log");
-  append_section(text, Section::kControl, "Control socket");
-  append_section(text, Section::kEngine, "Engine");
-  append_section(text, Section::kPolicy, "Lock policy (who conflicts with whom, and who waits)");
-  for (const auto& preset : lockmgr::Policy::presets()) {
-    append_row(text, fmt::format("    {}", preset.name), preset.follows);
-  }
-  append_section(text, Section::kLimit, "Limits (a request beyond one gets ENOLCK)");
-  text +=
-      "\n"
-      "Options that only mount(8), fstab(5) and systemd act on (defaults, nofail, _netdev, x-*,\n"
-      "comment=...) are accepted and ignored.\n"
-      "\n"
-      "Exit status: 0 mounted, 1 failed, 2 wrong usage.\n";
-  return text;
-}
-
-}  // namespace lockfs
+}  // namespace lockfs::option

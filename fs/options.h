@@ -5,7 +5,9 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "lockmgr/policy.h"
@@ -38,6 +40,7 @@ struct Options {
   std::string fsname;                ///< first column of /proc/mounts; default: source_path
   /// Options of mount(8) handed to the kernel unchanged: sync, dirsync and the *context= family.
   std::vector<std::string> kernel_options;
+  bool clear_dead = false;  ///< a mount of a daemon that died goes first
 
   // -- caches ----------------------------------------------------------------------------------
   double attr_timeout = 1.0;      ///< seconds the kernel may believe attributes
@@ -67,12 +70,22 @@ struct Options {
   std::uint64_t max_outside_waits = 1'024;        ///< files waited for on outsiders at one time
 };
 
+/// A mount option as the user wrote it, quotes taken off.
+struct MountOption {
+  std::string name;
+  std::optional<std::string> value;
+};
+
 /// What a command line comes to.
 struct CommandLine {
-  enum class Action { kMount, kHelp, kVersion };
+  enum class Action { kMount, kRemount, kHelp, kVersion };
 
   Action action = Action::kMount;
-  Options options;    ///< meaningful for kMount without error
+  Options options;          ///< meaningful for kMount and kRemount without error
+  bool check_only = false;  ///< change nothing, only say whether it could be done
+  /// All mount options in their order. For kRemount also such as lockfs doesn't know: mount(8)
+  /// repeats what it reads from /proc/self/mountinfo.
+  std::vector<MountOption> mount_options;
   std::string error;  ///< empty, or one line: what is wrong and what to do about it
 };
 

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <linux/capability.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/xattr.h>
@@ -26,6 +27,12 @@ namespace lockfs {
 namespace {
 
 std::string describe(int error) { return std::generic_category().message(error); }
+
+std::optional<std::string> read_file(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  if (!file) return std::nullopt;
+  return std::string(std::istreambuf_iterator<char>(file), {});
+}
 
 /// Asks the filesystem itself: a plain stat() of a mount whose daemon has died may still be
 /// answered from the kernel's attribute cache. Returns an errno.
@@ -91,6 +98,26 @@ std::string dead_mount_root(const std::string& path) {
     current = absolute((link.starts_with('/') ? link : parent + link) + rest);
   }
   return current;
+}
+
+/// Detaches mounts that lie dead on the mount point, as they are where a daemon was killed and a
+/// service manager starts it again. Nothing but a dead lockfs goes: with it gone, what it covered
+/// shows, and that is somebody's.
+std::string clear_dead_mounts(const Options& options, const Machine& machine) {
+  constexpr int kMostStacked = 32;
+  for (int i = 0; i < kMostStacked; ++i) {
+    struct statx unused {};
+    const int error = stat_now(options.mountpoint, unused);
+    if (error != ENOTCONN && error != ECONNABORTED) return {};
+    const std::string root = dead_mount_root(options.mountpoint);
+    const auto on_top = find_mount(root, machine);
+    if (!on_top || on_top->type != "fuse.lockfs") return {};  // the checks that follow tell
+    if (umount2(root.c_str(), MNT_DETACH | UMOUNT_NOFOLLOW) != 0) {
+      return fmt::format("cannot detach the dead mount on '{}': {}; clear it with: umount {}",
+                         options.mountpoint, describe(errno), shell_quote(root));
+    }
+  }
+  return {};
 }
 
 struct Directory {
@@ -168,12 +195,6 @@ std::string check_relation(const Options& options, const Directory& source,
         options.source, options.mountpoint);
   }
   return {};
-}
-
-std::optional<std::string> read_file(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file) return std::nullopt;
-  return std::string(std::istreambuf_iterator<char>(file), {});
 }
 
 std::string check_mounted(const Options& options, const Machine& machine) {
@@ -329,10 +350,19 @@ std::vector<MountEntry> parse_mountinfo(std::string_view text) {
     if (words.size() < 6) continue;
     const auto dash = std::find(words.begin() + 6, words.end(), "-");
     if (words.end() - dash < 3) continue;
-    entries.push_back(
-        {unescape_octal(words[4]), unescape_octal(*(dash + 1)), unescape_octal(*(dash + 2))});
+    entries.push_back({unescape_octal(words[4]), unescape_octal(*(dash + 1)),
+                       unescape_octal(*(dash + 2)), words[2], words[5],
+                       words.end() - dash > 3 ? *(dash + 3) : std::string()});
   }
   return entries;
+}
+
+std::optional<MountEntry> find_mount(const std::string& path, const Machine& machine) {
+  std::optional<MountEntry> found;
+  for (auto& entry : parse_mountinfo(read_file(machine.mountinfo).value_or(""))) {
+    if (entry.mount_point == path) found = std::move(entry);  // the last one covers the others
+  }
+  return found;
 }
 
 std::string shell_quote(const std::string& text) {
@@ -363,7 +393,9 @@ bool may_mount() {
 std::string check_start(Options& options, const Machine& machine) {
   Directory source;
   Directory mountpoint;
-  std::string error = resolve_directory(options.source, "source", source);
+  std::string error;
+  if (options.clear_dead) error = clear_dead_mounts(options, machine);
+  if (error.empty()) error = resolve_directory(options.source, "source", source);
   if (error.empty()) error = resolve_directory(options.mountpoint, "mount point", mountpoint);
   if (!error.empty()) return error;
   options.source_path = source.path;

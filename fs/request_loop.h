@@ -2,7 +2,8 @@
 ///
 /// Exactly one thread, the leader, is blocked in read(2) on the device. It also carries out what it
 /// has read, in place: a second reader would make the kernel wake threads in turn on other CPUs,
-/// which costs a lock call several times its price. A handler that blocks must not hold the next
+/// which costs a lock call several times its price. For the same reason it follows a lone client to
+/// its CPU (CpuFollower). A handler that blocks must not hold the next
 /// request up, so a leader can be overtaken: a watchdog sees that it has been stuck for a moment
 /// and gives the lead to a follower; the old leader finishes its request and becomes a follower.
 ///

@@ -36,6 +36,27 @@ std::shared_ptr<Account> Ledger::account(uid_t uid) {
   return account;
 }
 
+Limits Ledger::limits() const {
+  return {.locks = limit(Limit::kLocks),
+          .locks_per_user = limit(Limit::kLocksPerUser),
+          .locks_per_owner = limit(Limit::kLocksPerOwner),
+          .waiters = limit(Limit::kWaiters),
+          .waiters_per_user = limit(Limit::kWaitersPerUser),
+          .outside_waits = limit(Limit::kOutsideWaits)};
+}
+
+void Ledger::set_limits(const Limits& limits) {
+  const auto set = [this](Limit limit, std::uint64_t value) {
+    limits_[static_cast<std::size_t>(limit)].store(value, std::memory_order_relaxed);
+  };
+  set(Limit::kLocks, limits.locks);
+  set(Limit::kLocksPerUser, limits.locks_per_user);
+  set(Limit::kLocksPerOwner, limits.locks_per_owner);
+  set(Limit::kWaiters, limits.waiters);
+  set(Limit::kWaitersPerUser, limits.waiters_per_user);
+  set(Limit::kOutsideWaits, limits.outside_waits);
+}
+
 Tally::Tally(Ledger& ledger, uid_t uid, Kind kind)
     : ledger_(ledger), account_(ledger.account(uid)), kind_(kind) {}
 
@@ -50,22 +71,22 @@ void Tally::set(std::uint64_t count) noexcept {
 }
 
 std::optional<Limit> Tally::would_break(std::uint64_t more) const noexcept {
-  const Limits& limits = ledger_.limits();
-  const auto full = [more](std::uint64_t now, std::uint64_t limit) {
-    return now >= limit || more > limit - now;
+  const auto full = [this, more](std::uint64_t now, Limit limit) {
+    const std::uint64_t most = ledger_.limit(limit);
+    return now >= most || more > most - now;
   };
   if (kind_ == Kind::kWaiters) {
-    if (full(ledger_.waiters(), limits.waiters)) return Limit::kWaiters;
-    if (full(account_->waiters.load(std::memory_order_relaxed), limits.waiters_per_user)) {
+    if (full(ledger_.waiters(), Limit::kWaiters)) return Limit::kWaiters;
+    if (full(account_->waiters.load(std::memory_order_relaxed), Limit::kWaitersPerUser)) {
       return Limit::kWaitersPerUser;
     }
     return std::nullopt;
   }
-  if (full(charged_, limits.locks_per_owner)) return Limit::kLocksPerOwner;
-  if (full(account_->locks.load(std::memory_order_relaxed), limits.locks_per_user)) {
+  if (full(charged_, Limit::kLocksPerOwner)) return Limit::kLocksPerOwner;
+  if (full(account_->locks.load(std::memory_order_relaxed), Limit::kLocksPerUser)) {
     return Limit::kLocksPerUser;
   }
-  if (full(ledger_.locks(), limits.locks)) return Limit::kLocks;
+  if (full(ledger_.locks(), Limit::kLocks)) return Limit::kLocks;
   return std::nullopt;
 }
 

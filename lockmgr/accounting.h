@@ -14,7 +14,9 @@
 
 #include <sys/types.h>
 
+#include <array>
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <mutex>
@@ -83,9 +85,14 @@ class Tally {
 
 class Ledger {
  public:
-  explicit Ledger(const Limits& limits) : limits_(limits) {}
+  explicit Ledger(const Limits& limits) { set_limits(limits); }
 
-  const Limits& limits() const { return limits_; }
+  std::uint64_t limit(Limit limit) const {
+    return limits_[static_cast<std::size_t>(limit)].load(std::memory_order_relaxed);
+  }
+  Limits limits() const;
+  /// What is held or awaited beyond a new limit stays; only requests from now on feel it.
+  void set_limits(const Limits& limits);
   std::uint64_t locks() const { return locks_.load(std::memory_order_relaxed); }
   std::uint64_t waiters() const { return waiters_.load(std::memory_order_relaxed); }
 
@@ -93,7 +100,7 @@ class Ledger {
   friend class Tally;
   std::shared_ptr<Account> account(uid_t uid);
 
-  const Limits limits_;
+  std::array<std::atomic<std::uint64_t>, 6> limits_{};  ///< by Limit
   std::atomic<std::uint64_t> locks_{0};
   std::atomic<std::uint64_t> waiters_{0};
   std::mutex mutex_;

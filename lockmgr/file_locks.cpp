@@ -597,11 +597,7 @@ void FileLocks::commit(Owner& owner, const Range& range, Mode mode) noexcept {
 int FileLocks::refuse(const Request& request, Limit limit) noexcept {
   manager_.counters_.add(Counter::kLimits);
   if (manager_.observer_ != nullptr) {
-    const Limits& l = manager_.ledger_.limits();
-    const std::uint64_t values[] = {l.locks,   l.locks_per_user,   l.locks_per_owner,
-                                    l.waiters, l.waiters_per_user, l.outside_waits};
-    manager_.observer_->limit_reached(*this, request, limit,
-                                      values[static_cast<std::size_t>(limit)]);
+    manager_.observer_->limit_reached(*this, request, limit, manager_.ledger_.limit(limit));
   }
   return ENOLCK;
 }
@@ -1004,7 +1000,7 @@ void FileLocks::wait_outside(Waiter& waiter, bool yield_first, Outcomes& out) no
       return;
     }
   }
-  const std::uint64_t limit = manager_.ledger_.limits().outside_waits;
+  const std::uint64_t limit = manager_.ledger_.limit(Limit::kOutsideWaits);
   if (manager_.outside_waits_.fetch_add(1, std::memory_order_relaxed) >= limit) {
     manager_.outside_waits_.fetch_sub(1, std::memory_order_relaxed);
     finish(waiter, refuse(waiter.request, Limit::kOutsideWaits), out);

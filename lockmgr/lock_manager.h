@@ -180,6 +180,8 @@ class LockManager {
   }
 
   const Ledger& ledger() const { return ledger_; }
+  /// New limits for requests from now on.
+  void set_limits(const Limits& limits) { ledger_.set_limits(limits); }
   const Counters& counters() const { return counters_; }
   const Histogram& timing(Timing what) const { return timings_[static_cast<std::size_t>(what)]; }
 

@@ -7,6 +7,8 @@
 #include <charconv>
 #include <utility>
 
+#include "fs/preflight.h"
+
 namespace lockfs::control {
 
 namespace {
@@ -51,7 +53,15 @@ Outcome dispatch(Context& context, const Call& call) {
 }  // namespace
 
 Context::Context(const Options& mount_options, Filesystem& fs, LockOps& ops)
-    : options(mount_options), filesystem(fs), lock_ops(ops), recorder(ops.tape()) {}
+    : options(mount_options),
+      current(mount_options),
+      filesystem(fs),
+      lock_ops(ops),
+      recorder(ops.tape()) {}
+
+void Context::note_mount() {
+  if (const auto mount = find_mount(options.mountpoint_path)) mount_device = mount->device;
+}
 
 Outcome done(const Call& call, const char* name, Json value) {
   return {line_of({{"id", call.id}, {"ok", true}, {name, std::move(value)}}), nullptr, {}, {}};

@@ -41,7 +41,12 @@ struct Peer {
 struct Context {
   Context(const Options& mount_options, Filesystem& fs, LockOps& ops);
 
-  const Options& options;
+  /// To be called when the mount is made.
+  void note_mount();
+
+  const Options& options;    ///< of the start
+  Options current;           ///< with what "set" has changed since
+  std::string mount_device;  ///< as in /proc/self/mountinfo; empty: unknown
   Filesystem& filesystem;
   LockOps& lock_ops;
   const std::chrono::steady_clock::time_point began = std::chrono::steady_clock::now();

@@ -2,15 +2,12 @@
 
 #include <fmt/format.h>
 
-#include <cmath>
 #include <cstdlib>
 #include <string_view>
 
 namespace lockfs::control {
 
 namespace {
-
-constexpr double kMostSeconds = 365.0 * 86400;
 
 [[noreturn]] void fail(std::string message) { throw Failure{"bad_request", std::move(message)}; }
 
@@ -38,16 +35,6 @@ std::optional<std::string> text_in(const Json& request, const char* name) {
   if (value == nullptr) return std::nullopt;
   if (!value->is_string()) fail(fmt::format("'{}' is not a string", name));
   return value->get<std::string>();
-}
-
-std::optional<double> seconds_in(const Json& request, const char* name) {
-  const Json* json = member(request, name);
-  if (json == nullptr) return std::nullopt;
-  const double value = json->is_number() ? json->get<double>() : -1.0;
-  if (!std::isfinite(value) || value < 0 || value > kMostSeconds) {
-    fail(fmt::format("'{}' is not a number of seconds from 0 to {:.0f}", name, kMostSeconds));
-  }
-  return value;
 }
 
 lockmgr::Range range_in(const Json& request) {

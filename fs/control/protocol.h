@@ -33,8 +33,6 @@ struct Failure {
 std::optional<std::int64_t> number_in(const Json& request, const char* name);
 /// A string; nothing when it is absent or null.
 std::optional<std::string> text_in(const Json& request, const char* name);
-/// A finite number of seconds from 0 to a year; nothing when it is absent.
-std::optional<double> seconds_in(const Json& request, const char* name);
 /// "start" and "end", both inclusive and both optional.
 lockmgr::Range range_in(const Json& request);
 /// "owner": "TYPE:COOKIE" as replies show it.

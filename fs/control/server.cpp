@@ -27,6 +27,7 @@ Server::~Server() { stop(); }
 std::string Server::start() {
   if (std::string error = socket_.open(context_.options); !error.empty()) return error;
   if (socket_.fd() < 0) return {};
+  context_.note_mount();
   stop_.reset(eventfd(0, EFD_CLOEXEC));
   if (!stop_) return fmt::format("cannot serve {}: {}", socket_.path(), std::strerror(errno));
   try {

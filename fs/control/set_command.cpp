@@ -1,35 +1,71 @@
-// "set": changes what may change while mounted, all or nothing.
+// "set": changes options while mounted, all or nothing. Each field of the request but "v", "id",
+// "cmd" and "check" is an option, with true for one that takes no value; "check" true changes
+// nothing and only tells whether it could be done.
+#include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
+#include <string>
+#include <utility>
+#include <vector>
+
 #include "fs/control/commands.h"
+#include "fs/logging.h"
+#include "fs/option_change.h"
 
 namespace lockfs::control {
 
-Outcome set(Context& context, const Call& call) {
-  const auto level = text_in(call.request, "log_level");
-  auto wanted = spdlog::level::info;
-  if (level) {
-    wanted = spdlog::level::from_str(*level);
-    if (wanted == spdlog::level::off && *level != "off") {
-      throw Failure{"bad_request",
-                    "'log_level' is not trace, debug, info, warn, error, critical or off"};
-    }
-  }
-  const auto attr = seconds_in(call.request, "attr_timeout");
-  const auto entry = seconds_in(call.request, "entry_timeout");
-  const auto negative = seconds_in(call.request, "negative_timeout");
+namespace {
 
-  if (level) spdlog::set_level(wanted);
+std::vector<MountOption> changes_in(const Json& request) {
+  std::vector<MountOption> changes;
+  for (const auto& [name, value] : request.items()) {
+    if (name == "v" || name == "id" || name == "cmd" || name == "check") continue;
+    MountOption change{name, std::nullopt};
+    if (value != true) change.value = value.is_string() ? value.get<std::string>() : value.dump();
+    changes.push_back(std::move(change));
+  }
+  return changes;
+}
+
+void apply(Context& context) {
+  const Options& options = context.current;
+  spdlog::set_level(spdlog::level::from_str(options.log_level));
   Filesystem::CacheTimes& times = context.filesystem.cache_times();
-  if (attr) times.attr = *attr;
-  if (entry) times.entry = *entry;
-  if (negative) times.negative = *negative;
-  return done(
-      call, "result",
-      {{"attr_timeout", times.attr.load()},
-       {"entry_timeout", times.entry.load()},
-       {"negative_timeout", times.negative.load()},
-       {"log_level", std::string(spdlog::level::to_string_view(spdlog::get_level()).data())}});
+  times.attr = options.attr_timeout;
+  times.entry = options.entry_timeout;
+  times.negative = options.negative_timeout;
+  context.lock_ops.set_limits(options);
+}
+
+void report(const std::vector<MountOption>& changes, const Peer& peer) {
+  std::string text;
+  for (const auto& [name, value] : changes) {
+    text += (text.empty() ? "" : ",") + name + (value ? "=" + *value : "");
+  }
+  log_event(spdlog::level::info,
+            fmt::format("options set by pid {} (uid {}): {}", peer.pid, peer.uid, text),
+            {{"LOCKFS_OP", "set"},
+             {"LOCKFS_BY_UID", std::to_string(peer.uid)},
+             {"LOCKFS_BY_PID", std::to_string(peer.pid)}});
+}
+
+}  // namespace
+
+Outcome set(Context& context, const Call& call) {
+  const auto changes = changes_in(call.request);
+  OptionChange planned = plan_change(context.current, changes);
+  if (!planned.error.empty()) throw Failure{"bad_request", std::move(planned.error)};
+  if (!call.request.value("check", false) && !changes.empty()) {
+    context.current = std::move(planned.wanted);
+    apply(context);
+    report(changes, call.peer);
+  }
+  Json values;
+  for (const auto& [name, value] : live_values(context.current)) {
+    Json parsed = Json::parse(value, nullptr, false);
+    values[name] = parsed.is_number() ? std::move(parsed) : Json(value);
+  }
+  return done(call, "result", std::move(values));
 }
 
 }  // namespace lockfs::control

@@ -24,8 +24,6 @@ namespace lockfs::control {
 namespace {
 
 constexpr int kBacklog = 16;
-/// Two mounts on one point, one over the other, take turns with these endings.
-constexpr int kMostTwins = 100;
 
 std::string failed(std::string_view what, const std::string& path, int error) {
   return fmt::format("cannot {} {}: {}", what, path, std::strerror(error));
@@ -117,6 +115,13 @@ std::string control_socket_name(const std::string& mountpoint) {
   return name;
 }
 
+std::string control_socket_path(const std::string& folder, const std::string& mountpoint,
+                                int twin) {
+  const std::string name = control_socket_name(mountpoint);
+  return twin == 0 ? fmt::format("{}/{}.sock", folder, name)
+                   : fmt::format("{}/{}+{}.sock", folder, name, twin);
+}
+
 ControlSocket::~ControlSocket() {
   if (!fd_) return;
   struct stat status {};
@@ -178,10 +183,8 @@ std::string ControlSocket::open_default(const Options& options) {
   if (flock(turn.get(), LOCK_EX) != 0) return failed("lock", folder, errno);
 
   sweep(folder);
-  const std::string name = control_socket_name(options.mountpoint_path);
-  for (int twin = 0; twin < kMostTwins; ++twin) {
-    const std::string path = twin == 0 ? fmt::format("{}/{}.sock", folder, name)
-                                       : fmt::format("{}/{}+{}.sock", folder, name, twin);
+  for (int twin = 0; twin < kMostSocketTwins; ++twin) {
+    const std::string path = control_socket_path(folder, options.mountpoint_path, twin);
     const int found = probe(path);
     if (found == 0) continue;
     std::string error = bind_at(path);

@@ -26,6 +26,13 @@ std::string control_folder();
 /// '.', '_' or ':' becomes \xNN, as systemd-escape(1) does. A long one ends in a hash.
 std::string control_socket_name(const std::string& mountpoint);
 
+/// Daemons whose mounts have the same mount point, one over the other or some detached by
+/// `umount -l`, take turns with names up to this number.
+inline constexpr int kMostSocketTwins = 100;
+
+/// The socket's path for the `twin`th of them, counted from 0.
+std::string control_socket_path(const std::string& folder, const std::string& mountpoint, int twin);
+
 class ControlSocket {
  public:
   ControlSocket() = default;

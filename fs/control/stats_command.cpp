@@ -74,6 +74,7 @@ Outcome ping(Context& context, const Call& call) {
                {"source", options.source_path},
                {"mountpoint", options.mountpoint_path},
                {"source_device", fmt::format("{}:{}", major(dev), minor(dev))},
+               {"mount_device", context.mount_device},
                {"policy", policy.text()},
                {"separate_spaces", policy.conflict_space == lockmgr::ConflictSpace::kSeparate},
                {"same_process_exempt", policy.same_process == lockmgr::SameProcess::kExempt},

@@ -5,6 +5,7 @@
 #include <array>
 #include <functional>
 #include <iostream>
+#include <sstream>
 
 #include "mount-helpers/lockfsctl/snapshot.h"
 #include "mount-helpers/lockfsctl/text.h"
@@ -23,7 +24,7 @@ struct Options {
   bool no_outside = false;
   pid_t pid = 0;
   std::string older_than;
-  std::vector<std::string> columns;
+  std::string columns;  ///< names with commas between
 };
 
 /// What a cell is made of.
@@ -107,7 +108,9 @@ std::vector<const ColumnSpec*> chosen_columns(const Options& options) {
       if (column.standard) chosen.push_back(&column);
     }
   }
-  for (const std::string& name : options.columns) {
+  std::istringstream names(options.columns);
+  std::string name;
+  while (std::getline(names, name, ',')) {
     const auto* const it =
         std::find_if(kColumns.begin(), kColumns.end(),
                      [&](const ColumnSpec& column) { return column.name == upper(name); });
@@ -238,7 +241,7 @@ void add_list(CLI::App& app, const Globals& globals, Run& run) {
   sub->add_option("--pid,-p", o->pid, "Only of this process")->check(CLI::PositiveNumber);
   sub->add_option("--older-than", o->older_than, "Only held or waiting for at least this long");
   sub->add_flag("--no-outside", o->no_outside, "Without the locks of outsiders on the source");
-  sub->add_option("--output,-o", o->columns, "Columns, of " + column_names(false))->delimiter(',');
+  sub->add_option("--output,-o", o->columns, "Columns, of " + column_names(false));
   sub->add_flag("--noheadings,-n", o->no_headings, "Without the line of headings");
   sub->add_flag("--raw,-r", o->raw, "Columns without padding");
   sub->callback([&globals, &run, o] { run = [&globals, o] { return list(globals, *o); }; });

@@ -21,7 +21,11 @@ int main(int argc, char** argv) {
     return run ? run() : 0;
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return app.exit(error);
-    std::cerr << "lockfsctl: " << error.what() << "; see lockfsctl --help\n";
+    const std::vector<std::string> left = app.remaining();
+    const bool unknown = app.get_subcommands().empty() && !left.empty();
+    std::cerr << "lockfsctl: "
+              << (unknown ? "there is no subcommand '" + left.front() + "'" : error.what())
+              << "; see lockfsctl --help\n";
     return 2;
   } catch (const Error& error) {
     std::cout.flush();

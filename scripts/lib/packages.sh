@@ -9,8 +9,11 @@ PACKAGES_BUILD=(
 )
 PACKAGES_RUN=(fuse3 util-linux mount python3)
 PACKAGES_TEST=(libgtest-dev acl attr e2fsprogs git procps python3-jsonschema sqlite3 stress-ng tmux)
+# The manual pages, the completions and the Debian package.
+PACKAGES_TEST+=(man-db groff-base mandoc zsh bash dpkg-dev file mmdebstrap)
 PACKAGES_LINT=(clang-format clang-tidy)
 PACKAGES_BENCH=(libbenchmark-dev)
+PACKAGES_PLOTS=(python3-matplotlib)
 # The virtual machines of scripts/nfs-lab; what is in them is only downloaded (tests/nfs/lab/prepare).
 PACKAGES_NFS=(qemu-system-x86 busybox-static cpio xz-utils)
 
@@ -22,7 +25,8 @@ missing_packages() {
   done
 }
 
-# install_packages GROUP...: installs what is missing of the groups build, run, test, lint, bench, nfs.
+# install_packages GROUP...: installs what is missing of the groups build, run, test, lint, bench,
+# plots, nfs.
 install_packages() {
   local group wanted=() missing
   for group in "$@"; do

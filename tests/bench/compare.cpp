@@ -91,6 +91,9 @@ void Report::compare(const std::string& group, const std::string& name,
     row.p50 = percentile(all[i], 0.5);
     row.p99 = percentile(all[i], 0.99);
     row.p999 = percentile(all[i], 0.999);
+    for (const double p : {0.1, 1., 5., 10., 25., 50., 75., 90., 95., 99., 99.5, 99.9}) {
+      row.distribution.emplace_back(p, percentile(all[i], p / 100));
+    }
     row.mean = std::accumulate(all[i].begin(), all[i].end(), 0.0) /
                static_cast<double>(std::max<std::size_t>(all[i].size(), 1));
     row.round_p50_min = *std::min_element(medians[i].begin(), medians[i].end());
@@ -168,6 +171,7 @@ void Report::write_json(const std::string& path, const Settings& settings) const
         {"p99", row.p99},
         {"p99.9", row.p999},
         {"mean", row.mean},
+        {"distribution", row.distribution},
         {"round_p50_min", row.round_p50_min},
         {"round_p50_max", row.round_p50_max},
     };

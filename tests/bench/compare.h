@@ -52,8 +52,9 @@ struct Row {
   double p99 = 0;
   double p999 = 0;
   double mean = 0;
-  double round_p50_min = 0;  ///< median of the best round
-  double round_p50_max = 0;  ///< median of the worst round
+  std::vector<std::pair<double, double>> distribution;  ///< percentiles and their values
+  double round_p50_min = 0;                             ///< median of the best round
+  double round_p50_max = 0;                             ///< median of the worst round
   double ratio_backing = 0;
   double ratio_floor = 0;
   double mb_per_second = 0;  ///< 0 where no data is moved

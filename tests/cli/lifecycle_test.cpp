@@ -377,6 +377,41 @@ TEST_F(Logs, JournalComesFirstAndHasFields) {
   }
 }
 
+TEST_F(Logs, JournalFieldsOfARefusal) {
+  LogSocket journal(make_journal_folder());
+  ASSERT_TRUE(write_file(source() + "/a", ""));
+  ASSERT_TRUE(write_file(source() + "/b", ""));
+  start({"-o", "max_locks=1", source(), mount()}, mount());
+  UniqueFd first(open((mount() + "/a").c_str(), O_RDWR | O_CLOEXEC));
+  UniqueFd second(open((mount() + "/b").c_str(), O_RDWR | O_CLOEXEC));
+  EXPECT_EQ(flock(first.get(), LOCK_EX | LOCK_NB), 0);
+  EXPECT_EQ(flock(second.get(), LOCK_EX | LOCK_NB), -1);
+  first.reset();
+  second.reset();
+  stop(mount());
+  const auto text = journal.text();
+  for (const auto& field :
+       {std::string("\nLOCKFS_OP=lock\n"), "\nLOCKFS_FILE=" + source() + "/b\n",
+        std::string("\nLOCKFS_RANGE=0-EOF\n"), std::string("\nLOCKFS_OWNER=flock:"),
+        "\nLOCKFS_OWNER_PID=" + std::to_string(getpid()) + "\n",
+        "\nERRNO=" + std::to_string(ENOLCK) + "\n", std::string("\nPRIORITY=4\n")}) {
+    EXPECT_NE(text.find(field), std::string::npos) << "missing: " << field << "\nin: " << text;
+  }
+}
+
+TEST_F(Logs, ServiceManagerIsTold) {
+  const auto path = in_base("notify");
+  LogSocket manager(path);
+  CommandOptions options;
+  options.environment["NOTIFY_SOCKET"] = path;
+  expect_failure(lockfs({"-f", in_base("none"), mount()}, options), 1, {"does not exist"});
+  RunningCommand daemon(lockfs_command({"-f", source(), mount()}), options);
+  EXPECT_EQ(manager.text(), "READY=1\n--\n");
+  EXPECT_EQ(mounts_on(mount()).size(), 1U) << "told before the mount was there";
+  daemon.kill(SIGTERM);
+  EXPECT_EQ(daemon.wait().status, 0);
+}
+
 TEST_F(Logs, SyslogWhenAskedFor) {
   LogSocket syslog("/dev/log");
   LogSocket journal(make_journal_folder());

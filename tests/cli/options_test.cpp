@@ -279,6 +279,28 @@ TEST(Options, MountOnlyOptionsPassSilently) {
   bad({"-o", "x-"});
 }
 
+TEST(Options, Remount) {
+  const CommandLine command =
+      parse({"-o", "remount,ro,user_id=0,x-foo=1", "--log-level=debug", "-o", "cache=2"});
+  EXPECT_EQ(command.error, "");
+  EXPECT_EQ(command.action, CommandLine::Action::kRemount);
+  std::string options;
+  for (const auto& [name, value] : command.mount_options) {
+    options += name + (value ? "=" + *value : "") + " ";
+  }
+  EXPECT_EQ(options, "remount ro user_id=0 x-foo=1 log_level=debug cache=2 ");
+  expect_says(bad({"-o", "remount,attr_timeout=x"}), {"'attr_timeout'"});
+}
+
+TEST(Options, CheckAndSloppy) {
+  EXPECT_FALSE(parse({}).check_only);
+  EXPECT_TRUE(parse({"--check"}).check_only);
+  EXPECT_TRUE(good({"-o", "bogus,ro,sloppy,more=1"}).read_only);
+  expect_says(bad({"-o", "bogus,ro"}), {"unknown option 'bogus'"});
+  expect_says(bad({"-o", "sloppy,attr_timeout=x"}), {"'attr_timeout'"});
+  expect_says(bad({"-o", "sloppy", "--bogus"}), {"unknown option '--bogus'"});
+}
+
 TEST(Options, UnknownOptions) {
   expect_says(bad({"-o", "atr_timeout=1"}), {"'atr_timeout'", "did you mean 'attr_timeout'"});
   expect_says(bad({"-o", "attr-timeout=1"}), {"did you mean 'attr_timeout'"});
@@ -287,7 +309,6 @@ TEST(Options, UnknownOptions) {
   expect_says(bad({"--forground"}), {"did you mean '--foreground'"});
   expect_says(bad({"-o", "foreground"}), {"unknown option 'foreground'"});
   expect_says(bad({"-o", "help"}), {"unknown option 'help'"});
-  expect_says(bad({"-o", "remount"}), {"'remount'", "unmount and mount again"});
   expect_says(bad({"-x"}), {"'-x'", "--help"});
   expect_says(bad({"-fx"}), {"'-x'"});
   expect_says(bad({"-o", "=1"}), {"unknown option ''"});

@@ -19,6 +19,11 @@ std::string lockfsctl_program();
 
 class CommandTest : public ControlTest {
  protected:
+  void TearDown() override {
+    lockers_.clear();  // they keep the mount busy
+    ControlTest::TearDown();
+  }
+
   /// lockfsctl with the mount's socket; standard output and error together.
   ProgramResult run(std::vector<std::string> arguments, const ProgramOptions& options = {});
   /// What it prints as JSON; a failure is recorded when that is none or the status is not 0.

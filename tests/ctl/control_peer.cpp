@@ -7,7 +7,9 @@
 
 #include <array>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
+#include <thread>
 
 namespace lockfs::test {
 
@@ -37,6 +39,7 @@ std::size_t ControlPeer::send(const std::string& bytes) {
 void ControlPeer::end() { ::shutdown(fd_.get(), SHUT_WR); }
 
 std::optional<std::string> ControlPeer::line() {
+  if (!valid()) return std::nullopt;
   while (true) {
     if (const auto end = input_.find('\n'); end != std::string::npos) {
       std::string text = input_.substr(0, end);
@@ -85,6 +88,12 @@ void ControlTest::SetUp() {
   all.push_back("control=" + socket());
   const std::string error = fs_.start(all);
   ASSERT_TRUE(error.empty()) << error;
+  // The mount answers a moment before its socket is there.
+  const auto end = std::chrono::steady_clock::now() + deadline();
+  while (!ControlPeer(socket()).valid()) {
+    ASSERT_LT(std::chrono::steady_clock::now(), end) << "no control socket";
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
 }
 
 void ControlTest::TearDown() { EXPECT_EQ(fs_.stop(), ""); }

@@ -230,7 +230,7 @@ TEST_F(List, MistakesAreOneLine) {
            {{"who"}, 2, "FILE is required"},
            {{"who", fs().mount()}, 2, "is a whole mount"},
            {{"nonsense"}, 2, "nonsense"},
-           {{}, 2, "subcommand"}}) {
+           {{}, 2, "subcommand is required"}}) {
     const ProgramResult result = run(arguments);
     EXPECT_EQ(result.status, status) << result.output;
     EXPECT_NE(result.output.find(part), std::string::npos) << result.output;

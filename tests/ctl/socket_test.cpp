@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
+#include <cstring>
 #include <filesystem>
 #include <list>
 #include <random>
@@ -306,6 +307,7 @@ TEST_F(Socket, IdleConnectionsMakeRoomWatchersStay) {
   std::list<ControlPeer> idle;
   for (int i = 0; i < 63; ++i) {
     idle.emplace_back(socket());
+    ASSERT_TRUE(idle.back().valid()) << i << ": " << std::strerror(errno);
     ASSERT_EQ(idle.back().call("ping")["ok"], true) << i;
   }
   // Once they have been idle long enough the next one is let in, whoever it is.
