@@ -80,7 +80,7 @@ bool read_locks_of(int fd, std::vector<lockmgr::CarriedLock>& found) {
 }  // namespace
 
 BackingFile::BackingFile(InodePtr inode, WaitThreads& threads, Tape& tape)
-    : inode_(std::move(inode)), threads_(threads), tape_(tape) {}
+    : inode_(std::move(inode)), threads_(threads), tape_(tape), pollers_(inode_->id().ino) {}
 
 /// Returns 0 or the errno of the open.
 int BackingFile::open(bool writable, std::shared_ptr<const UniqueFd>& fd) const {
@@ -203,7 +203,7 @@ bool BackingFile::outsiders_waiting() noexcept {
     // Whoever was seen has had a turn; look again before giving another.
     outsiders_wait_ = false;
   }
-  return outsiders_wait_;
+  return outsiders_wait_ || pollers_.due();
 }
 
 }  // namespace lockfs

@@ -20,6 +20,7 @@
 #include <vector>
 
 #include "fs/inode.h"
+#include "fs/nfs_pollers.h"
 #include "fs/record/tape.h"
 #include "fs/unique_fd.h"
 #include "fs/wait_threads.h"
@@ -55,6 +56,7 @@ class BackingFile final : public lockmgr::Backing {
   bool writable_ = false;
   bool outsiders_wait_ = false;  ///< as last seen
   std::chrono::steady_clock::time_point next_look_;
+  NfsPollers pollers_;
 };
 
 }  // namespace lockfs

@@ -116,6 +116,7 @@ int Filesystem::open(fuse_req_t req, fuse_ino_t nodeid, fuse_file_info* fi) {
   InodePtr inode;
   UniqueFd fd;
   if (const int error = inodes_.acquire(nodeid, inode); error != 0) return error;
+  nfs_watch_.note_open(fuse_req_ctx(req)->pid, [&inode] { return inode->path(); });
   if (const int error = open_descriptor(req, *inode, fi->flags, fd); error != 0) return error;
   auto handle = std::make_unique<Handle>(std::move(inode), std::move(fd), fi->flags);
   const proto::OpenOut out = wire_open(*handle, passthrough_.attach(*handle));

@@ -41,6 +41,24 @@ class Device {
   /// O_PATH descriptor of the file that `handle` names, or -errno (ESTALE: it no longer exists).
   [[nodiscard]] int open_handle(const std::string& handle) const noexcept;
 
+  /// number_of() and open_number() work.
+  [[nodiscard]] bool finds_numbers() const noexcept { return numbers_ != Numbers::kNone; }
+
+  /// A number that open_number() turns back into the file, whatever became of this process since:
+  /// the inode number where the filesystem finds files by it (ext4, f2fs, jfs, btrfs, xfs), inode
+  /// number and generation in one on tmpfs; 0 where there is no such number. Below 2^63; the low
+  /// bits are the inode number's.
+  [[nodiscard]] std::uint64_t number_of(ino_t ino, const std::string& handle) const noexcept;
+
+  /// O_PATH descriptor of the file with that number, or -errno (ESTALE: there is none, or no file
+  /// can be found by number).
+  [[nodiscard]] int open_number(std::uint64_t number) const noexcept;
+
+  /// The inode number in a number_of().
+  [[nodiscard]] static ino_t ino_of(std::uint64_t number) noexcept {
+    return (number & kPacked) != 0 ? number & ((std::uint64_t{1} << kInoBits) - 1) : number;
+  }
+
   /// Inode number to show. The mount shows one st_dev, by which tar or rsync detect hard links, so
   /// files of different filesystems must not share a number.
   [[nodiscard]] ino_t shown_ino(ino_t ino) const noexcept {
@@ -48,12 +66,22 @@ class Device {
   }
 
  private:
+  /// How a file handle is had from an inode number, see open_number().
+  enum class Numbers { kNone, kIno32, kBtrfs, kXfs, kPacked };
+  static constexpr std::uint64_t kPacked = std::uint64_t{1} << 62;
+  static constexpr unsigned kInoBits = 30;
+
+  void learn_numbers(std::uint64_t magic, int path_fd);
+  [[nodiscard]] std::string handle_of_number(std::uint64_t number) const;
+
   const dev_t dev_;
   const std::uint16_t index_;
   bool local_ = false;
   bool lists_locks_ = false;
   bool can_reopen_ = false;
-  UniqueFd mount_fd_;  ///< open_by_handle_at takes no O_PATH descriptor
+  Numbers numbers_ = Numbers::kNone;
+  std::string sample_;  ///< a handle of this filesystem
+  UniqueFd mount_fd_;   ///< open_by_handle_at takes no O_PATH descriptor
 };
 
 class DeviceTable {

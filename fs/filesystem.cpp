@@ -1,6 +1,7 @@
 #include "fs/filesystem.h"
 
 #include <fcntl.h>
+#include <spdlog/spdlog.h>
 #include <sys/resource.h>
 
 #include <algorithm>
@@ -48,12 +49,15 @@ Filesystem::Filesystem(const Options& options)
       cache_times_{options.attr_timeout, options.entry_timeout, options.negative_timeout},
       inodes_(open_source(options.source_path), std::min(raise_descriptor_limit() / 2, kMaxPins)),
       passthrough_(options.passthrough),
-      idle_closer_([this](const std::stop_token& stop) { run_idle_closer(stop); }) {}
+      nfs_watch_(options.source_path, options.mountpoint_path),
+      housekeeper_([this](const std::stop_token& stop) { run_housekeeping(stop); }) {}
 
-void Filesystem::run_idle_closer(const std::stop_token& stop) {
+void Filesystem::run_housekeeping(const std::stop_token& stop) {
+  nfs_watch_.look();
   std::unique_lock lock(idle_mutex_);
   while (!idle_stop_.wait_for(lock, stop, kIdlePeriod, [&] { return stop.stop_requested(); })) {
     inodes_.close_idle();
+    nfs_watch_.look();
   }
 }
 
@@ -98,19 +102,38 @@ int Filesystem::enter(UniqueFd path_fd, Entry& entry) {
 }
 
 int Filesystem::find_child(Inode& parent, const char* name, Entry& entry) {
-  // NFS servers look up "." to turn a nodeid into an inode, whatever its type, and ".." to connect
-  // a directory to its parents.
-  if (std::strcmp(name, ".") == 0) {
-    const int error = inodes_.acquire(parent.nodeid(), entry.inode);
-    return error != 0 ? error : read_attributes(*entry.inode, entry.st);
-  }
+  // NFS servers look up ".." to connect a directory to its parents.
   UniqueFd fd(::openat(parent.fd(), name, O_PATH | O_NOFOLLOW | O_CLOEXEC));
   if (!fd) return errno;
   if (std::strcmp(name, "..") == 0 && !is_below_source(fd.get())) return ESTALE;
   return enter(std::move(fd), entry);
 }
 
+/// What an NFS server does with a file handle: turns a nodeid into an inode, whatever its type.
+int Filesystem::find_by_nodeid(fuse_ino_t nodeid, Entry& entry) {
+  int error = inodes_.acquire(nodeid, entry.inode);
+  if (error == ESTALE) {
+    error = inodes_.recover(nodeid, entry.inode);
+    const bool outside =
+        error == 0 && entry.inode->type() == S_IFDIR && !is_below_source(entry.inode->fd());
+    if (outside) error = ESTALE;
+    if (error != 0) note_lost_handle();
+  }
+  return error != 0 ? error : read_attributes(*entry.inode, entry.st);
+}
+
+void Filesystem::note_lost_handle() {
+  if (inodes_.root()->device().finds_numbers() || told_of_handles_.test_and_set()) return;
+  spdlog::warn(
+      "an NFS server came with the handle of a forgotten file: the filesystem of {} cannot find it "
+      "again (root can on ext4, xfs, btrfs, f2fs, jfs and tmpfs), so NFS clients get ESTALE; "
+      "export "
+      "the source instead of the mount",
+      options_.source_path);
+}
+
 int Filesystem::find_child(fuse_ino_t parent, const char* name, Entry& entry) {
+  if (std::strcmp(name, ".") == 0) return find_by_nodeid(parent, entry);
   InodePtr directory;
   if (const int error = inodes_.acquire(parent, directory); error != 0) return error;
   return find_child(*directory, name, entry);

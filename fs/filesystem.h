@@ -31,6 +31,7 @@
 #include "fs/handle.h"
 #include "fs/inode.h"
 #include "fs/inode_table.h"
+#include "fs/nfs_watch.h"
 #include "fs/options.h"
 
 namespace lockfs {
@@ -87,6 +88,8 @@ class Filesystem {
   // filesystem.cpp: what several handlers need. All return 0 or an errno.
   int find_child(Inode& parent, const char* name, Entry& entry);
   int find_child(fuse_ino_t parent, const char* name, Entry& entry);
+  int find_by_nodeid(fuse_ino_t nodeid, Entry& entry);
+  void note_lost_handle();
   int enter(UniqueFd path_fd, Entry& entry);
   /// Takes the caller's identity when the file has set-ID bits, so that the backing filesystem
   /// decides as for the caller whether a change takes these away.
@@ -98,7 +101,7 @@ class Filesystem {
   int reply_entry(fuse_req_t req, const Entry& entry);
   int reply_attributes(fuse_req_t req, Inode& inode);
   [[nodiscard]] bool is_below_source(int directory) const noexcept;
-  void run_idle_closer(const std::stop_token& stop);
+  void run_housekeeping(const std::stop_token& stop);
 
   // The handlers return 0 or an errno. Those that have more to say than "done" answer success
   // themselves, as their last step.
@@ -169,9 +172,11 @@ class Filesystem {
   DataPassthroughTable passthrough_;
   HandleSet<Handle> files_;           ///< after what the handles refer to
   HandleSet<DirHandle> directories_;  ///< likewise
+  std::atomic_flag told_of_handles_;
+  NfsWatch nfs_watch_;
   std::mutex idle_mutex_;
   std::condition_variable_any idle_stop_;
-  std::jthread idle_closer_;  ///< last: it uses inodes_
+  std::jthread housekeeper_;  ///< last: it uses inodes_ and nfs_watch_
 };
 
 }  // namespace lockfs

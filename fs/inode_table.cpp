@@ -10,7 +10,8 @@ namespace {
 
 constexpr std::uint64_t kRootNodeid = 1;  // FUSE_ROOT_ID
 
-/// Marks a nodeid that is a counter value, not an inode number. The shard is in the low bits.
+/// Marks a nodeid that is a counter value, not a number of the device. The shard is in the low
+/// bits.
 constexpr std::uint64_t kCountedNodeid = std::uint64_t{1} << 63;
 
 /// splitmix64's finisher: spreads consecutive numbers over the shards and buckets.
@@ -63,6 +64,19 @@ int InodeTable::acquire(std::uint64_t nodeid, InodePtr& inode) noexcept {
   if (!pinned) {
     if (const int error = repin(shard, *found); error != 0) return error;
   }
+  inode = std::move(found);
+  return 0;
+}
+
+int InodeTable::recover(std::uint64_t nodeid, InodePtr& inode) {
+  if ((nodeid & kCountedNodeid) != 0) return ESTALE;
+  UniqueFd fd(root_->device().open_number(nodeid));
+  if (!fd) return ESTALE;
+  struct stat st {};
+  if (::fstat(fd.get(), &st) != 0) return errno;
+  if (st.st_dev != root_->id().dev) return ESTALE;
+  InodePtr found = intern(std::move(fd), st);
+  if (found->nodeid() != nodeid) return ESTALE;
   inode = std::move(found);
   return 0;
 }
@@ -174,18 +188,19 @@ std::size_t InodeTable::shard_index(ino_t ino) noexcept { return mix(ino) >> (64
 
 InodeTable::Shard& InodeTable::shard_of(std::uint64_t nodeid) noexcept {
   const bool counted = (nodeid & kCountedNodeid) != 0;
-  return shards_[counted ? nodeid % kShards : shard_index(nodeid)];
+  return shards_[counted ? nodeid % kShards : shard_index(Device::ino_of(nodeid))];
 }
 
-std::uint64_t InodeTable::new_nodeid(Shard& shard, const Device& device, ino_t ino) noexcept {
-  const bool usable = device.is_source() && ino > kRootNodeid && (ino & kCountedNodeid) == 0;
-  if (usable && !shard.by_nodeid.contains(ino)) return ino;
+std::uint64_t InodeTable::new_nodeid(Shard& shard, const Device& device, ino_t ino,
+                                     const std::string& handle) noexcept {
+  const std::uint64_t number = device.is_source() ? device.number_of(ino, handle) : 0;
+  if (number > kRootNodeid && !shard.by_nodeid.contains(number)) return number;
   return kCountedNodeid | (shard.next_number++ << kShardBits) | shard_index(ino);
 }
 
 Inode& InodeTable::add(Shard& shard, Device& device, UniqueFd path_fd, const struct stat& st,
                        std::string handle) {
-  const std::uint64_t nodeid = new_nodeid(shard, device, st.st_ino);
+  const std::uint64_t nodeid = new_nodeid(shard, device, st.st_ino, handle);
   auto inode =
       std::make_unique<Inode>(*this, device, nodeid, std::move(path_fd), st, std::move(handle));
   const auto it = shard.by_id.emplace(inode->id_, inode.get()).first;

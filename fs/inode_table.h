@@ -10,6 +10,8 @@
 ///   2. At most `pin_limit` descriptors are kept for inodes that nobody uses and whose filesystem
 ///      can find them again; the least recently used are closed first (clock algorithm).
 ///   3. A nodeid names its shard, and is never given to a second live inode.
+///   4. The nodeid of a file of the source's own filesystem is what Device::number_of() says, if
+///      that says anything and no other live inode has it: it is the same after a restart.
 #pragma once
 
 #include <array>
@@ -40,6 +42,11 @@ class InodeTable {
   /// Finds the inode with this nodeid. Returns 0, or an errno: ESTALE when there is none or its
   /// backing file is gone.
   [[nodiscard]] int acquire(std::uint64_t nodeid, InodePtr& inode) noexcept;
+
+  /// Finds a file again that acquire() does not know: an NFS server comes with numbers that were
+  /// given out long ago, maybe by an earlier process. Returns 0, or an errno: ESTALE when there is
+  /// no such file, or its filesystem finds none by number. May throw std::bad_alloc.
+  [[nodiscard]] int recover(std::uint64_t nodeid, InodePtr& inode);
 
   /// The inode of the backing file that `path_fd` (O_PATH) refers to and `st` describes; made if it
   /// isn't known. `known` tells which, if not null.
@@ -103,7 +110,8 @@ class InodeTable {
   // With the shard's mutex held:
   Inode& add(Shard& shard, Device& device, UniqueFd path_fd, const struct stat& st,
              std::string handle);
-  static std::uint64_t new_nodeid(Shard& shard, const Device& device, ino_t ino) noexcept;
+  static std::uint64_t new_nodeid(Shard& shard, const Device& device, ino_t ino,
+                                  const std::string& handle) noexcept;
   static InodePtr refer(Inode& inode) noexcept;
   /// Gives the inode this descriptor if it has none.
   static void pin(Shard& shard, Inode& inode, UniqueFd& path_fd) noexcept;

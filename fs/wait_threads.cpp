@@ -23,8 +23,7 @@ constexpr unsigned kIdleKept = 4;
 /// Enough for the completions that run here (a reply, a log line); only touched pages count.
 constexpr std::size_t kStackSize = std::size_t{512} * 1024;
 
-/// How long an outsider who was woken by a release gets to take the lock, and how often to look.
-constexpr auto kTurn = 10ms;
+/// How often to look whether an outsider has taken the lock.
 constexpr auto kLook = 50us;
 
 }  // namespace

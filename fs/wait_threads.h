@@ -30,6 +30,9 @@ class WaitThreads {
  public:
   using WaitId = lockmgr::Backing::WaitId;
 
+  /// How long an outsider who waits gets to take a lock that was released.
+  static constexpr std::chrono::milliseconds kTurn{10};
+
   struct Wait {
     WaitId id = 0;
     std::shared_ptr<const UniqueFd> fd;  ///< takes the lock

@@ -68,8 +68,9 @@ class RangeTree {
     Entry* entries() { return reinterpret_cast<Entry*>(this + 1); }
     const Entry* entries() const { return reinterpret_cast<const Entry*>(this + 1); }
   };
+  static constexpr std::size_t kPointer = sizeof(std::uintptr_t);
   static constexpr std::size_t kFan =
-      (kFullBytes - 2 * sizeof(void*)) / (sizeof(Node*) + sizeof(Key) + sizeof(Summary));
+      (kFullBytes - 2 * kPointer) / (kPointer + sizeof(Key) + sizeof(Summary));
   struct Inner : Node {
     std::array<Key, kFan> separator;
     std::array<Summary, kFan> summary;

@@ -82,6 +82,19 @@ ProgramResult Site::shell(const std::string& command) const {
   return result;
 }
 
+std::string short_name(Kind kind) {
+  return kind == Kind::kFlock ? "flock" : kind == Kind::kPosix ? "POSIX" : "OFD";
+}
+std::string short_name(Mode mode) { return mode == Mode::kShared ? "sh" : "ex"; }
+
+Party::Party(const Site& site, const std::string& file, int flags)
+    : actor(site.actor()), fd(actor.open(site.path(file), flags)) {
+  if (fd < 0) {
+    throw std::runtime_error(site.name() + " cannot open " + site.path(file) + ": " +
+                             outcome_of(-fd));
+  }
+}
+
 Site local_site() { return {"local", "/export"}; }
 Site data_site() { return {"data", "/data"}; }
 Site client_site(char client, const std::string& version) {
@@ -168,8 +181,12 @@ std::vector<std::string> kernel_locks(const std::string& file) {
 bool nothing_left(const std::string& file, const std::vector<Site>& sites, std::string* why) {
   for (const Site& site : sites) {
     Actor actor = site.actor();
-    const int fd = actor.open(site.path(file), O_RDWR);
-    if (fd < 0) {
+    int fd = -1;
+    // A client believes for some seconds what it knew of a name or of its rights.
+    if (!eventually([&] {
+          fd = actor.open(site.path(file), O_RDWR);
+          return fd >= 0;
+        })) {
       *why = site.name() + " cannot open the file: " + outcome_of(-fd);
       return false;
     }
@@ -191,6 +208,15 @@ bool nothing_left(const std::string& file, const std::vector<Site>& sites, std::
   *why = "the kernel still has:";
   for (const std::string& line : kernel_locks(file)) *why += "\n  " + line;
   return false;
+}
+
+std::string must(const std::string& command) {
+  const ProgramResult result = run_program({"sh", "-c", command});
+  if (result.status != 0) {
+    throw std::runtime_error(command + ": status " + std::to_string(result.status) + ": " +
+                             result.output);
+  }
+  return result.output;
 }
 
 Report::Report() : start_(Clock::now()) { std::setvbuf(stdout, nullptr, _IOLBF, 0); }
@@ -261,6 +287,57 @@ int Report::finish() {
   std::printf("\n%d checks, %d wrong, %s\n", checks_, failures_,
               duration(seconds_since(start_)).c_str());
   return failures_ == 0 ? 0 : 1;
+}
+
+std::string& Grid::cell(const std::string& version, const std::string& what) {
+  const std::vector<std::string> columns = versions();
+  if (rows_.empty()) {
+    rows_.push_back({"version"});
+    for (const std::string& column : columns) rows_[0].push_back("v" + column);
+  }
+  auto row = std::find_if(rows_.begin() + 1, rows_.end(),
+                          [&](const auto& cells) { return cells[0] == what; });
+  if (row == rows_.end()) {
+    row = rows_.insert(row, std::vector<std::string>(columns.size() + 1));
+    (*row)[0] = what;
+  }
+  const auto column = std::find(columns.begin(), columns.end(), version) - columns.begin();
+  return row->at(static_cast<std::size_t>(column) + 1);
+}
+
+bool Grid::expect(const std::string& version, const std::string& what, const std::string& got,
+                  const std::string& wanted) {
+  report_.count(1);
+  const bool ok = got == wanted;
+  cell(version, what) = ok ? got : "**" + got + "**";
+  if (!ok) report_.wrong("v" + version + ": " + what + ": " + got + ", not " + wanted);
+  return ok;
+}
+
+bool Grid::expect(const std::string& version, const std::string& what, bool ok,
+                  const std::string& otherwise) {
+  report_.count(1);
+  cell(version, what) = ok ? "yes" : "**no**";
+  if (!ok) report_.wrong("v" + version + ": " + what + ": no; " + otherwise);
+  return ok;
+}
+
+void Grid::note(const std::string& version, const std::string& what, const std::string& outcome) {
+  cell(version, what) = outcome;
+}
+
+Grid::~Grid() {
+  if (!rows_.empty()) report_.table(rows_);
+}
+
+int run(const std::function<void(Report&)>& body) {
+  Report report;
+  try {
+    body(report);
+  } catch (const std::exception& error) {
+    report.wrong(error.what());
+  }
+  return report.finish();
 }
 
 }  // namespace lockfs::test::nfs

@@ -28,6 +28,7 @@ class Site {
 
   [[nodiscard]] const std::string& name() const { return name_; }
   [[nodiscard]] bool on_server() const { return process_ == 0; }
+  [[nodiscard]] pid_t process_id() const { return process_; }
   [[nodiscard]] std::string path(const std::string& file) const { return folder_ + "/" + file; }
 
   /// A process there that takes locks on command.
@@ -52,10 +53,33 @@ Site data_site();
 /// A client ('A' or 'B') with an NFS mount of this version ("3", "4.2", ...).
 Site client_site(char client, const std::string& version);
 
+inline constexpr Kind kKinds[] = {Kind::kFlock, Kind::kPosix, Kind::kOfd};
+inline constexpr Mode kModes[] = {Mode::kShared, Mode::kExclusive};
+
+/// As the tables have them: "flock", "POSIX", "OFD"; "sh", "ex".
+std::string short_name(Kind kind);
+std::string short_name(Mode mode);
+
+/// One process at a site with a file open. Throws when the file cannot be opened.
+struct Party {
+  Actor actor;
+  int fd;
+
+  Party(const Site& site, const std::string& file, int flags = O_RDWR);
+
+  int try_lock(Kind kind = Kind::kFlock, Mode mode = Mode::kExclusive) {
+    return actor.try_lock(fd, kind, mode);
+  }
+  void start_lock(Kind kind = Kind::kFlock, Mode mode = Mode::kExclusive) {
+    actor.start_lock(fd, kind, mode);
+  }
+  int unlock(Kind kind = Kind::kFlock) { return actor.unlock(fd, kind); }
+};
+
 /// The versions to try: LAB_VERSIONS, or 3, 4.0, 4.1 and 4.2.
 std::vector<std::string> versions();
 
-/// A new empty file that everybody may use; returns its name.
+/// A new file of /data that everybody may use; returns its name.
 std::string new_file(const std::string& content = "");
 
 using Clock = std::chrono::steady_clock;
@@ -78,6 +102,9 @@ std::vector<std::string> kernel_locks(const std::string& file);
 /// Success when, within the deadline, everybody in `sites` can lock the whole file exclusively in
 /// turn with every kind of lock, and the kernel has no lock on it afterwards.
 bool nothing_left(const std::string& file, const std::vector<Site>& sites, std::string* why);
+
+/// Runs a shell command on the server; throws with its output unless it leaves with 0.
+std::string must(const std::string& command);
 
 /// What the program prints, as Markdown, and the count of what was wrong.
 class Report {
@@ -104,5 +131,31 @@ class Report {
   int checks_ = 0;
   int failures_ = 0;
 };
+
+/// Checks that are made for every version: a table with a row for each check and a column for each
+/// version, printed at the end. What was wrong is printed at once.
+class Grid {
+ public:
+  /// `report` must outlive the grid.
+  explicit Grid(Report& report) : report_(report) {}
+  Grid(const Grid&) = delete;
+  Grid& operator=(const Grid&) = delete;
+  ~Grid();
+  bool expect(const std::string& version, const std::string& what, const std::string& got,
+              const std::string& wanted);
+  bool expect(const std::string& version, const std::string& what, bool ok,
+              const std::string& otherwise = "");
+  /// An observation, right whatever it says.
+  void note(const std::string& version, const std::string& what, const std::string& outcome);
+
+ private:
+  std::string& cell(const std::string& version, const std::string& what);
+
+  Report& report_;
+  std::vector<std::vector<std::string>> rows_;
+};
+
+/// main() of a program: runs `body`, prints what it throws, and returns the exit status.
+int run(const std::function<void(Report&)>& body);
 
 }  // namespace lockfs::test::nfs

@@ -6,7 +6,6 @@
 #include <cerrno>
 #include <cstdio>
 #include <map>
-#include <stdexcept>
 
 #include "tests/nfs/laboratory.h"
 
@@ -14,14 +13,6 @@ namespace {
 
 using namespace lockfs::test;
 using namespace lockfs::test::nfs;
-
-constexpr Kind kKinds[] = {Kind::kFlock, Kind::kPosix, Kind::kOfd};
-constexpr Mode kModes[] = {Mode::kShared, Mode::kExclusive};
-
-std::string short_name(Kind kind) {
-  return kind == Kind::kFlock ? "flock" : kind == Kind::kPosix ? "POSIX" : "OFD";
-}
-std::string short_name(Mode mode) { return mode == Mode::kShared ? "sh" : "ex"; }
 
 /// Where the requester's range lies in respect to the holder's. A flock has the whole file.
 struct Relation {
@@ -33,20 +24,6 @@ constexpr Relation kRelations[] = {
     {"whole file", kWholeFile, kWholeFile},
     {"overlapping ranges", {100, 100}, {150, 100}},
     {"disjoint ranges", {100, 100}, {200, 100}},
-};
-
-/// One process at a site with the file open.
-struct Party {
-  Actor actor;
-  int fd;
-
-  Party(const Site& site, const std::string& file, int flags = O_RDWR)
-      : actor(site.actor()), fd(actor.open(site.path(file), flags)) {
-    if (fd < 0) {
-      throw std::runtime_error(site.name() + " cannot open " + site.path(file) + ": " +
-                               outcome_of(-fd));
-    }
-  }
 };
 
 // -- the bug --------------------------------------------------------------------------------------
@@ -305,14 +282,9 @@ void show_open_modes(Report& report) {
 }  // namespace
 
 int main() {
-  try {
-    Report report;
+  return run([](Report& report) {
     show_bug(report);
     show_matrix(report);
     show_open_modes(report);
-    return report.finish();
-  } catch (const std::exception& error) {
-    std::printf("**WRONG** %s\n", error.what());
-    return 1;
-  }
+  });
 }

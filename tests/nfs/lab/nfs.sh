@@ -50,11 +50,36 @@ knfsd_up() {
   knfsd_end_grace
 }
 
-# bridge_up: the wire between the server (10.0.0.1) and its clients.
+# ganesha_up PATH: an NFS server in user space for NFSv3 and v4 clients, in place of knfsd. GANESHA is
+# the command that runs it.
+export GANESHA="ganesha.nfsd -F -f /run/ganesha.conf -p /run/ganesha.pid -L /lab/out/ganesha.log -N NIV_WARN"
+ganesha_up() {
+  modprobe -a nfsv3 nfsv4
+  nfs_common
+  mkdir -p /var/lib/nfs/ganesha
+  cat >/run/ganesha.conf <<END
+NFS_CORE_PARAM { Protocols = 3, 4; NFS_Port = 2049; MNT_Port = 20048; NLM_Port = 32803;
+  Enable_NLM = true; Enable_RQUOTA = false; mount_path_pseudo = false; }
+NFSV4 { Graceless = true; Lease_Lifetime = 10; RecoveryBackend = fs; Minor_Versions = 0, 1, 2;
+  Only_Numeric_Owners = true; Delegations = false; }
+NFS_KRB5 { Active_krb5 = false; }
+EXPORT { Export_Id = 1; Path = $1; Pseudo = /; Access_Type = RW; Squash = No_Root_Squash;
+  SecType = sys; Protocols = 3, 4; FSAL { Name = VFS; } }
+END
+  $GANESHA >/dev/null 2>&1 &
+  until (exec 3<>/dev/tcp/10.0.0.1/2049) 2>/dev/null; do sleep 0.1; done
+}
+
+# bridge_up: the wire between the server (10.0.0.1) and its clients. Each client speaks to an address
+# of the server of its own: they share one kernel, whose NLM client tells two blocked requests for one
+# file apart by server address and a small number only (nlmclnt_grant()), so that with one address the
+# grant for one client wakes the other one, too, now and then.
+declare -A SERVER_OF=([a]=10.0.0.1 [b]=10.0.0.11)
 bridge_up() {
   modprobe -a bridge veth
   ip link add lab0 type bridge
   ip addr add 10.0.0.1/24 dev lab0
+  ip addr add 10.0.0.11/24 dev lab0
   ip link set lab0 up
 }
 
@@ -91,18 +116,21 @@ client() {
   nsenter -t "$pid" -n -m -u "$@"
 }
 
-# client_mount NAME VERSION [OPTIONS]: the server's /data on /mnt/VERSION of that client, with the
+# client_mount NAME VERSION [OPTIONS]: the server's export (EXPORTED, or /data) on /mnt/VERSION of that client, with the
 # default options but for those given.
 client_mount() {
   local path=/
-  [[ $2 != 3 ]] || path=/data
+  [[ $2 != 3 ]] || path=${EXPORTED:-/data}
   client "$1" mkdir -p "/mnt/$2"
-  client "$1" mount -t nfs -o "vers=$2${3:+,$3}" "10.0.0.1:$path" "/mnt/$2"
+  client "$1" mount -t nfs -o "vers=$2${3:+,$3}" "${SERVER_OF[$1]}:$path" "/mnt/$2"
 }
 
-# lockfs_up [OPTION...]: lockfs from /data to /export. Its log is /lab/out/<guest>.lockfs.log.
+# lockfs_up [OPTION...]: lockfs from /data to /export, with the options of LAB_LOCKFS_OPTIONS as well
+# (LAB_LOCKFS_OPTIONS="-o nomirror" shows what the tests see without lockfs). Its log is
+# /lab/out/<guest>.lockfs.log.
 lockfs_up() {
-  "$LAB_BIN/lockfs" /data /export -f "$@" >>"/lab/out/$(hostname).lockfs.log" 2>&1 &
+  # shellcheck disable=SC2086  # several options
+  "$LAB_BIN/lockfs" /data /export -f ${LAB_LOCKFS_OPTIONS:-} "$@" >>"/lab/out/$(hostname).lockfs.log" 2>&1 &
   LOCKFS_PID=$!
   export LOCKFS_PID
   until mountpoint -q /export; do

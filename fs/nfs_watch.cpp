@@ -1,0 +1,102 @@
+#include "fs/nfs_watch.h"
+
+#include <dirent.h>
+#include <spdlog/spdlog.h>
+#include <sys/stat.h>
+
+#include <cstdlib>
+#include <exception>
+#include <fstream>
+#include <memory>
+
+namespace lockfs {
+
+namespace {
+
+/// A path of the table: blanks and the like stand there as \ooo.
+std::string unescaped(const std::string& text) {
+  std::string result;
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    if (text[i] == '\\' && i + 3 < text.size()) {
+      result += static_cast<char>(std::strtol(text.substr(i + 1, 3).c_str(), nullptr, 8));
+      i += 3;
+    } else {
+      result += text[i];
+    }
+  }
+  return result;
+}
+
+bool is_at_or_below(const std::string& path, const std::string& top) {
+  return path.starts_with(top) && (path.size() == top.size() || path[top.size()] == '/');
+}
+
+bool is_lockd(const std::string& pid) {
+  std::string name;
+  std::ifstream("/proc/" + pid + "/comm") >> name;
+  return name == "lockd";
+}
+
+pid_t find_lockd() {
+  const std::unique_ptr<DIR, int (*)(DIR*)> processes(::opendir("/proc"), ::closedir);
+  if (processes == nullptr) return 0;
+  while (const dirent* entry = ::readdir(processes.get())) {  // NOLINT(concurrency-mt-unsafe)
+    const std::string pid = entry->d_name;
+    if (pid.find_first_not_of("0123456789") == std::string::npos && is_lockd(pid)) {
+      return static_cast<pid_t>(std::strtol(pid.c_str(), nullptr, 10));
+    }
+  }
+  return 0;
+}
+
+}  // namespace
+
+std::string NfsWatch::exported() const {
+  std::ifstream table(exports_);
+  for (std::string line; std::getline(table, line);) {
+    std::string path = unescaped(line.substr(0, line.find_first_of(" \t")));
+    if (is_at_or_below(path, mountpoint_)) return path;
+  }
+  return {};
+}
+
+void NfsWatch::look() noexcept {
+  try {
+    struct stat st {};
+    if (::stat(exports_.c_str(), &st) != 0) return;
+    const bool changed = st.st_mtim.tv_sec != exports_changed_.tv_sec ||
+                         st.st_mtim.tv_nsec != exports_changed_.tv_nsec;
+    if (changed) {
+      exports_changed_ = st.st_mtim;
+      std::string now = exported();
+      if (!now.empty() && now != export_) {
+        spdlog::warn(
+            "the NFS server exports {}, which is on this mount: NFSv3 clients get ENOLCK there for "
+            "every lock (the kernel's NLM server does not lock FUSE files). Export {} instead, or "
+            "have clients mount with vers=4",
+            now, source_);
+      }
+      export_ = std::move(now);
+    }
+    // Its number is looked for only where it could matter, and again if it is somebody else's.
+    const pid_t lockd = lockd_.load();
+    if (export_.empty()) {
+      lockd_ = 0;
+    } else if (lockd == 0 || !is_lockd(std::to_string(lockd))) {
+      lockd_ = find_lockd();
+    }
+  } catch (const std::exception&) {
+    // No memory, or a table that cannot be read: looked at again in a few seconds.
+    exports_changed_ = {};
+  }
+}
+
+void NfsWatch::warn_of_nlm(const std::string& file) noexcept {
+  if (told_of_nlm_.test_and_set()) return;
+  spdlog::warn(
+      "{}: an NFSv3 client asks for a lock through the mount, and gets ENOLCK from the kernel, as "
+      "for every other file here. Export {} instead of {}, or have clients mount with vers=4",
+      file, source_, mountpoint_);
+}
+
+}  // namespace lockfs

@@ -1,0 +1,272 @@
+/// Blocking requests across the divide: local programs wait for NFS clients and clients for local
+/// programs, how long a hand-over takes, interrupted and killed waiters, and that nobody starves.
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cerrno>
+#include <csignal>
+#include <ctime>
+#include <memory>
+#include <stdexcept>
+
+#include "tests/nfs/laboratory.h"
+
+namespace {
+
+using namespace lockfs::test;
+using namespace lockfs::test::nfs;
+
+void nap(double seconds) {
+  const timespec time{
+      static_cast<time_t>(seconds),
+      static_cast<long>((seconds - static_cast<double>(static_cast<time_t>(seconds))) * 1e9)};
+  ::nanosleep(&time, nullptr);
+}
+
+// -- from release to grant ------------------------------------------------------------------------
+
+/// Seconds from the unlock of `holder` to the grant of `waiter`'s blocked request; a negative value
+/// when something was not as it should be.
+double hand_over(Report& report, const Site& holder, const Site& waiter, Kind kind) {
+  const std::string file = new_file();
+  Party first(holder, file);
+  Party second(waiter, file);
+  const std::string what = waiter.name() + " waits for " + holder.name() + "'s " + short_name(kind);
+  if (const int error = first.try_lock(kind)) {
+    report.wrong(what + ": the holder got " + outcome_of(error));
+    return -1;
+  }
+  second.start_lock(kind);
+  const auto blocked = second.actor.waits();
+  if (!blocked) {
+    report.wrong(what + ": " + blocked.message());
+    return -1;
+  }
+  const auto start = Clock::now();
+  first.unlock(kind);
+  const int error = second.actor.result();
+  const double took = seconds_since(start);
+  if (error != 0) {
+    report.wrong(what + ": " + outcome_of(error));
+    return -1;
+  }
+  if (const int again = first.try_lock(kind); outcome_of(again) != "refused") {
+    report.wrong(what + ": granted, and then the former holder got " + outcome_of(again));
+  }
+  report.count(1);
+  return took;
+}
+
+void show_hand_over(Report& report) {
+  report.title("Time from release to grant");
+  report.text("min / median / max; each kind of lock is tried.\n");
+  std::vector<std::vector<std::string>> rows{{"version", "local waits for client",
+                                              "client waits for local", "client waits for client",
+                                              "local waits for local"}};
+  for (const std::string& version : versions()) {
+    const Site a = client_site('A', version);
+    const Site b = client_site('B', version);
+    const std::pair<Site, Site> pairs[] = {
+        {a, local_site()}, {local_site(), a}, {a, b}, {local_site(), local_site()}};
+    rows.push_back({"v" + version});
+    for (const auto& [holder, waiter] : pairs) {
+      std::vector<double> times;
+      for (const Kind kind : kKinds) {
+        const double took = hand_over(report, holder, waiter, kind);
+        if (took >= 0) times.push_back(took);
+      }
+      rows.back().push_back(spread(times));
+    }
+  }
+  report.table(rows);
+}
+
+// -- waiters that go away -------------------------------------------------------------------------
+
+/// A signal ends the wait of `waiter` and leaves nothing behind.
+void lose_waiter(Report& report, Grid& grid, const Site& holder, const Site& waiter, int signal,
+                 const std::string& version) {
+  const std::string file = new_file();
+  const std::string what = waiter.name() + " waits for " + holder.name() +
+                           (signal == SIGKILL ? ", killed" : ", interrupted");
+  auto first = std::make_unique<Party>(holder, file);
+  Party second(waiter, file);
+  if (const int error = first->try_lock()) {
+    report.wrong(what + ": the holder got " + outcome_of(error));
+    return;
+  }
+  second.actor.handle_signal(SIGUSR1);
+  second.start_lock();
+  if (const auto blocked = second.actor.waits(); !blocked) {
+    report.wrong(what + ": " + blocked.message());
+    return;
+  }
+  std::string outcome;
+  if (signal == SIGKILL) {
+    second.actor.kill(SIGKILL);
+    outcome = second.actor.wait() == 128 + SIGKILL ? "gone" : "still there";
+  } else {
+    second.actor.interrupt(signal);
+    outcome = outcome_of(second.actor.result());
+  }
+  const Site& third = holder.on_server() ? waiter : local_site();
+  const int guarded = Party(third, file).try_lock();
+  first.reset();
+  std::string why;
+  const bool clean = nothing_left(file, {local_site(), waiter, holder}, &why);
+  grid.expect(version, what, outcome, signal == SIGKILL ? "gone" : "EINTR");
+  grid.expect(version, what + ": a third party gets", outcome_of(guarded), "refused");
+  grid.expect(version, what + ": then nothing stays locked", clean, why);
+}
+
+void show_lost_waiters(Report& report) {
+  report.title("Interrupted and killed waiters");
+  Grid grid(report);
+  for (const std::string& version : versions()) {
+    const Site client = client_site('A', version);
+    for (const int signal : {SIGUSR1, SIGKILL}) {
+      lose_waiter(report, grid, client, local_site(), signal, version);
+      lose_waiter(report, grid, local_site(), client, signal, version);
+    }
+  }
+}
+
+// -- many at once ---------------------------------------------------------------------------------
+
+constexpr int kMostContenders = 8;
+
+/// Shared between the test program and its contenders.
+struct Arena {
+  std::atomic<int> inside;    ///< who holds the lock now, counted from 1; 0: nobody
+  std::atomic<int> overlaps;  ///< times that two held it at once
+  std::atomic<int> pair;      ///< the first such: 100 * who held it + who came
+  std::atomic<int> errors;    ///< the last errno of a lock call
+  std::atomic<int> rounds;    ///< hand-overs so far
+  std::atomic<bool> go;
+  std::atomic<bool> stop;
+  std::atomic<int> turns[kMostContenders];
+  std::atomic<long> longest_us[kMostContenders];
+};
+
+std::unique_ptr<Arena, void (*)(Arena*)> make_arena() {
+  void* memory =
+      ::mmap(nullptr, sizeof(Arena), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  if (memory == MAP_FAILED) throw std::runtime_error("no memory");
+  return {new (memory) Arena{}, [](Arena* arena) { ::munmap(arena, sizeof(Arena)); }};
+}
+
+/// Takes the lock again and again, holds it for a millisecond, until the arena stops.
+int contend(Arena& arena, int number, const std::string& path) {
+  const int fd = ::open(path.c_str(), O_RDWR);
+  if (fd < 0) {
+    arena.errors = errno;
+    return 1;
+  }
+  while (!arena.go) nap(0.001);
+  while (!arena.stop) {
+    const auto start = Clock::now();
+    if (::flock(fd, LOCK_EX) != 0) {
+      if (!arena.stop) arena.errors = errno;
+      return 1;
+    }
+    const auto waited = static_cast<long>(seconds_since(start) * 1e6);
+    if (const int other = arena.inside.exchange(number + 1); other != 0) {
+      if (arena.overlaps++ == 0) arena.pair = 100 * other + number + 1;
+    }
+    if (waited > arena.longest_us[number]) arena.longest_us[number] = waited;
+    ++arena.turns[number];
+    ++arena.rounds;
+    nap(0.001);
+    int mine = number + 1;
+    arena.inside.compare_exchange_strong(mine, 0);
+    ::flock(fd, LOCK_UN);
+  }
+  return 0;
+}
+
+/// Contenders at these sites, until `rounds` hand-overs are done and everybody had a turn.
+void compete(Report& report, const std::string& what, const std::vector<Site>& sites, int rounds,
+             std::vector<std::vector<std::string>>& rows) {
+  const std::string file = new_file();
+  auto arena = make_arena();
+  std::vector<Process> contenders;
+  for (std::size_t i = 0; i < sites.size(); ++i) {
+    contenders.push_back(sites[i].process([&arena, i, path = sites[i].path(file)] {
+      return contend(*arena, static_cast<int>(i), path);
+    }));
+  }
+  const auto everybody = [&] {
+    for (std::size_t i = 0; i < sites.size(); ++i) {
+      if (arena->turns[i] == 0) return false;
+    }
+    return true;
+  };
+  const auto start = Clock::now();
+  arena->go = true;
+  eventually([&] { return arena->rounds >= rounds || arena->errors != 0; },
+             std::chrono::milliseconds(120000));
+  const double took = seconds_since(start);
+  const int done = arena->rounds;
+  std::vector<std::string> row{what, std::to_string(done), duration(took)};
+  std::string turns;
+  std::string longest;
+  for (std::size_t i = 0; i < sites.size(); ++i) {
+    const std::string sep = i == 0 ? "" : ", ";
+    turns += sep + sites[i].name() + " " + std::to_string(arena->turns[i]);
+    longest += sep + duration(static_cast<double>(arena->longest_us[i]) / 1e6);
+  }
+  row.push_back(turns);
+  row.push_back(longest);
+  // Who polls may come late; not never.
+  const bool all = eventually([&] { return everybody() || arena->errors != 0; },
+                              std::chrono::milliseconds(90000));
+  row.push_back(all ? duration(seconds_since(start)) : "never");
+  arena->stop = true;
+  for (Process& contender : contenders) {
+    if (contender.wait() == -1) report.wrong(what + ": a contender hangs");
+  }
+  rows.push_back(row);
+  report.count(3);
+  if (arena->overlaps != 0) {
+    const auto name = [&](int number) {
+      return sites[static_cast<std::size_t>(number - 1)].name() + " (" + std::to_string(number) +
+             ")";
+    };
+    report.wrong(what + ": two held the lock at once, " + std::to_string(arena->overlaps) +
+                 " times; first " + name(arena->pair / 100) + ", then also " +
+                 name(arena->pair % 100));
+  }
+  if (arena->errors != 0) report.wrong(what + ": a contender got " + outcome_of(arena->errors));
+  if (!all) report.wrong(what + ": somebody starves");
+  std::string why;
+  if (!nothing_left(file, {local_site(), sites.back()}, &why)) report.wrong(what + ": " + why);
+}
+
+void show_service(Report& report) {
+  report.title("Order of service");
+  constexpr int kRounds = 1000;
+  std::vector<std::vector<std::string>> rows{
+      {"contenders", "hand-overs", "time", "turns", "longest waits", "all had a turn after"}};
+  for (const std::string& version : versions()) {
+    const Site a = client_site('A', version);
+    const Site b = client_site('B', version);
+    compete(report, "v" + version + ": 2 local, 2 clients", {local_site(), local_site(), a, b},
+            kRounds, rows);
+    compete(report, "v" + version + ": 2 on client A, 2 on client B", {a, a, b, b}, kRounds, rows);
+  }
+  report.table(rows);
+}
+
+}  // namespace
+
+int main() {
+  return run([](Report& report) {
+    show_hand_over(report);
+    show_lost_waiters(report);
+    show_service(report);
+  });
+}
