@@ -118,6 +118,7 @@ struct LockHandlers {
 
   static void interrupt(fuse_req_t req, void* ticket) {
     RequestLoop::allow_overtaking();  // the file may be busy with a slow backing
+    const Tape::Cause cause(ops_of(req).tape_);
     ops_of(req).manager_.cancel(reinterpret_cast<lockmgr::Ticket>(ticket), EINTR);
   }
 };
@@ -178,7 +179,7 @@ std::shared_ptr<LockedFile> LockOps::make_file(Inode& inode, InodePtr reference)
   const lockmgr::FileKey key{inode.id().dev, inode.id().ino};
   std::unique_ptr<lockmgr::Backing> backing;
   if (options_.mirror) {
-    backing = std::make_unique<BackingFile>(std::move(reference), wait_threads_);
+    backing = std::make_unique<BackingFile>(std::move(reference), wait_threads_, tape_);
   } else {
     backing = std::make_unique<UncarriedFile>(std::move(reference));
   }
@@ -267,7 +268,8 @@ void LockOps::start(const Asked& asked) noexcept {
   }
 }
 
-void LockOps::carry_out(const Asked& asked) noexcept {
+void LockOps::carry_out(Asked asked) noexcept {
+  const Tape::Cause cause(tape_);
   try {
     // In daemon io, pages written through mmap reach the backing before others may lock the range
     // (as nfs_lock() does with nfs_sync_mapping()).
@@ -276,6 +278,7 @@ void LockOps::carry_out(const Asked& asked) noexcept {
     }
     const lockmgr::Request request = request_of(asked);
     HandleLocks& locks = *asked.handle->locks;
+    asked.taped = tape_ask(*asked.handle, request);
     if (const auto now = locks.file->locks->try_now(locks.opened, request)) {
       answer(asked, *now);
     } else {
@@ -286,12 +289,13 @@ void LockOps::carry_out(const Asked& asked) noexcept {
   }
 }
 
-void LockOps::carry_out_waiting(const Asked& asked, lockmgr::Request request) noexcept {
+void LockOps::carry_out_waiting(Asked asked, lockmgr::Request request) noexcept {
   try {
     HandleLocks& locks = *asked.handle->locks;
     // Deadlock detection must not take an open file for a process; now there is time to look.
     if (request.owner.type == OwnerType::kProcess) request.owner.type = classify(asked, true);
     const lockmgr::Ticket ticket = manager_.new_ticket();
+    asked.ticket = ticket;
     // From here on an interrupt cancels the ticket, parked or not. libfuse calls back at once if
     // the interrupt came before.
     fuse_req_interrupt_func(asked.req, &LockHandlers::interrupt, reinterpret_cast<void*>(ticket));
@@ -310,6 +314,7 @@ void LockOps::carry_out_waiting(const Asked& asked, lockmgr::Request request) no
 
 /// The handle lives until the request is answered: the kernel releases a file only then.
 void LockOps::answer(const Asked& asked, int error) noexcept {
+  tape_answer(asked, error);
   if (error == 0 && asked.mode != Mode::kNone) {
     Inode& inode = *asked.handle->inode;
     drop_cached_data(inode);
@@ -359,7 +364,9 @@ void LockOps::flush(fuse_req_t req, Handle& handle, std::uint64_t cookie) noexce
     return;
   }
   try {
-    in_order(file, [file, cookie, finish] {
+    in_order(file, [this, file, cookie, finish, &handle, caller = *fuse_req_ctx(req)] {
+      const Tape::Cause cause(tape_);
+      tape_flush(handle, *file, cookie, caller);
       file->locks->close_by_process(cookie);
       finish();
     });
@@ -381,7 +388,9 @@ void LockOps::release(fuse_req_t req, Handle* handle) noexcept {
   }
   const std::shared_ptr<LockedFile> file = handle->locks->file;
   try {
-    in_order(file, [file, handle, finish] {
+    in_order(file, [this, file, handle, finish] {
+      const Tape::Cause cause(tape_);
+      tape_close(*handle);
       handle->locks.reset();
       finish();
     });
@@ -414,7 +423,7 @@ void LockOps::watch_queues() {
     }
     queue_changed_.wait_for(lock, kQueueLook, [this] { return ended_; });
     lock.unlock();
-    manager_.relent(manager_.now());
+    tape_tick();
     lock.lock();
   }
 }

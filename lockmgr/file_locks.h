@@ -178,6 +178,9 @@ class Opened {
   Opened(const Opened&) = delete;
   Opened& operator=(const Opened&) = delete;
 
+  bool readable() const { return readable_; }
+  bool writable() const { return writable_; }
+
  private:
   friend class FileLocks;
 
@@ -274,6 +277,7 @@ struct LockView {
   Range range;
   Mode mode = Mode::kNone;
   std::uint32_t held_seconds = 0;
+  const Opened* opened = nullptr;  ///< that its owner first came through; null once that closed
 };
 
 /// A parked request as reports show it.
@@ -282,7 +286,8 @@ struct WaitView {
   Request request;
   Waiter::Place place = Waiter::Place::kNowhere;
   std::uint32_t waited_seconds = 0;
-  Ticket ahead = 0;  ///< kBehind: the request it is chained to
+  Ticket ahead = 0;                ///< kBehind: the request it is chained to
+  const Opened* opened = nullptr;  ///< that it came through
 };
 
 /// How far a paged report has come; a new one starts at the beginning. A lock that comes, goes or

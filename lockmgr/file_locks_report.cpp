@@ -15,12 +15,17 @@ std::uint32_t whole_seconds(LockManager::Clock::duration time) {
 }
 
 LockView view_of(const Lock& lock, std::uint32_t now) {
-  return {lock.owner->id, lock.owner->caller, lock.range, lock.mode, now - lock.since};
+  return {lock.owner->id, lock.owner->caller, lock.range,
+          lock.mode,      now - lock.since,   lock.owner->opened};
 }
 
 WaitView view_of(const Waiter& w, LockManager::Clock::time_point now) {
-  return {w.ticket, w.request, w.place, whole_seconds(now - w.since),
-          w.ahead != nullptr ? w.ahead->ticket : 0};
+  return {w.ticket,
+          w.request,
+          w.place,
+          whole_seconds(now - w.since),
+          w.ahead != nullptr ? w.ahead->ticket : 0,
+          w.opened};
 }
 
 Offset first_of(const Lock& lock) { return lock.range.first; }

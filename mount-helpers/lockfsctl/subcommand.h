@@ -42,6 +42,7 @@ void add_list(CLI::App& app, const Globals& globals, Run& run);
 void add_who(CLI::App& app, const Globals& globals, Run& run);
 void add_graph(CLI::App& app, const Globals& globals, Run& run);
 void add_watch(CLI::App& app, const Globals& globals, Run& run);
+void add_record(CLI::App& app, const Globals& globals, Run& run);
 void add_top(CLI::App& app, const Globals& globals, Run& run);
 void add_break(CLI::App& app, const Globals& globals, Run& run);
 void add_policy(CLI::App& app, const Globals& globals, Run& run);

@@ -9,6 +9,7 @@ const std::vector<Add>& subcommands() {
       add_who,     //
       add_graph,   //
       add_watch,   //
+      add_record,  //
       add_top,     //
       add_break,   //
       add_policy,  //
