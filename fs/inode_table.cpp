@@ -119,6 +119,7 @@ InodePtr InodeTable::intern(UniqueFd path_fd, const struct stat& st, bool* known
 }
 
 void InodeTable::add_lookup(Inode& inode) noexcept {
+  if (inode.nodeid() == kRootNodeid) return;  // stays for ever, and is not counted in forget()
   const Lock lock(shard_of(inode).mutex);
   ++inode.nlookup_;
 }

@@ -28,7 +28,7 @@ std::string address_in(const std::filesystem::path& client) {
   std::ifstream info(client / "info");
   std::string line;
   while (std::getline(info, line)) {
-    if (const std::string address = quoted_after(line, "address"); !address.empty()) return address;
+    if (std::string address = quoted_after(line, "address"); !address.empty()) return address;
   }
   return "?";
 }
