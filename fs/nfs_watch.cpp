@@ -9,23 +9,11 @@
 #include <fstream>
 #include <memory>
 
+#include "fs/mount_table.h"
+
 namespace lockfs {
 
 namespace {
-
-/// A path of the table: blanks and the like stand there as \ooo.
-std::string unescaped(const std::string& text) {
-  std::string result;
-  for (std::size_t i = 0; i < text.size(); ++i) {
-    if (text[i] == '\\' && i + 3 < text.size()) {
-      result += static_cast<char>(std::strtol(text.substr(i + 1, 3).c_str(), nullptr, 8));
-      i += 3;
-    } else {
-      result += text[i];
-    }
-  }
-  return result;
-}
 
 bool is_at_or_below(const std::string& path, const std::string& top) {
   return path.starts_with(top) && (path.size() == top.size() || path[top.size()] == '/');
@@ -54,7 +42,7 @@ pid_t find_lockd() {
 std::string NfsWatch::exported() const {
   std::ifstream table(exports_);
   for (std::string line; std::getline(table, line);) {
-    std::string path = unescaped(line.substr(0, line.find_first_of(" \t")));
+    std::string path = unescape_octal(line.substr(0, line.find_first_of(" \t")));
     if (is_at_or_below(path, mountpoint_)) return path;
   }
   return {};

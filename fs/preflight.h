@@ -12,6 +12,7 @@
 #include <string_view>
 #include <vector>
 
+#include "fs/mount_table.h"
 #include "fs/options.h"
 
 namespace lockfs {
@@ -26,24 +27,8 @@ struct Machine {
   std::vector<std::string> fusermount_folders;
 };
 
-/// One line of /proc/self/mountinfo.
-struct MountEntry {
-  std::string mount_point;
-  std::string type;           ///< with the subtype, as in "fuse.lockfs"
-  std::string source;         ///< first column of /proc/mounts
-  std::string device;         ///< major:minor
-  std::string options;        ///< of this mount, such as "rw,nosuid"
-  std::string super_options;  ///< of the filesystem, such as "rw,allow_other"
-};
-
-/// Parses the text of /proc/self/mountinfo; lines that don't fit its format are left out.
-std::vector<MountEntry> parse_mountinfo(std::string_view text);
-
 /// What is mounted on exactly `path`, a canonical one; of several the topmost.
 std::optional<MountEntry> find_mount(const std::string& path, const Machine& machine = {});
-
-/// Undoes the kernel's \ooo escapes for blanks, tabs, newlines and backslashes.
-std::string unescape_octal(std::string_view text);
 
 /// Quotes `text` so that a shell reads it as one word; plain words stay as they are.
 std::string shell_quote(const std::string& text);

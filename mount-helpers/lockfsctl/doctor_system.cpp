@@ -13,9 +13,9 @@
 #include <cstring>
 #include <fstream>
 #include <map>
-#include <sstream>
 
 #include "mount-helpers/lockfsctl/doctor.h"
+#include "mount-helpers/lockfsctl/mount_points.h"
 #include "mount-helpers/lockfsctl/proc_locks.h"
 #include "mount-helpers/lockfsctl/snapshot.h"
 
@@ -111,14 +111,7 @@ std::vector<Finding> check_descriptors(const Patient& patient) {
 
 std::vector<Finding> check_mounts(const Patient& patient) {
   std::vector<Finding> found;
-  std::ifstream table(patient.at("/proc/self/mountinfo"));
-  std::string line;
-  while (std::getline(table, line)) {
-    if (line.find(" - fuse.lockfs ") == std::string::npos) continue;
-    std::istringstream fields(line);
-    std::string skipped;
-    std::string point;
-    fields >> skipped >> skipped >> skipped >> skipped >> point;
+  for (const std::string& point : lockfs_mount_points(patient.at("/proc/self/mountinfo"))) {
     struct statvfs status {};
     if (statvfs(point.c_str(), &status) != 0 && errno == ENOTCONN) {
       found.push_back(

@@ -2,12 +2,12 @@
 #include <fmt/format.h>
 
 #include <chrono>
-#include <fstream>
 #include <iostream>
 #include <set>
-#include <sstream>
+#include <vector>
 
 #include "mount-helpers/lockfsctl/client.h"
+#include "mount-helpers/lockfsctl/mount_points.h"
 #include "mount-helpers/lockfsctl/text.h"
 
 namespace lockfs::ctl {
@@ -26,40 +26,11 @@ int ping(const Globals& globals, const std::string& path) {
   return 0;
 }
 
-/// Octal escapes of mountinfo undone.
-std::string unescaped(const std::string& text) {
-  std::string out;
-  for (std::size_t i = 0; i < text.size(); ++i) {
-    if (text[i] == '\\' && i + 3 < text.size()) {
-      out += static_cast<char>(std::stoi(text.substr(i + 1, 3), nullptr, 8));
-      i += 3;
-    } else {
-      out += text[i];
-    }
-  }
-  return out;
-}
-
-/// Mount points of type fuse.lockfs, whether anybody serves them or not.
-std::set<std::string> mounted() {
-  std::set<std::string> points;
-  std::ifstream table("/proc/self/mountinfo");
-  std::string line;
-  while (std::getline(table, line)) {
-    if (line.find(" - fuse.lockfs ") == std::string::npos) continue;
-    std::istringstream fields(line);
-    std::string skipped;
-    std::string point;
-    fields >> skipped >> skipped >> skipped >> skipped >> point;
-    points.insert(unescaped(point));
-  }
-  return points;
-}
-
 int mounts(const Globals& globals, bool json) {
   Json all = Json::array();
   Table table({{"MOUNTPOINT"}, {"SOURCE"}, {"POLICY"}, {"PID", true}, {"UP", true}, {"SOCKET"}});
-  std::set<std::string> unserved = mounted();
+  const std::vector<std::string> points = lockfs_mount_points("/proc/self/mountinfo");
+  std::set<std::string> unserved(points.begin(), points.end());
   for (const Client& client : all_mounts(globals)) {
     const MountInfo& m = client.mount();
     unserved.erase(m.mountpoint);

@@ -46,6 +46,14 @@ def save(figure, folder, name):
     print(f"Written: {folder / name}")
 
 
+def log_log(axis, xlabel, ylabel):
+    axis.set_xscale("log")
+    axis.set_yscale("log")
+    axis.set_xlabel(xlabel)
+    axis.set_ylabel(ylabel)
+    axis.grid(True, which="both", alpha=0.2)
+
+
 def lock_latency(mounts, folder):
     """The distribution of a lock and an unlock, one picture a kind of lock."""
     found = rows(mounts, "lock + unlock")
@@ -81,11 +89,7 @@ def manager_scaling(manager, folder):
     for name, points in lines.items():
         points.sort()
         axis.plot([n for n, _ in points], [ns for _, ns in points], marker=".", label=name)
-    axis.set_xscale("log")
-    axis.set_yscale("log")
-    axis.set_xlabel("granted locks (ManyFiles: files)")
-    axis.set_ylabel("lock + unlock, ns")
-    axis.grid(True, which="both", alpha=0.2)
+    log_log(axis, "granted locks (ManyFiles: files)", "lock + unlock, ns")
     axis.legend(fontsize="x-small")
     save(figure, folder, "manager-scaling.svg")
 
@@ -107,11 +111,7 @@ def waiter_scaling(mounts, folder):
                   label=f"{target}, median")
         axis.plot(sizes, [p99 for _, _, p99 in points], marker=".", linestyle=":",
                   color=colour(target), label=f"{target}, p99")
-    axis.set_xscale("log")
-    axis.set_yscale("log")
-    axis.set_xlabel("waiters on the file")
-    axis.set_ylabel("unlock to next grant, us")
-    axis.grid(True, which="both", alpha=0.2)
+    log_log(axis, "waiters on the file", "unlock to next grant, us")
     axis.legend(fontsize="small")
     save(figure, folder, "waiter-scaling.svg")
 

@@ -2,27 +2,15 @@
 # Job of a guest: the laboratory with the mount of lockfs exported instead of its source, by
 # LAB_SERVER (knfsd, ganesha), then the program LAB_PART.
 set -euo pipefail
-# shellcheck source=tests/nfs/lab/nfs.sh
-. "$(dirname "${BASH_SOURCE[0]}")/nfs.sh"
+# shellcheck source=tests/nfs/lab/usual.sh
+. "$(dirname "${BASH_SOURCE[0]}")/usual.sh"
 
 EXPORTED=/export
-setup() {
-  local version
-  bridge_up
-  client_up a 10.0.0.2
-  client_up b 10.0.0.3
-  disk_up
-  lockfs_up
-  case $LAB_SERVER in
-    knfsd) knfsd_up fsid=0:/export ;;
-    ganesha) ganesha_up /export ;;
-  esac
-  for version in $LAB_VERSIONS; do
-    client_mount a "$version"
-    client_mount b "$version"
-  done
-}
-setup >"/lab/out/$(hostname).setup" 2>&1 || { cat "/lab/out/$(hostname).setup"; exit 1; }
+case $LAB_SERVER in
+  knfsd) server=(knfsd_up fsid=0:/export) ;;
+  ganesha) server=(ganesha_up /export) ;;
+esac
+laboratory_with "${server[@]}" >"/lab/out/$(hostname).setup" 2>&1 || { cat "/lab/out/$(hostname).setup"; exit 1; }
 
 # What an administrator does to restart lockfs under a server: the server first lets go of the mount.
 cat >/run/restart <<END
