@@ -176,7 +176,9 @@ TEST_F(PolicyTest, GuardKeepsFlocksOnTheSourceOut) {
   EXPECT_EQ(local.try_lock(kFlock, kShared), 0);
   EXPECT_EQ(client.try_lock(kPosix, kExclusive, {50, 10}), 0) << "an NFS client does not mind";
   EXPECT_EQ(two.try_lock(kOfd, kExclusive, {20, 10}), EAGAIN);
-  EXPECT_EQ(local.try_lock(kFlock, kExclusive), EAGAIN) << "the guard is still there";
+  // By somebody else: a refused upgrade would cost `local` its flock.
+  Locker other(source());
+  EXPECT_EQ(other.try_lock(kFlock, kExclusive), EAGAIN) << "the guard is still there";
   two.start_lock(kOfd, kExclusive, {20, 10});
   ASSERT_TRUE(two.waits());
   EXPECT_EQ(local.unlock(kFlock), 0);
