@@ -53,10 +53,9 @@ bool read_locks_of(int fd, std::vector<lockmgr::CarriedLock>& found) {
 
 }  // namespace
 
-BackingFile::BackingFile(InodePtr inode, WaitThreads& threads, Tape& tape)
+BackingFile::BackingFile(InodePtr inode, WaitThreads& threads)
     : inode_(inode),
       threads_(threads),
-      tape_(tape),
       pollers_(inode_->id().ino),
       flocks_(std::move(inode), threads) {}
 
@@ -98,9 +97,7 @@ int BackingFile::set(const lockmgr::Range& range, lockmgr::Mode mode,
   try {
     if (mode == lockmgr::Mode::kNone && fd_ == nullptr) return 0;
     if (const int error = provide(mode, carried); error != 0) return error;
-    const int error = take(fd_->get(), range, mode);
-    if (error == EAGAIN && tape_.is_open()) tape_outsider(range, mode, 0);
-    return error;
+    return take(fd_->get(), range, mode);
   } catch (const std::bad_alloc&) {
     return ENOLCK;
   }
@@ -130,34 +127,7 @@ int BackingFile::test(const lockmgr::Range& range, lockmgr::Mode mode,
 
 int BackingFile::wait(WaitId id, const lockmgr::Range& range, lockmgr::Mode mode, bool yield_first,
                       WaitDone done) noexcept {
-  if (tape_.is_open()) {
-    tape_outsider(range, mode, id);
-    done = [&tape = tape_, id, done = std::move(done)](int error) {
-      const Tape::Cause cause(tape);
-      TapeItem item;
-      item.kind = TapeItem::Kind::kOutsideEnd;
-      item.wait = id;
-      tape.put(std::move(item));
-      done(error);
-    };
-  }
   return threads_.start({id, fd_, range, mode, yield_first, std::move(done)});
-}
-
-/// Tells a recording who is in the way of `mode` on `range`: whoever it is, if nobody can be seen.
-void BackingFile::tape_outsider(const lockmgr::Range& range, lockmgr::Mode mode,
-                                WaitId wait) noexcept {
-  std::optional<lockmgr::OutsideLock> found;
-  if (test(range, mode, found) != 0 || !found) {
-    found = lockmgr::OutsideLock{range, lockmgr::Mode::kExclusive, 0};
-  }
-  TapeItem item;
-  item.kind = TapeItem::Kind::kOutside;
-  item.key = {inode_->id().dev, inode_->id().ino};
-  item.request.range = found->range;
-  item.request.mode = found->mode;
-  item.wait = wait;
-  tape_.put(std::move(item));
 }
 
 void BackingFile::recall(WaitId id) noexcept { threads_.recall(id); }

@@ -22,7 +22,6 @@
 #include "fs/inode.h"
 #include "fs/nfs_pollers.h"
 #include "fs/proc_locks.h"
-#include "fs/record/tape.h"
 #include "fs/unique_fd.h"
 #include "fs/wait_threads.h"
 #include "lockmgr/backing.h"
@@ -32,7 +31,7 @@ namespace lockfs {
 class BackingFile final : public lockmgr::Backing {
  public:
   /// All but `inode` must outlive the object.
-  BackingFile(InodePtr inode, WaitThreads& threads, Tape& tape);
+  BackingFile(InodePtr inode, WaitThreads& threads);
 
   int set(const lockmgr::Range& range, lockmgr::Mode mode,
           const Carried& carried) noexcept override;
@@ -49,11 +48,9 @@ class BackingFile final : public lockmgr::Backing {
  private:
   int open(bool writable, std::shared_ptr<const UniqueFd>& fd) const;
   int provide(lockmgr::Mode mode, const Carried& carried);
-  void tape_outsider(const lockmgr::Range& range, lockmgr::Mode mode, WaitId wait) noexcept;
 
   const InodePtr inode_;
   WaitThreads& threads_;
-  Tape& tape_;
   std::shared_ptr<const UniqueFd> fd_;  ///< null until the first lock
   bool writable_ = false;
   OutsiderLook look_;

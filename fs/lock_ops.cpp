@@ -13,6 +13,7 @@
 #include "fs/control/protocol.h"
 #include "fs/filesystem.h"
 #include "fs/logging.h"
+#include "fs/record/taped_backing.h"
 #include "fs/record_lock.h"
 #include "fs/request_loop.h"
 
@@ -179,7 +180,8 @@ std::shared_ptr<LockedFile> LockOps::make_file(Inode& inode, InodePtr reference)
   const lockmgr::FileKey key{inode.id().dev, inode.id().ino};
   std::unique_ptr<lockmgr::Backing> backing;
   if (options_.mirror) {
-    backing = std::make_unique<BackingFile>(std::move(reference), wait_threads_, tape_);
+    backing = std::make_unique<TapedBacking>(
+        std::make_unique<BackingFile>(std::move(reference), wait_threads_), tape_, key);
   } else {
     backing = std::make_unique<UncarriedFile>(std::move(reference));
   }
@@ -269,6 +271,7 @@ void LockOps::start(const Asked& asked) noexcept {
 }
 
 void LockOps::carry_out(Asked asked) noexcept {
+  describe(*asked.handle->locks->file);
   const Tape::Cause cause(tape_);
   try {
     // In daemon io, pages written through mmap reach the backing before others may lock the range
@@ -365,6 +368,7 @@ void LockOps::flush(fuse_req_t req, Handle& handle, std::uint64_t cookie) noexce
   }
   try {
     in_order(file, [this, file, cookie, finish, &handle, caller = *fuse_req_ctx(req)] {
+      describe(*file);
       const Tape::Cause cause(tape_);
       tape_flush(handle, *file, cookie, caller);
       file->locks->close_by_process(cookie);
@@ -389,6 +393,7 @@ void LockOps::release(fuse_req_t req, Handle* handle) noexcept {
   const std::shared_ptr<LockedFile> file = handle->locks->file;
   try {
     in_order(file, [this, file, handle, finish] {
+      describe(*file);
       const Tape::Cause cause(tape_);
       tape_close(*handle);
       handle->locks.reset();

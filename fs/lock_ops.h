@@ -104,6 +104,11 @@ class LockOps final : private lockmgr::Observer {
 
   [[nodiscard]] lockmgr::LockManager& manager() noexcept { return manager_; }
 
+  /// LockManager::switch_policy() and FileLocks::revoke(), so that a recording is told.
+  lockmgr::PolicySwitch switch_policy(const lockmgr::Policy& to);
+  int revoke(lockmgr::FileLocks& file, const lockmgr::OwnerId& owner, const lockmgr::Range& range,
+             lockmgr::Range& taken) noexcept;
+
   /// Takes the limits in `options` for requests from now on.
   void set_limits(const Options& options);
 

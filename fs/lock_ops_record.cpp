@@ -21,7 +21,8 @@ TapeItem item_of(TapeItem::Kind kind, const Handle& handle) {
 
 }  // namespace
 
-/// Tells a new recording what was granted on this file before it, and who waited.
+/// Tells a new recording what was granted on this file before it, and who waited: at a time of its
+/// own, before that of what happens now.
 void LockOps::describe(LockedFile& file) noexcept {
   const std::uint32_t recording = tape_.recording();
   if (file.described == recording || recording == 0) return;
@@ -54,7 +55,6 @@ void LockOps::describe(LockedFile& file) noexcept {
 
 std::uint64_t LockOps::tape_ask(const Handle& handle, const lockmgr::Request& request) noexcept {
   if (!tape_.is_open()) return 0;
-  describe(*handle.locks->file);
   TapeItem item = item_of(TapeItem::Kind::kAsk, handle);
   item.request = request;
   return tape_.put(std::move(item));
@@ -74,7 +74,6 @@ void LockOps::tape_answer(const Asked& asked, int error) noexcept {
 void LockOps::tape_flush(const Handle& handle, LockedFile& file, std::uint64_t cookie,
                          const fuse_ctx& caller) noexcept {
   if (!tape_.is_open()) return;
-  describe(file);
   TapeItem item;
   if (handle.locks != nullptr) item = item_of(TapeItem::Kind::kFlush, handle);
   item.kind = TapeItem::Kind::kFlush;
@@ -87,19 +86,39 @@ void LockOps::tape_flush(const Handle& handle, LockedFile& file, std::uint64_t c
 
 void LockOps::tape_close(const Handle& handle) noexcept {
   if (!tape_.is_open()) return;
-  describe(*handle.locks->file);
   tape_.put(item_of(TapeItem::Kind::kClose, handle));
 }
 
 /// Lets the manager know that time passes, and the recording that it was told.
 void LockOps::tape_tick() noexcept {
   const Tape::Cause cause(tape_);
-  if (tape_.is_open() && manager_.has_queued()) {
+  if (tape_.is_open()) {
     TapeItem item;
     item.kind = TapeItem::Kind::kTick;
     tape_.put(std::move(item));
   }
   manager_.relent(manager_.now());
+}
+
+lockmgr::PolicySwitch LockOps::switch_policy(const lockmgr::Policy& to) {
+  const Tape::Cause cause(tape_);
+  TapeItem item;
+  item.kind = TapeItem::Kind::kPolicy;
+  item.policy = to;
+  tape_.put(std::move(item));
+  return manager_.switch_policy(to);
+}
+
+int LockOps::revoke(lockmgr::FileLocks& file, const lockmgr::OwnerId& owner,
+                    const lockmgr::Range& range, lockmgr::Range& taken) noexcept {
+  const Tape::Cause cause(tape_);
+  TapeItem item;
+  item.kind = TapeItem::Kind::kRevoke;
+  item.key = file.key();
+  item.request.owner = owner;
+  item.request.range = range;
+  tape_.put(std::move(item));
+  return file.revoke(owner, range, taken);
 }
 
 }  // namespace lockfs

@@ -187,8 +187,27 @@ class LockManager {
   /// until it is set again: for simulations.
   Clock::time_point now() const noexcept {
     const Clock::rep set = set_time_.load(std::memory_order_relaxed);
-    return set == 0 ? Clock::now() : Clock::time_point(Clock::duration(set));
+    if (set != 0) return Clock::time_point(Clock::duration(set));
+    return moment_ == 0 ? Clock::now() : Clock::time_point(Clock::duration(moment_));
   }
+  /// While it lives, now() stands still for the calling thread (unless `time` is the clock's epoch):
+  /// all that a call does happens at a time that can be written down, and be gone through again.
+  class Moment {
+   public:
+    explicit Moment(Clock::time_point time) noexcept
+        : outer_(std::exchange(moment_, time.time_since_epoch().count())) {}
+    ~Moment() { moment_ = outer_; }
+    Moment(const Moment&) = delete;
+    Moment& operator=(const Moment&) = delete;
+
+    /// Of the latest on the calling thread; the clock's epoch if there is none.
+    static Clock::time_point current() noexcept {
+      return Clock::time_point(Clock::duration(moment_));
+    }
+
+   private:
+    const Clock::rep outer_;
+  };
   /// `time` must not go back, nor be the clock's epoch.
   void set_time(Clock::time_point time) noexcept {
     set_time_.store(time.time_since_epoch().count(), std::memory_order_relaxed);
@@ -232,6 +251,8 @@ class LockManager {
   void take_out(std::map<Ticket, Slot>::iterator it) noexcept;
   std::vector<std::shared_ptr<Waiter>> waiters_at(WaitGraph::Node node) const;
   void forget_file(const FileLocks& file) noexcept;
+
+  static inline constinit thread_local Clock::rep moment_ = 0;  ///< 0: none
 
   Ledger ledger_;
   Counters counters_;

@@ -124,6 +124,10 @@ const std::vector<Command>& commands();
 /// throw std::bad_alloc.
 Outcome execute(Context& context, const std::string& line, const Peer& peer);
 
+/// Switches the mount to another policy, and logs by whom. May throw std::bad_alloc; then the
+/// policy is the old one, or the new one for some files.
+lockmgr::PolicySwitch switch_policy(Context& context, const lockmgr::Policy& to, const Peer& peer);
+
 // -- parts that several replies share
 // --------------------------------------------------------------
 

@@ -154,19 +154,12 @@ Outcome policy(Context& context, const Call& call) {
 Outcome set_policy(Context& context, const Call& call) {
   const auto text = text_in(call.request, "policy");
   if (!text) throw Failure{"bad_request", "'policy' is missing: PRESET[,AXIS=VALUE...]"};
-  lockmgr::LockManager& manager = context.lock_ops.manager();
   lockmgr::Policy wanted;
-  if (const auto error = lockmgr::Policy::parse(*text, manager.policy(), wanted); !error.empty()) {
+  if (const auto error = lockmgr::Policy::parse(*text, context.current.policy, wanted);
+      !error.empty()) {
     throw Failure{"bad_request", error};
   }
-  const lockmgr::PolicySwitch report = manager.switch_policy(wanted);
-  log_event(
-      spdlog::level::warn,
-      fmt::format("lock policy switched from {} to {} by pid {} (uid {}): {} locks kept on {} "
-                  "files, {} waiters looked at again",
-                  report.from.text(), report.to.text(), call.peer.pid, call.peer.uid, report.locks,
-                  report.files, report.waiters),
-      {{"LOCKFS_EVENT", "policy"}, {"LOCKFS_BY_UID", std::to_string(call.peer.uid)}});
+  const lockmgr::PolicySwitch report = switch_policy(context, wanted, call.peer);
   return done(call, "result",
               {{"from", report.from.text()},
                {"to", report.to.text()},
@@ -178,6 +171,22 @@ Outcome set_policy(Context& context, const Call& call) {
                {"deadlocks", report.deadlocks},
                {"left_behind", report.left_behind},
                {"not_carried", report.not_carried}});
+}
+
+lockmgr::PolicySwitch switch_policy(Context& context, const lockmgr::Policy& to,
+                                    const Peer& peer) {
+  lockmgr::PolicySwitch report = context.lock_ops.switch_policy(to);
+  context.current.policy = to;
+  log_event(
+      spdlog::level::warn,
+      fmt::format("lock policy switched from {} to {} by pid {} (uid {}): {} locks kept on {} "
+                  "files, {} waiters looked at again",
+                  report.from.text(), report.to.text(), peer.pid, peer.uid, report.locks,
+                  report.files, report.waiters),
+      {{"LOCKFS_OP", "policy"},
+       {"LOCKFS_BY_UID", std::to_string(peer.uid)},
+       {"LOCKFS_BY_PID", std::to_string(peer.pid)}});
+  return report;
 }
 
 }  // namespace lockfs::control

@@ -3,13 +3,12 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <system_error>
 #include <utility>
 
 namespace lockfs {
-
-thread_local Tape::Cause::Moment Tape::Cause::now_;
 
 Tape::Tape() : wake_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
   if (!wake_) throw std::system_error(errno, std::generic_category(), "eventfd");
@@ -30,8 +29,20 @@ void Tape::close() noexcept {
   dropped.swap(items_);
 }
 
+/// Now, or a little later where that has been given away already.
+TapeItem::Clock::time_point Tape::next_time() noexcept {
+  const TapeItem::Clock::rep now = TapeItem::Clock::now().time_since_epoch().count();
+  TapeItem::Clock::rep last = last_time_.load(std::memory_order_relaxed);
+  TapeItem::Clock::rep mine = 0;
+  do {
+    mine = std::max(now, last + 1);
+  } while (!last_time_.compare_exchange_weak(last, mine, std::memory_order_relaxed));
+  return TapeItem::Clock::time_point(TapeItem::Clock::duration(mine));
+}
+
 std::uint64_t Tape::put(TapeItem item) noexcept {
-  item.time = Cause::now_.set ? Cause::now_.time : TapeItem::Clock::now();
+  const auto cause = Cause::time();
+  item.time = cause ? *cause : next_time();
   bool first = false;
   std::uint64_t number = 0;
   {

@@ -16,10 +16,13 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <vector>
 
 #include "fs/unique_fd.h"
 #include "lockmgr/file_locks.h"
+#include "lockmgr/lock_manager.h"
+#include "lockmgr/trace/trace.h"
 
 namespace lockfs {
 
@@ -33,8 +36,10 @@ struct TapeItem {
     kTick,        ///< LockManager::relent() was called
     kHeld,        ///< a lock granted before the recording began
     kWaiting,     ///< a request that waited before it
-    kOutside,     ///< an outsider's lock was met at the backing
-    kOutsideEnd,  ///< the wait for it has ended
+    kOutside,     ///< what the backing said that is decided outside of the manager
+    kOutsideEnd,  ///< a wait at the backing has ended
+    kPolicy,      ///< the mount was switched to another policy
+    kRevoke,      ///< an administrator took a lock away
   };
   using Clock = std::chrono::steady_clock;
 
@@ -46,10 +51,15 @@ struct TapeItem {
   const void* open = nullptr;  ///< which open file; null: unknown. Names, never dereferenced
   bool readable = true;
   bool writable = true;
-  lockmgr::Request request;  ///< kFlush: only owner and caller
-  int error = 0;             ///< kAnswer
-  lockmgr::FileKey key;      ///< kOutside: of the file, which has been asked for before
-  std::uint64_t wait = 0;    ///< kOutside: the wait that is begun, 0: none; kOutsideEnd: which
+  /// kFlush: only owner and caller; kOutside: range and mode of who is in the way, if anybody is
+  /// known (mode kNone: nobody); kRevoke: owner and range.
+  lockmgr::Request request;
+  int error = 0;          ///< kAnswer, kOutside, kOutsideEnd
+  lockmgr::FileKey key;   ///< kOutside, kRevoke: of the file
+  std::uint64_t wait = 0;  ///< kOutside: the wait that is begun, 0: none; kOutsideEnd: which
+  lockmgr::trace::OutsideSaid said = lockmgr::trace::OutsideSaid::kRefused;  ///< kOutside
+  std::uint32_t call = 0;                                                    ///< kOutside
+  lockmgr::Policy policy;                                                    ///< kPolicy
 };
 
 class Tape {
@@ -72,25 +82,25 @@ class Tape {
     return is_open() ? recording_.load(std::memory_order_relaxed) : 0;
   }
 
-  /// While it lives, what this thread puts on the tape carries the time at which it was made: so a
-  /// reader can tell what came of what.
+  /// While it lives, what this thread puts on the tape, and does to locks, carries the time at which
+  /// it was made, which no other has: so a reader can tell what came of what.
   class Cause {
    public:
-    explicit Cause(const Tape& tape) noexcept : outer_(now_) {
-      if (tape.is_open() && !outer_.set) now_ = {true, TapeItem::Clock::now()};
-    }
-    ~Cause() { now_ = outer_; }
+    explicit Cause(Tape& tape) noexcept
+        : moment_(tape.is_open() && !time() ? tape.next_time() : Moment::current()) {}
     Cause(const Cause&) = delete;
     Cause& operator=(const Cause&) = delete;
 
+    /// That of the one that lives on the calling thread.
+    static std::optional<TapeItem::Clock::time_point> time() noexcept {
+      const auto now = Moment::current();
+      if (now == TapeItem::Clock::time_point{}) return std::nullopt;
+      return now;
+    }
+
    private:
-    friend class Tape;
-    struct Moment {
-      bool set = false;
-      TapeItem::Clock::time_point time;
-    };
-    const Moment outer_;
-    static thread_local Moment now_;
+    using Moment = lockmgr::LockManager::Moment;
+    const Moment moment_;
   };
 
   /// Puts the item on the tape and fills in its time. An ask gets a number, never used twice, which
@@ -104,9 +114,12 @@ class Tape {
   std::uint64_t take(std::vector<TapeItem>& items);
 
  private:
+  TapeItem::Clock::time_point next_time() noexcept;
+
   UniqueFd wake_;  ///< eventfd
   std::atomic<bool> open_{false};
   std::atomic<std::uint32_t> recording_{0};
+  std::atomic<TapeItem::Clock::rep> last_time_{0};
   std::mutex mutex_;
   std::vector<TapeItem> items_;  ///< guarded by mutex_; never more than kRoom
   std::uint64_t next_ask_ = 1;   ///< guarded by mutex_

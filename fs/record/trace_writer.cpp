@@ -32,10 +32,16 @@ std::string command_of(pid_t pid) {
   return command;
 }
 
+/// Leases count whole seconds of the steady clock.
+lockmgr::trace::Head with_phase(lockmgr::trace::Head head, TapeItem::Clock::time_point began) {
+  head.phase = began - std::chrono::floor<std::chrono::seconds>(began);
+  return head;
+}
+
 }  // namespace
 
 TraceWriter::TraceWriter(const lockmgr::trace::Head& head, bool hash_paths)
-    : hash_paths_(hash_paths), encoder_(head) {
+    : hash_paths_(hash_paths), encoder_(with_phase(head, began_)) {
   if (!hash_paths) return;
   if (getrandom(key_.data(), sizeof key_, 0) != sizeof key_) {
     throw std::system_error(errno, std::generic_category(), "getrandom");
@@ -105,6 +111,7 @@ void TraceWriter::write_ask(const TapeItem& item) {
   event.range = item.request.range;
   event.mode = item.request.mode;
   event.wait = item.request.wait;
+  if (event.mode != lockmgr::Mode::kNone) last_request_ = event.time;
   const std::uint64_t number = encoder_.add(event);
   if (item.kind != TapeItem::Kind::kHeld) {
     (item.kind == TapeItem::Kind::kAsk ? asks_[item.ask] : waiting_[item.ticket]) = number;
@@ -119,7 +126,7 @@ void TraceWriter::write_ask(const TapeItem& item) {
 
 void TraceWriter::write(const TapeItem& item) {
   if (item.kind == TapeItem::Kind::kOutside) {
-    meet(item);
+    write_outside(item);
     return;
   }
   settle_glance();
@@ -168,8 +175,21 @@ void TraceWriter::write(const TapeItem& item) {
       event.type = EventType::kTick;
       break;
     case TapeItem::Kind::kOutsideEnd:
-      part(item.wait, time_of(item));
+      write_outside_end(item);
       return;
+    case TapeItem::Kind::kPolicy:
+      event.type = EventType::kPolicy;
+      event.policy = encoder_.define(item.policy.text());
+      break;
+    case TapeItem::Kind::kRevoke: {
+      const auto file = files_.find({item.key.device, item.key.inode});
+      if (file == files_.end()) return;  // nothing is known of it
+      event.type = EventType::kRevoke;
+      event.file = file->second;
+      event.owner = owner_of(item.request.owner);
+      event.range = item.request.range;
+      break;
+    }
     case TapeItem::Kind::kOutside:
       return;
   }
@@ -199,6 +219,7 @@ void TraceWriter::forget(Nanoseconds now) {
   waiting_.clear();
   glance_.reset();
   outside_waits_.clear();
+  wait_numbers_.clear();
   for (std::size_t i = 0; i < outsiders_.size(); ++i) {
     outsiders_[i].waits = 0;
     if (outsiders_[i].present) leave(i, now);

@@ -50,6 +50,8 @@ class TraceWriter {
 
   // -- outsiders: what is known of them is when one was in the way, so that is when each is there
   // --
+  void write_outside(const TapeItem& item);
+  void write_outside_end(const TapeItem& item);
   void meet(const TapeItem& item);
   void part(std::uint64_t wait, lockmgr::trace::Nanoseconds time);
   /// Somebody outside who has `range` from `granted` on.
@@ -88,7 +90,10 @@ class TraceWriter {
     bool present = false;
   };
   std::vector<Outsider> outsiders_;
-  std::unordered_map<std::uint64_t, std::size_t> outside_waits_;  ///< the outsider, by wait
+  std::unordered_map<std::uint64_t, std::size_t> outside_waits_;   ///< the outsider, by wait
+  std::unordered_map<std::uint64_t, std::uint64_t> wait_numbers_;  ///< the trace's, by wait
+  std::uint64_t next_wait_ = 0;
+  lockmgr::trace::Nanoseconds last_request_{-1};  ///< when the last lock was asked for
   /// One who was in the way of somebody that does not wait, as far as is known yet.
   std::optional<TapeItem> glance_;
   std::unordered_map<lockmgr::Ticket, std::uint64_t> waiting_;  ///< since before, by ticket

@@ -1,5 +1,6 @@
-// Outsiders in a trace. A mount learns of them only when one is in its way: each is written down as
-// somebody who locks the file on the backing for as long as that was so.
+// Outsiders in a trace, twice: what the backing said, for a replay under the same policy; and, since
+// a mount learns of them only when one is in its way, each as somebody who locks the file on the
+// backing for as long as that was so, for other policies.
 #include <algorithm>
 
 #include "fs/record/trace_writer.h"
@@ -16,6 +17,34 @@ using lockmgr::trace::TraceEvent;
 constexpr Nanoseconds kMoment(1);
 
 }  // namespace
+
+void TraceWriter::write_outside(const TapeItem& item) {
+  const auto file = files_.find({item.key.device, item.key.inode});
+  if (file == files_.end()) return;  // nothing is known of it
+  if (item.request.mode != lockmgr::Mode::kNone) meet(item);
+  TraceEvent event;
+  event.type = EventType::kOutside;
+  event.time = time_of(item);
+  event.file = file->second;
+  event.call = item.call;
+  event.said = item.said;
+  event.error = item.error;
+  if (item.said == lockmgr::trace::OutsideSaid::kWait) wait_numbers_[item.wait] = next_wait_++;
+  encoder_.add(event);
+}
+
+void TraceWriter::write_outside_end(const TapeItem& item) {
+  part(item.wait, time_of(item));
+  const auto number = wait_numbers_.find(item.wait);
+  if (number == wait_numbers_.end()) return;  // begun before the recording
+  TraceEvent event;
+  event.type = EventType::kOutsideEnd;
+  event.time = time_of(item);
+  event.wait_number = number->second;
+  event.error = item.error;
+  wait_numbers_.erase(number);
+  encoder_.add(event);
+}
 
 /// An outsider is met by a request that was refused by it, or by one that begins to wait for it,
 /// which has been refused just before.
@@ -42,10 +71,11 @@ void TraceWriter::meet(const TapeItem& item) {
     if (o.present && o.file == file->second && o.range == range && o.mode == mode) met = i;
   }
   if (met == outsiders_.size()) {
-    // If nothing was refused, the mount lets one who waits outside have a turn: the lock is the
-    // outsider's when the mount lets go of it.
+    // One whom a request meets was there before it. Else it was one who waited outside, and the lock
+    // became his when the mount let go of it.
     const Nanoseconds now = time_of(item);
-    met = enter(file->second, range, mode, now - kMoment, refused ? now - kMoment : now);
+    met = enter(file->second, range, mode, now - kMoment,
+                refused && now == last_request_ ? now - kMoment : now);
   }
   ++outsiders_[met].waits;
   outside_waits_[item.wait] = met;

@@ -14,6 +14,7 @@ namespace {
 
 /// Fifty years: sums of a few such times stay in bounds.
 constexpr Nanoseconds kMostTime = std::chrono::hours(24 * 365 * 50);
+constexpr std::uint64_t kSecond = 1'000'000'000;
 
 /// Reads the payloads of blocks into a trace. What a method returns is what is wrong, or nullptr.
 class PayloadReader {
@@ -30,6 +31,9 @@ class PayloadReader {
   const char* event(Tag tag, Scanner& in);
   const char* ask(Scanner& in, TraceEvent& event);
   const char* answer(Scanner& in, TraceEvent& event);
+  const char* revoke(Scanner& in, TraceEvent& event) const;
+  const char* outside(Scanner& in, TraceEvent& event);
+  const char* outside_end(Scanner& in, TraceEvent& event);
   template <typename Table>
   static bool index(Scanner& in, const Table& table, Index& out) {
     const std::uint64_t value = in.varint();
@@ -40,7 +44,8 @@ class PayloadReader {
   Trace& trace_;
   Nanoseconds last_{0};
   std::vector<bool> answered_;  ///< by ask
-  std::array<std::uint64_t, 6> counts_{};
+  std::vector<bool> wait_ended_;  ///< by wait at the backing
+  std::array<std::uint64_t, 10> counts_{};
 };
 
 const char* PayloadReader::head(std::string_view payload) {
@@ -51,7 +56,11 @@ const char* PayloadReader::head(std::string_view payload) {
   head.policy = in.string();
   head.source = in.string();
   head.program = in.string();
-  if (!in.ok() || !in.empty() || origin > 1 || begin > INT64_MAX) return "the head makes no sense";
+  const std::uint64_t phase = in.varint();
+  if (!in.ok() || !in.empty() || origin > 1 || begin > INT64_MAX || phase >= kSecond) {
+    return "the head makes no sense";
+  }
+  head.phase = Nanoseconds(static_cast<std::int64_t>(phase));
   head.begin = Nanoseconds(static_cast<std::int64_t>(begin));
   head.generated = origin == 1;
   return nullptr;
@@ -73,6 +82,7 @@ const char* PayloadReader::record(Scanner& in) {
     case Tag::kActor:
     case Tag::kOwner:
     case Tag::kOpen:
+    case Tag::kPolicyText:
       return definition(tag, in);
     case Tag::kAsk:
     case Tag::kAnswer:
@@ -80,6 +90,10 @@ const char* PayloadReader::record(Scanner& in) {
     case Tag::kClose:
     case Tag::kTick:
     case Tag::kLost:
+    case Tag::kPolicy:
+    case Tag::kRevoke:
+    case Tag::kOutside:
+    case Tag::kOutsideEnd:
       return event(tag, in);
   }
   return "a record of an unknown kind";
@@ -109,6 +123,8 @@ const char* PayloadReader::definition(Tag tag, Scanner& in) {
     if (type > 3) return "an owner of an unknown type";
     const OwnerType local = type == 3 ? OwnerType::kProcess : static_cast<OwnerType>(type);
     if (in.ok()) trace_.owners.push_back({local, type == 3, identity});
+  } else if (tag == Tag::kPolicyText) {
+    trace_.policies.push_back(in.string());
   } else {
     Open open;
     const bool known = index(in, trace_.files, open.file);
@@ -152,6 +168,18 @@ const char* PayloadReader::event(Tag tag, Scanner& in) {
       event.lost = in.varint();
       trace_.lost += event.lost;
       break;
+    case EventType::kPolicy:
+      if (!index(in, trace_.policies, event.policy)) wrong = "a switch to an unknown policy";
+      break;
+    case EventType::kRevoke:
+      wrong = revoke(in, event);
+      break;
+    case EventType::kOutside:
+      wrong = outside(in, event);
+      break;
+    case EventType::kOutsideEnd:
+      wrong = outside_end(in, event);
+      break;
   }
   if (wrong != nullptr || !in.ok()) return wrong;
   ++counts_[static_cast<std::size_t>(event.type)];
@@ -193,6 +221,42 @@ const char* PayloadReader::answer(Scanner& in, TraceEvent& event) {
   event.error = static_cast<int>(error);
   if (answered_[event.ask]) return "a second answer to one request";
   answered_[event.ask] = true;
+  return nullptr;
+}
+
+const char* PayloadReader::revoke(Scanner& in, TraceEvent& event) const {
+  if (!index(in, trace_.files, event.file) || !index(in, trace_.owners, event.owner)) {
+    return "a lock of something unknown taken away";
+  }
+  const std::uint64_t first = in.varint();
+  const std::uint64_t more = in.varint();
+  if (first > INT64_MAX || more > INT64_MAX - first) return "a range out of bounds";
+  event.range = {static_cast<Offset>(first), static_cast<Offset>(first + more)};
+  return nullptr;
+}
+
+const char* PayloadReader::outside(Scanner& in, TraceEvent& event) {
+  if (!index(in, trace_.files, event.file)) return "an outsider on an unknown file";
+  const std::uint64_t call = in.varint();
+  const std::uint64_t said = in.varint();
+  const std::uint64_t error = said == 0 ? in.varint() : 0;
+  if (call > UINT32_MAX || said > 3 || error > 4095) return "an outsider out of bounds";
+  event.call = static_cast<std::uint32_t>(call);
+  event.said = static_cast<OutsideSaid>(said);
+  event.error = static_cast<int>(error);
+  if (in.ok() && event.said == OutsideSaid::kWait) wait_ended_.push_back(false);
+  return nullptr;
+}
+
+const char* PayloadReader::outside_end(Scanner& in, TraceEvent& event) {
+  event.wait_number = in.varint();
+  const std::uint64_t error = in.varint();
+  if (!in.ok()) return nullptr;
+  if (event.wait_number >= wait_ended_.size() || wait_ended_[event.wait_number] || error > 4095) {
+    return "the end of no wait";
+  }
+  wait_ended_[event.wait_number] = true;
+  event.error = static_cast<int>(error);
   return nullptr;
 }
 

@@ -21,6 +21,7 @@ Encoder::Encoder(const Head& head) {
   put_string(payload, head.policy);
   put_string(payload, head.source);
   put_string(payload, head.program);
+  put_varint(payload, number(head.phase));
   put_block(Block::kHead, payload);
 }
 
@@ -81,9 +82,16 @@ Index Encoder::define(const Open& open) {
   return opens_++;
 }
 
+Index Encoder::define(const std::string& policy) {
+  tag(Tag::kPolicyText);
+  put_string(payload_, policy);
+  return policies_++;
+}
+
 std::uint64_t Encoder::add(const TraceEvent& event) {
-  static constexpr std::array<Tag, kTypes> kTags = {Tag::kAsk,   Tag::kAnswer, Tag::kFlush,
-                                                    Tag::kClose, Tag::kTick,   Tag::kLost};
+  static constexpr std::array<Tag, kTypes> kTags = {
+      Tag::kAsk,  Tag::kAnswer, Tag::kFlush,  Tag::kClose,   Tag::kTick,
+      Tag::kLost, Tag::kPolicy, Tag::kRevoke, Tag::kOutside, Tag::kOutsideEnd};
   const auto type = static_cast<std::size_t>(event.type);
   tag(kTags[type]);
   put_difference(payload_, (event.time - last_).count());
@@ -125,6 +133,26 @@ std::uint64_t Encoder::add(const TraceEvent& event) {
       put_varint(payload_, event.lost);
       lost_ += event.lost;
       return 0;
+    case EventType::kPolicy:
+      put_varint(payload_, event.policy);
+      return 0;
+    case EventType::kRevoke:
+      put_varint(payload_, event.file);
+      put_varint(payload_, event.owner);
+      put_varint(payload_, static_cast<std::uint64_t>(event.range.first));
+      put_varint(payload_, static_cast<std::uint64_t>(event.range.last - event.range.first));
+      return 0;
+    case EventType::kOutside:
+      put_varint(payload_, event.file);
+      put_varint(payload_, event.call);
+      put_varint(payload_, static_cast<std::uint64_t>(event.said));
+      if (event.said != OutsideSaid::kRefused) return 0;
+      put_varint(payload_, static_cast<std::uint64_t>(event.error));
+      return 0;
+    case EventType::kOutsideEnd:
+      put_varint(payload_, event.wait_number);
+      put_varint(payload_, static_cast<std::uint64_t>(event.error));
+      return 0;
   }
   return 0;
 }
@@ -143,6 +171,7 @@ std::string encode(const Trace& trace) {
   for (const Actor& actor : trace.actors) encoder.define(actor);
   for (const TraceOwner& owner : trace.owners) encoder.define(owner);
   for (const Open& open : trace.opens) encoder.define(open);
+  for (const std::string& policy : trace.policies) encoder.define(policy);
   for (const TraceEvent& event : trace.events) encoder.add(event);
   encoder.finish();
   return encoder.take();

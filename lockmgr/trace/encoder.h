@@ -26,6 +26,8 @@ class Encoder {
   Index define(const Actor& actor);
   Index define(const TraceOwner& owner);
   Index define(const Open& open);
+  /// A policy, by its text.
+  Index define(const std::string& policy);
 
   /// Appends an event. Returns the number of the ask for EventType::kAsk, else 0.
   std::uint64_t add(const TraceEvent& event);
@@ -42,7 +44,7 @@ class Encoder {
 
  private:
   static constexpr std::size_t kBlockSize = 32 * 1024;
-  static constexpr std::size_t kTypes = 6;
+  static constexpr std::size_t kTypes = 10;
 
   void tag(Tag tag);
   void put_block(Block type, const std::string& payload);
@@ -58,6 +60,7 @@ class Encoder {
   Index actors_ = 0;
   Index owners_ = 0;
   Index opens_ = 0;
+  Index policies_ = 0;
 };
 
 /// The whole of a trace in the format.

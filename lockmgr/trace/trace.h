@@ -24,6 +24,8 @@ struct Head {
   std::string policy;      ///< that gave the answers
   std::string source;      ///< directory below the mount; empty if hidden or none
   std::string program;     ///< what wrote the trace
+  /// How far into a second the manager's clock was at time 0: leases count whole seconds.
+  Nanoseconds phase{0};
 };
 
 struct File {
@@ -53,7 +55,26 @@ struct Open {
   bool writable = true;
 };
 
-enum class EventType : std::uint8_t { kAsk, kAnswer, kFlush, kClose, kTick, kLost };
+enum class EventType : std::uint8_t {
+  kAsk,
+  kAnswer,
+  kFlush,
+  kClose,
+  kTick,
+  kLost,
+  kPolicy,      ///< the mount was switched to another policy
+  kRevoke,      ///< an administrator took a lock away
+  kOutside,     ///< what the backing said that is decided outside of the manager
+  kOutsideEnd,  ///< a wait at the backing has ended
+};
+
+/// What the backing said to a call. What is not written down was "yes", or "nobody".
+enum class OutsideSaid : std::uint8_t {
+  kRefused,  ///< set(): with an errno
+  kSeen,     ///< test(): somebody is in the way
+  kWaiting,  ///< outsiders_waiting(): somebody does
+  kWait,     ///< wait(): begun; the first has number 0
+};
 
 /// One thing that happened. Which fields mean something depends on the type.
 struct TraceEvent {
@@ -61,13 +82,18 @@ struct TraceEvent {
   Nanoseconds time{0};      ///< since Head::begin
   Index actor = 0;          ///< kAsk, kFlush, kClose
   Index open = 0;           ///< kAsk, kFlush, kClose
-  Index owner = 0;          ///< kAsk, kFlush
-  Range range;              ///< kAsk
+  Index owner = 0;          ///< kAsk, kFlush, kRevoke
+  Range range;              ///< kAsk, kRevoke
   Mode mode = Mode::kNone;  ///< kAsk; kNone unlocks
   bool wait = false;        ///< kAsk
   Nanoseconds patience{0};  ///< kAsk: gives up after so long; 0: never
   std::uint64_t ask = 0;    ///< kAnswer: the number of the ask, the first is 0
-  int error = 0;            ///< kAnswer
+  int error = 0;            ///< kAnswer, kOutside, kOutsideEnd
+  Index file = 0;           ///< kRevoke, kOutside
+  Index policy = 0;         ///< kPolicy: in Trace::policies
+  OutsideSaid said = OutsideSaid::kRefused;  ///< kOutside
+  std::uint32_t call = 0;  ///< kOutside: which call for the file within what happened at this time
+  std::uint64_t wait_number = 0;  ///< kOutsideEnd
   std::uint64_t lost = 0;   ///< kLost
 };
 
@@ -77,6 +103,7 @@ struct Trace {
   std::vector<Actor> actors;
   std::vector<TraceOwner> owners;
   std::vector<Open> opens;
+  std::vector<std::string> policies;  ///< that the mount was switched to
   std::vector<TraceEvent> events;
   std::uint64_t lost = 0;  ///< sum over the events
 };

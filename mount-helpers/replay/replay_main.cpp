@@ -5,7 +5,6 @@
 #include <string>
 #include <vector>
 
-#include "lockmgr/policy.h"
 #include "mount-helpers/replay/difference.h"
 #include "mount-helpers/replay/report.h"
 #include "mount-helpers/replay/script.h"
@@ -36,8 +35,8 @@ void describe(CLI::App& app, Arguments& arguments) {
                  "a trace of lockfsctl record or lockfs-workload; -: stdin")
       ->required();
   app.add_option("--policy,-p", arguments.policies,
-                 "policy to replay under, as in lockfs -o policy=; may be repeated; without it the "
-                 "one that the trace was recorded under")
+                 "policy to replay under, as in lockfs -o policy=; may be repeated; recorded "
+                 "(default): that of the trace, switches included")
       ->take_all();
   app.add_flag("--json", arguments.json, "print JSON instead of a table");
   app.add_option("--html", arguments.html, "write a page with plots to this file");
@@ -60,7 +59,7 @@ int run(const Arguments& arguments) {
                 " events were lost while recording; the outcome is not exact");
   }
   std::vector<std::string> names = arguments.policies;
-  if (names.empty()) names.push_back(trace.head.policy.empty() ? "nfs" : trace.head.policy);
+  if (names.empty()) names.emplace_back("recorded");
   if (arguments.verify && trace.head.generated) {
     return fail(kFailure, arguments.trace + ": a generated trace holds no answers to verify");
   }
@@ -68,11 +67,11 @@ int run(const Arguments& arguments) {
   const replay::Scripts scripts = replay::scripts_of(trace);
   std::vector<replay::Outcome> outcomes;
   for (const std::string& name : names) {
-    lockmgr::Policy policy;
-    if (const std::string error = lockmgr::Policy::parse(name, {}, policy); !error.empty()) {
+    replay::Choice choice;
+    if (const std::string error = replay::choose(trace, name, choice); !error.empty()) {
       return fail(kUsage, "--policy " + name + ": " + error);
     }
-    outcomes.push_back(replay::simulate(trace, scripts, policy, name));
+    outcomes.push_back(replay::simulate(trace, scripts, choice));
   }
 
   const replay::Comparison comparison{trace, arguments.trace, outcomes};

@@ -46,7 +46,10 @@ Scripts scripts_of(const Trace& trace) {
   std::vector<Nanoseconds> ended(trace.actors.size(), Nanoseconds(0));
   for (std::size_t i = 0; i < trace.events.size(); ++i) {
     const TraceEvent& event = trace.events[i];
-    if (event.type == EventType::kTick) scripts.ticks.push_back(i);
+    if (event.type == EventType::kTick || event.type == EventType::kPolicy ||
+        event.type == EventType::kRevoke || event.type == EventType::kOutsideEnd) {
+      scripts.others.push_back(i);
+    }
     const bool asks = event.type == EventType::kAsk;
     if (!asks && event.type != EventType::kFlush && event.type != EventType::kClose) continue;
     Nanoseconds& end = ended[event.actor];

@@ -41,7 +41,8 @@ struct Step {
 struct Scripts {
   std::vector<std::vector<Step>> actors;
   std::size_t asks = 0;
-  std::vector<std::size_t> ticks;  ///< the events of that type
+  /// What happened by itself: the events of type kTick, kPolicy, kRevoke and kOutsideEnd.
+  std::vector<std::size_t> others;
 };
 
 Scripts scripts_of(const Trace& trace);

@@ -8,27 +8,39 @@ namespace replay {
 using lockmgr::Mode;
 using lockmgr::Range;
 
-/// What the manager sees of the file.
-class SimulatedFile::Mirror final : public lockmgr::Backing {
+using lockmgr::trace::OutsideSaid;
+
+/// What the manager sees of the file: one kind of lock. Outsiders take record locks, as NFS clients
+/// do, and meet no flock.
+class SimulatedFile::Mirror : public lockmgr::Backing {
  public:
-  explicit Mirror(SimulatedFile& file) : file_(file) {}
+  Mirror(SimulatedFile& file, bool flock) : file_(file), flock_(flock) {}
 
   int set(const Range& range, Mode mode, const Carried&) noexcept override {
-    if (file_.refuses_mirror(range, mode)) return EAGAIN;
+    const Told* told = file_.next_call();
+    if (told != nullptr && told->said == OutsideSaid::kRefused) return told->error;
+    if (flock_) return 0;
+    if (!file_.follows_ && file_.refuses_mirror(range, mode)) return EAGAIN;
     file_.mirror_.set(range, mode);
     return 0;
   }
 
   int test(const Range& range, Mode mode,
            std::optional<lockmgr::OutsideLock>& found) noexcept override {
+    const Told* told = file_.next_call();
+    const bool seen = file_.follows_ ? told != nullptr && told->said == OutsideSaid::kSeen
+                                     : !flock_ && file_.refuses_mirror(range, mode);
     found.reset();
-    if (file_.refuses_mirror(range, mode)) found = lockmgr::OutsideLock{range, Mode::kExclusive, 0};
+    if (seen) found = lockmgr::OutsideLock{range, Mode::kExclusive, 0};
     return 0;
   }
 
   int wait(WaitId id, const Range& range, Mode mode, bool, WaitDone done) noexcept override {
+    const Told* told = file_.next_call();
     // With yield_first it still joins behind those who wait, which is what is asked for.
-    file_.queue_.push_back({std::nullopt, id, range, mode, false, std::move(done)});
+    Waiting waiting{std::nullopt, id, range, mode, false, std::move(done), flock_, std::nullopt};
+    if (told != nullptr && told->said == OutsideSaid::kWait) waiting.number = told->wait;
+    file_.queue_.push_back(std::move(waiting));
     return 0;
   }
 
@@ -39,21 +51,47 @@ class SimulatedFile::Mirror final : public lockmgr::Backing {
   }
 
   bool outsiders_waiting() noexcept override {
-    return std::any_of(file_.queue_.begin(), file_.queue_.end(),
-                       [](const Waiting& waiting) { return waiting.outsider.has_value(); });
+    const Told* told = file_.next_call();
+    if (file_.follows_) return told != nullptr && told->said == OutsideSaid::kWaiting;
+    return !flock_ && std::any_of(file_.queue_.begin(), file_.queue_.end(),
+                                  [](const Waiting& w) { return w.outsider.has_value(); });
   }
-
-  /// What a policy carries as flocks instead of record locks: outsiders here take record locks, as
-  /// NFS clients do, and meet none of them.
-  lockmgr::Backing& flocks() noexcept { return flocks_; }
 
  private:
   SimulatedFile& file_;
-  lockmgr::NoBacking flocks_;
+  const bool flock_;
 };
 
+class SimulatedFile::Both final : public Mirror {
+ public:
+  explicit Both(SimulatedFile& file) : Mirror(file, false), flocks_(file, true) {}
+  lockmgr::Backing& flocks() noexcept override { return flocks_; }
+
+ private:
+  Mirror flocks_;
+};
+
+/// What the recording says to the call that is made now; null: yes, or nobody, or there is none.
+const SimulatedFile::Told* SimulatedFile::next_call() {
+  if (std::exchange(turn_, now_.turn) != now_.turn) calls_ = 0;
+  ++calls_;
+  if (!follows_) return nullptr;
+  const auto told = told_.find({now_.time, calls_});
+  return told == told_.end() ? nullptr : &told->second;
+}
+
+void SimulatedFile::end_wait(std::uint64_t number, int error) {
+  const auto it = std::find_if(queue_.begin(), queue_.end(),
+                               [&](const Waiting& waiting) { return waiting.number == number; });
+  if (it == queue_.end()) return;
+  const Waiting waiting = std::move(*it);
+  queue_.erase(it);
+  if (error == 0 && !waiting.flock) mirror_.set(waiting.range, waiting.mode);
+  waiting.done(error);
+}
+
 std::unique_ptr<lockmgr::Backing> SimulatedFile::backing() {
-  return std::make_unique<Mirror>(*this);
+  return std::make_unique<Both>(*this);
 }
 
 bool SimulatedFile::refuses_mirror(const Range& range, Mode mode) const {
@@ -72,7 +110,8 @@ std::optional<int> SimulatedFile::ask(Outsider who, const Range& range, Mode mod
                                       std::function<void()> done) {
   if (refuses_outsider(who, range, mode)) {
     if (!wait) return EAGAIN;
-    queue_.push_back({who, 0, range, mode, false, [done = std::move(done)](int) { done(); }});
+    queue_.push_back({who, 0, range, mode, false, [done = std::move(done)](int) { done(); }, false,
+                      std::nullopt});
     return std::nullopt;
   }
   outsiders_[who].set(range, mode);
@@ -89,8 +128,9 @@ bool SimulatedFile::settle() {
   bool served = false;
   for (auto it = queue_.begin(); it != queue_.end();) {
     const bool refused = it->outsider ? refuses_outsider(*it->outsider, it->range, it->mode)
-                                      : refuses_mirror(it->range, it->mode);
-    if (refused && !it->recalled) {
+                                      : !it->flock && refuses_mirror(it->range, it->mode);
+    const bool told = follows_ && it->number.has_value();
+    if (told || (refused && !it->recalled)) {
       ++it;
       continue;
     }
@@ -99,7 +139,10 @@ bool SimulatedFile::settle() {
     if (waiting.recalled) {
       waiting.done(EINTR);
     } else {
-      (waiting.outsider ? outsiders_[*waiting.outsider] : mirror_).set(waiting.range, waiting.mode);
+      if (!waiting.flock) {
+        (waiting.outsider ? outsiders_[*waiting.outsider] : mirror_)
+            .set(waiting.range, waiting.mode);
+      }
       waiting.done(0);
     }
     // Who was served may have changed the queue.

@@ -26,7 +26,7 @@ constexpr int kMostIdleTicks = 400;
 
 /// Something that will happen. Of two at one time, what came first in the trace comes first.
 struct Due {
-  enum class What : std::uint8_t { kStep, kGiveUp, kRecordedTick, kTick };
+  enum class What : std::uint8_t { kStep, kGiveUp, kServeRemote, kRecorded, kTick };
   Nanoseconds time{0};
   std::size_t order = 0;  ///< position in the trace
   What what = What::kStep;
@@ -46,7 +46,7 @@ Nanoseconds later(Nanoseconds time, Nanoseconds by) {
 
 class Simulation final : private lockmgr::Observer {
  public:
-  Simulation(const Trace& trace, const Scripts& scripts, const lockmgr::Policy& policy);
+  Simulation(const Trace& trace, const Scripts& scripts, const Choice& choice);
   ~Simulation() override;
   Simulation(const Simulation&) = delete;
   Simulation& operator=(const Simulation&) = delete;
@@ -55,6 +55,7 @@ class Simulation final : private lockmgr::Observer {
 
  private:
   struct FileState {
+    FileState(const bool& follows, const SimulatedFile::Moment& now) : backing(follows, now) {}
     SimulatedFile backing;
     std::shared_ptr<lockmgr::FileLocks> locks;
     std::uint64_t waiting = 0;
@@ -80,7 +81,7 @@ class Simulation final : private lockmgr::Observer {
   void carry_out(const Due& due);
   void ask(Index actor, const Step& step, const TraceEvent& event);
   std::optional<int> ask_local(Index actor, const TraceEvent& event);
-  std::optional<int> ask_remote(Index actor, const TraceEvent& event);
+  std::optional<int> ask_remote(Index actor, const Step& step, const TraceEvent& event);
   void flush(const TraceEvent& event);
   void close(Index open);
   void close_if_due(Index open);
@@ -91,6 +92,8 @@ class Simulation final : private lockmgr::Observer {
   void count(Index actor, const TraceEvent& event, int error, std::optional<Nanoseconds> waited);
   void note_queue(std::int64_t change, Index file);
   void tick(bool recorded);
+  void happen(const TraceEvent& event);
+  void diverge();
   void finish();
 
   const TraceEvent& event_of(Index actor) const {
@@ -104,6 +107,9 @@ class Simulation final : private lockmgr::Observer {
 
   const Trace& trace_;
   const Scripts& scripts_;
+  const bool switches_;
+  bool follows_;  ///< the outside is taken from the trace
+  SimulatedFile::Moment moment_;
   lockmgr::LockManager manager_;
   std::vector<std::unique_ptr<FileState>> files_;
   std::map<const lockmgr::FileLocks*, Index> file_index_;
@@ -112,6 +118,7 @@ class Simulation final : private lockmgr::Observer {
   std::priority_queue<Due, std::vector<Due>, std::greater<>> due_;
   std::vector<Completed> completed_;
   std::vector<Index> touched_;  ///< files where outsiders may have their turn now
+  std::vector<Index> wait_file_;  ///< of each recorded wait at a backing
   Holders holders_;
   Outcome outcome_;
   Nanoseconds now_{0};
@@ -123,17 +130,28 @@ class Simulation final : private lockmgr::Observer {
   int idle_ticks_ = 0;
 };
 
-lockmgr::LockManager::Clock::time_point clock_time(Nanoseconds time) {
+lockmgr::LockManager::Clock::time_point clock_time(const Trace& trace, Nanoseconds time) {
   // Far from the clock's 0, so that "a while ago" is a time too.
-  return lockmgr::LockManager::Clock::time_point(std::chrono::hours(24) + time);
+  return lockmgr::LockManager::Clock::time_point(std::chrono::hours(24) + trace.head.phase + time);
 }
 
-Simulation::Simulation(const Trace& trace, const Scripts& scripts, const lockmgr::Policy& policy)
-    : trace_(trace), scripts_(scripts), manager_(lockmgr::Limits{}, policy, this) {
-  manager_.set_time(clock_time(now_));
+/// Whether the answers of a trace are those of this policy.
+bool is_of(const Trace& trace, const lockmgr::Policy& policy) {
+  lockmgr::Policy recorded;
+  return !trace.head.generated && lockmgr::Policy::parse(trace.head.policy, {}, recorded).empty() &&
+         recorded == policy;
+}
+
+Simulation::Simulation(const Trace& trace, const Scripts& scripts, const Choice& choice)
+    : trace_(trace),
+      scripts_(scripts),
+      switches_(choice.switches),
+      follows_(is_of(trace, choice.policy)),
+      manager_(lockmgr::Limits{}, choice.policy, this) {
+  manager_.set_time(clock_time(trace_, now_));
   manager_.watch(true);
   for (Index i = 0; i < trace.files.size(); ++i) {
-    auto state = std::make_unique<FileState>();
+    auto state = std::make_unique<FileState>(follows_, moment_);
     state->locks = manager_.open_file({0, i}, state->backing.backing());
     file_index_[state->locks.get()] = i;
     files_.push_back(std::move(state));
@@ -148,8 +166,15 @@ Simulation::Simulation(const Trace& trace, const Scripts& scripts, const lockmgr
     due_.push(
         {scripts.actors[i].front().think, scripts.actors[i].front().event, Due::What::kStep, i, 0});
   }
-  for (const std::size_t i : scripts.ticks) {
-    due_.push({trace.events[i].time, i, Due::What::kRecordedTick, 0, 0});
+  for (const std::size_t i : scripts.others) {
+    due_.push({trace.events[i].time, i, Due::What::kRecorded, 0, i});
+  }
+  for (const TraceEvent& event : trace.events) {
+    if (event.type != EventType::kOutside) continue;
+    const bool waits = event.said == lockmgr::trace::OutsideSaid::kWait;
+    files_[event.file]->backing.tell(event.time, event.call,
+                                     {event.said, event.error, wait_file_.size()});
+    if (waits) wait_file_.push_back(event.file);
   }
 }
 
@@ -194,8 +219,15 @@ void Simulation::carry_out(const Due& due) {
       // Only if it still waits in that same step.
       if (actors_[due.actor].step == due.step && actors_[due.actor].waits_since) give_up(due.actor);
       return;
-    case Due::What::kRecordedTick:
-      if (as_recorded_) tick(true);
+    case Due::What::kServeRemote: {
+      const TraceEvent& event = event_of(due.actor);
+      files_[file_of(event)]->backing.force(event.owner, event.range, event.mode);
+      touched_.push_back(file_of(event));
+      completed_.push_back({due.actor, 0});
+      return;
+    }
+    case Due::What::kRecorded:
+      happen(trace_.events[due.step]);
       return;
     case Due::What::kTick:
       tick(false);
@@ -224,7 +256,8 @@ void Simulation::ask(Index actor, const Step& step, const TraceEvent& event) {
   if (event.mode != Mode::kNone) ++outcome_.asked;
   touched_.push_back(file_of(event));
   const bool remote = trace_.owners[event.owner].remote;
-  const std::optional<int> result = remote ? ask_remote(actor, event) : ask_local(actor, event);
+  const std::optional<int> result =
+      remote ? ask_remote(actor, step, event) : ask_local(actor, event);
   if (result) {
     answered(actor, *result);
   } else {
@@ -255,8 +288,17 @@ std::optional<int> Simulation::ask_local(Index actor, const TraceEvent& event) {
   });
 }
 
-std::optional<int> Simulation::ask_remote(Index actor, const TraceEvent& event) {
+std::optional<int> Simulation::ask_remote(Index actor, const Step& step, const TraceEvent& event) {
   const Index file = file_of(event);
+  if (follows_ && step.recorded && step.recorded->error == 0) {
+    if (const Nanoseconds waits = step.recorded->waited; waits.count() > 0) {
+      due_.push({later(now_, waits), SIZE_MAX, Due::What::kServeRemote, actor, 0});
+      return std::nullopt;
+    }
+    files_[file]->backing.force(event.owner, event.range, event.mode);
+    holders_.grant(file, who(actor, event), event.range, event.mode, now_);
+    return 0;
+  }
   const auto result =
       files_[file]->backing.ask(event.owner, event.range, event.mode, event.wait, [this, actor] {
         completed_.push_back({actor, 0});
@@ -354,6 +396,7 @@ void Simulation::answered(Index actor, int error) {
     ++outcome_.as_recorded;
   } else {
     as_recorded_ = false;
+    diverge();
   }
   ++state.step;
   const auto& script = scripts_.actors[actor];
@@ -409,6 +452,41 @@ void Simulation::tick(bool recorded) {
   for (Index i = 0; i < files_.size(); ++i) touched_.push_back(i);
 }
 
+/// What no actor did.
+void Simulation::happen(const TraceEvent& event) {
+  lockmgr::Policy policy;
+  lockmgr::Range taken;
+  switch (event.type) {
+    case EventType::kTick:
+      if (as_recorded_) tick(true);
+      return;
+    case EventType::kRevoke:
+      files_[event.file]->locks->revoke(owner_id(event.owner), event.range, taken);
+      touched_.push_back(event.file);
+      return;
+    case EventType::kOutsideEnd:
+      if (follows_) files_[wait_file_[event.wait_number]]->backing.end_wait(event.wait_number, event.error);
+      touched_.push_back(wait_file_[event.wait_number]);
+      return;
+    case EventType::kPolicy:
+      if (!switches_) {
+        diverge();
+      } else if (lockmgr::Policy::parse(trace_.policies[event.policy], {}, policy).empty()) {
+        manager_.switch_policy(policy);
+        for (Index i = 0; i < files_.size(); ++i) touched_.push_back(i);
+      }
+      return;
+    default:
+      return;
+  }
+}
+
+/// From now on the trace says no more what those outside do.
+void Simulation::diverge() {
+  if (!std::exchange(follows_, false)) return;
+  for (Index i = 0; i < files_.size(); ++i) touched_.push_back(i);
+}
+
 // -- the whole -----------------------------------------------------------------------------------
 
 Outcome Simulation::run() {
@@ -416,7 +494,9 @@ Outcome Simulation::run() {
     const Due due = due_.top();
     due_.pop();
     now_ = due.time;
-    manager_.set_time(clock_time(now_));
+    manager_.set_time(clock_time(trace_, now_));
+    ++moment_.turn;
+    moment_.time = now_;
     const std::uint64_t waited_before = waiting_;
     carry_out(due);
     settle();
@@ -474,11 +554,17 @@ void Simulation::finish() {
 
 }  // namespace
 
-Outcome simulate(const Trace& trace, const Scripts& scripts, const lockmgr::Policy& policy,
-                 const std::string& name) {
-  Simulation simulation(trace, scripts, policy);
+std::string choose(const Trace& trace, const std::string& name, Choice& choice) {
+  const std::string recorded = trace.head.policy.empty() ? "nfs" : trace.head.policy;
+  choice.switches = name == "recorded";
+  choice.name = choice.switches && trace.policies.empty() ? recorded : name;
+  return lockmgr::Policy::parse(choice.switches ? recorded : name, {}, choice.policy);
+}
+
+Outcome simulate(const Trace& trace, const Scripts& scripts, const Choice& choice) {
+  Simulation simulation(trace, scripts, choice);
   Outcome outcome = simulation.run();
-  outcome.policy = name;
+  outcome.policy = choice.name;
   return outcome;
 }
 

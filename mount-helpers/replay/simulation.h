@@ -7,6 +7,10 @@
 /// granted in the trace, the thread goes on at once if its next step is to unlock or to close:
 /// there is nothing that it could hold. A wait that ended by a signal is given up after as long as
 /// then.
+///
+/// As long as the policy is the one that the trace was recorded under, and every answer the recorded
+/// one, whatever was decided outside of the manager is taken from the trace; from the first
+/// difference on, and under other policies, outsiders are simulated as far as the mount has met them.
 #pragma once
 
 #include <cstdint>
@@ -58,8 +62,18 @@ struct Outcome {
   std::vector<Stay> stays;
 };
 
+/// A policy to replay under.
+struct Choice {
+  std::string name;
+  lockmgr::Policy policy;  ///< at the beginning
+  bool switches = false;   ///< to others when the mount did
+};
+
+/// Reads a policy as `lockfs -o policy=` takes it, or "recorded": that of the trace, switches
+/// included. Returns "", or what is wrong in one line.
+std::string choose(const Trace& trace, const std::string& name, Choice& choice);
+
 /// Replays `trace`, whose `scripts` are given too. May throw std::bad_alloc.
-Outcome simulate(const Trace& trace, const Scripts& scripts, const lockmgr::Policy& policy,
-                 const std::string& name);
+Outcome simulate(const Trace& trace, const Scripts& scripts, const Choice& choice);
 
 }  // namespace replay

@@ -69,6 +69,11 @@ void expect_equal(const Trace& got, const Trace& wanted) {
     EXPECT_EQ(a.ask, b.ask) << i;
     EXPECT_EQ(a.error, b.error) << i;
     EXPECT_EQ(a.lost, b.lost) << i;
+    EXPECT_EQ(a.file, b.file) << i;
+    EXPECT_EQ(a.policy, b.policy) << i;
+    EXPECT_EQ(a.said, b.said) << i;
+    EXPECT_EQ(a.call, b.call) << i;
+    EXPECT_EQ(a.wait_number, b.wait_number) << i;
   }
 }
 
@@ -226,6 +231,7 @@ TEST(TraceFormat, NonsenseWithRightChecksumsIsRefused) {
     // What was read must be safe to use.
     const Trace& trace = decoded.trace;
     std::uint64_t asks = 0;
+    std::uint64_t waits = 0;
     for (const TraceEvent& event : trace.events) {
       if (event.type == EventType::kAnswer) {
         ASSERT_LT(event.ask, asks);
@@ -233,6 +239,19 @@ TEST(TraceFormat, NonsenseWithRightChecksumsIsRefused) {
       }
       if (event.type == EventType::kAsk) ++asks;
       if (event.type == EventType::kTick || event.type == EventType::kLost) continue;
+      if (event.type == EventType::kPolicy) {
+        ASSERT_LT(event.policy, trace.policies.size());
+        continue;
+      }
+      if (event.type == EventType::kOutside || event.type == EventType::kRevoke) {
+        ASSERT_LT(event.file, trace.files.size());
+        if (event.said == lockmgr::trace::OutsideSaid::kWait) ++waits;
+        continue;
+      }
+      if (event.type == EventType::kOutsideEnd) {
+        ASSERT_LT(event.wait_number, waits);
+        continue;
+      }
       ASSERT_LT(event.actor, trace.actors.size());
       ASSERT_LT(event.open, trace.opens.size());
       ASSERT_LT(trace.opens[event.open].file, trace.files.size());

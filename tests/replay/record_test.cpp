@@ -18,6 +18,7 @@
 #include <thread>
 #include <vector>
 
+#include "fs/proc_locks.h"
 #include "fs/record/keyed_hash.h"
 #include "lockmgr/trace/decoder.h"
 #include "mount-helpers/replay/script.h"
@@ -110,6 +111,21 @@ class RecordTest : public ::testing::Test {
   }
   UniqueFd open_file(const std::string& name) const {
     return UniqueFd(open(fs_.in_mount(name).c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666));
+  }
+  ino_t inode_of(const std::string& name) const {
+    struct stat st {};
+    EXPECT_EQ(stat(fs_.in_source(name).c_str(), &st), 0);
+    return st.st_ino;
+  }
+  /// Waits until somebody waits for a lock on the file in the source.
+  bool waited_for(const std::string& name) const {
+    const ino_t inode = inode_of(name);
+    const auto end = std::chrono::steady_clock::now() + deadline();
+    while (!lockfs::anybody_waits_on(inode)) {
+      if (std::chrono::steady_clock::now() > end) return false;
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    }
+    return true;
   }
   void verify() const {
     const ProgramResult result = run_program({program("lockfs-replay"), output_, "--verify"});
@@ -235,12 +251,12 @@ TEST_F(RecordTest, OutsidersAreRecorded) {
     const UniqueFd fd = open_file("f");
     return flock(fd.get(), LOCK_EX);
   });
-  // Let go of when the mount waits for it, which /proc/locks shows.
-  while (run_program({"grep", "-q", "-e", "-> OFDLCK", "/proc/locks"}).status != 0) {
-    std::this_thread::sleep_for(std::chrono::milliseconds(5));
-  }
+  // Let go of when the mount waits for it.
+  ASSERT_TRUE(waited_for("f"));
   EXPECT_EQ(flock(refused.get(), LOCK_SH | LOCK_NB), -1);
-  outside.reset();
+  // Not by closing: the process that waits has inherited the open file.
+  lock.l_type = F_UNLCK;
+  ASSERT_EQ(fcntl(outside.get(), F_OFD_SETLK, &lock), 0);
   EXPECT_EQ(waits.wait(), 0);
   EXPECT_EQ(recording->end(), 0);
   const Trace trace = read();

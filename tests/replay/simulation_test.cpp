@@ -137,6 +137,7 @@ TEST(Simulation, OpenModeIsJudged) {
 
 TEST(Simulation, OutsidersAreKeptApart) {
   TraceBuilder b;
+  b.trace.head.generated = true;  // else it would say what the backing said
   const Index file = b.file("f");
   const auto local = b.hand(file);
   const auto client = b.remote(file);
@@ -154,6 +155,51 @@ TEST(Simulation, OutsidersAreKeptApart) {
   EXPECT_EQ(told(o, queued), (Told{0, 45}));
   EXPECT_EQ(o.hazard_count, 0U);
   EXPECT_EQ(o.stuck, 0U);
+}
+
+// Under the recorded policy the backing says what it said; under another one outsiders are simulated.
+TEST(Simulation, TheOutsideIsTakenFromTheRecording) {
+  using lockmgr::trace::OutsideSaid;
+  TraceBuilder b;
+  const Index file = b.file("f");
+  const auto one = b.hand(file);
+  const auto two = b.hand(file);
+  const auto refused = b.ask_answered(10, one, kFlock, Mode::kExclusive, EAGAIN, false);
+  b.outside(10, file, 1, OutsideSaid::kRefused, EAGAIN);
+  const auto waits = b.ask(20, two, kFlock, Mode::kExclusive);
+  b.outside(20, file, 1, OutsideSaid::kRefused, EAGAIN);
+  b.outside(20, file, 2, OutsideSaid::kRefused, EAGAIN);  // once more before it is parked
+  b.outside(20, file, 3, OutsideSaid::kWait);
+  b.outside_end(90, 0);
+  b.answer(90, waits);
+  const Outcome same = replay(b.trace);
+  EXPECT_EQ(told(same, refused), (Told{EAGAIN, 0}));
+  EXPECT_EQ(told(same, waits), (Told{0, 70}));
+  EXPECT_EQ(same.as_recorded, 2U);
+  const Outcome other = replay(b.trace, "dual");
+  EXPECT_EQ(told(other, refused), (Told{0, 0}));
+}
+
+// "recorded" follows the switches of the mount; a policy by its name stays.
+TEST(Simulation, SwitchesAndBreaksHappenAgain) {
+  TraceBuilder b;
+  const Index file = b.file("f");
+  const auto one = b.hand(file);
+  const auto two = b.hand(file);
+  b.ask_answered(10, one, kFlock, Mode::kExclusive);
+  const auto before = b.ask_answered(20, one, kPosix, Mode::kExclusive, EAGAIN, false);
+  b.switch_to(30, "dual");
+  const auto after = b.ask_answered(40, one, kPosix, Mode::kExclusive, 0, false);
+  const auto waits = b.ask(50, two, kPosix, Mode::kExclusive);
+  b.revoke(60, file, one.posix);
+  b.revoke(70, file, one.flock);
+  b.answer(70, waits);
+  const Outcome o = replay(b.trace, "recorded");
+  EXPECT_EQ(told(o, before), (Told{EAGAIN, 0}));
+  EXPECT_EQ(told(o, after), (Told{0, 0}));
+  EXPECT_EQ(told(o, waits), (Told{0, 20}));
+  EXPECT_EQ(o.as_recorded, 4U);
+  EXPECT_EQ(told(replay(b.trace, "nfs"), after), (Told{EAGAIN, 0}));
 }
 
 TEST(Simulation, TheSameEveryTime) {

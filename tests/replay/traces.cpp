@@ -78,6 +78,32 @@ void TraceBuilder::answer(int at, std::uint64_t ask, int error) {
   event.error = error;
 }
 
+void TraceBuilder::outside(int at, Index file, std::uint32_t call,
+                           lockmgr::trace::OutsideSaid said, int error) {
+  TraceEvent& event = add(at, EventType::kOutside);
+  event.file = file;
+  event.call = call;
+  event.said = said;
+  event.error = error;
+}
+
+void TraceBuilder::outside_end(int at, std::uint64_t wait, int error) {
+  TraceEvent& event = add(at, EventType::kOutsideEnd);
+  event.wait_number = wait;
+  event.error = error;
+}
+
+void TraceBuilder::switch_to(int at, const std::string& policy) {
+  trace.policies.push_back(policy);
+  add(at, EventType::kPolicy).policy = static_cast<Index>(trace.policies.size() - 1);
+}
+
+void TraceBuilder::revoke(int at, Index file, Index owner) {
+  TraceEvent& event = add(at, EventType::kRevoke);
+  event.file = file;
+  event.owner = owner;
+}
+
 void TraceBuilder::close(int at, const Hand& hand) {
   for (const EventType type : {EventType::kFlush, EventType::kClose}) {
     TraceEvent& event = add(at, type);
@@ -88,7 +114,9 @@ void TraceBuilder::close(int at, const Hand& hand) {
 }
 
 Outcome replay(const lockmgr::trace::Trace& trace, const std::string& policy) {
-  return simulate(trace, scripts_of(trace), *lockmgr::Policy::named(policy), policy);
+  Choice choice;
+  EXPECT_EQ(choose(trace, policy, choice), "");
+  return simulate(trace, scripts_of(trace), choice);
 }
 
 Told told(const Outcome& outcome, std::uint64_t ask) {

@@ -47,6 +47,11 @@ class TraceBuilder {
                              bool wait = true, Range range = lockmgr::kWholeFile);
   void answer(int at, std::uint64_t ask, int error = 0);
   void close(int at, const Hand& hand);
+  void outside(int at, Index file, std::uint32_t call, lockmgr::trace::OutsideSaid said,
+               int error = 0);
+  void outside_end(int at, std::uint64_t wait, int error = 0);
+  void switch_to(int at, const std::string& policy);
+  void revoke(int at, Index file, Index owner);
 
   lockmgr::trace::Trace trace;
 
