@@ -167,6 +167,29 @@ TEST_F(ResourcesTest, OpenFilesGiveTheirDescriptorsBack) {
   EXPECT_LE(descriptors(), before + 8);
 }
 
+/// Nothing that the daemon keeps for the next open keeps a removed file's space.
+TEST_F(ResourcesTest, RemovedFileIsFreed) {
+  LOCKFS_NOT_PLAIN();
+  union {
+    file_handle header;
+    char bytes[sizeof(file_handle) + MAX_HANDLE_SZ];
+  } handle{};
+  handle.header.handle_bytes = MAX_HANDLE_SZ;
+  write_file(mounted_ / "file", "contents");
+  int mount_id = 0;
+  if (::name_to_handle_at(behind_.fd, "file", &handle.header, &mount_id, 0) != 0) {
+    GTEST_SKIP() << "this filesystem has no file handles";
+  }
+  const auto exists = [&] {
+    return Fd(::open_by_handle_at(behind_.fd, &handle.header, O_RDONLY | O_CLOEXEC)).ok();
+  };
+  ASSERT_TRUE(exists());
+  ASSERT_EQ(::unlinkat(mounted_.fd, "file", 0), 0);
+  const auto end = std::chrono::steady_clock::now() + test::deadline();
+  while (exists() && std::chrono::steady_clock::now() < end) fs().settle();
+  EXPECT_FALSE(exists());
+}
+
 TEST_F(ResourcesTest, ErrorsLeaveNothingBehind) {
   LOCKFS_NOT_PLAIN();
   write_file(mounted_ / "file", "contents");
