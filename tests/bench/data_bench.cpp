@@ -145,6 +145,7 @@ void run_data_benchmarks(Report& report, const Settings& settings) {
   for (const Group& group : kGroups) {
     for (const Pattern& pattern : kPatterns) {
       std::vector<Side> sides;
+      sides.reserve(targets.size());
       for (const Target& target : targets) {
         sides.push_back({target.name,
                          [&pattern, &target, way = group.way, seed](Samples& samples) {

@@ -174,14 +174,17 @@ TEST_F(ResourcesTest, RemovedFileIsFreed) {
     file_handle header;
     char bytes[sizeof(file_handle) + MAX_HANDLE_SZ];
   } handle{};
-  handle.header.handle_bytes = MAX_HANDLE_SZ;
+  file_handle* const id = &handle.header;
+  id->handle_bytes = MAX_HANDLE_SZ;
   write_file(mounted_ / "file", "contents");
   int mount_id = 0;
-  if (::name_to_handle_at(behind_.fd, "file", &handle.header, &mount_id, 0) != 0) {
+  if (::name_to_handle_at(behind_.fd, "file", id, &mount_id, 0) != 0) {
     GTEST_SKIP() << "this filesystem has no file handles";
   }
-  const auto exists = [&] {
-    return Fd(::open_by_handle_at(behind_.fd, &handle.header, O_RDONLY | O_CLOEXEC)).ok();
+  const Fd beside(::openat(behind_.fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  ASSERT_TRUE(beside.ok());
+  const auto exists = [&beside, id] {
+    return Fd(::open_by_handle_at(beside, id, O_RDONLY | O_CLOEXEC)).ok();
   };
   ASSERT_TRUE(exists());
   ASSERT_EQ(::unlinkat(mounted_.fd, "file", 0), 0);
