@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sched.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -93,6 +94,17 @@ Party::Party(const Site& site, const std::string& file, int flags)
     throw std::runtime_error(site.name() + " cannot open " + site.path(file) + ": " +
                              outcome_of(-fd));
   }
+}
+
+bool keep_owner(int fd, Kind kind) {
+  struct flock far {};
+  far.l_type = F_RDLCK;
+  far.l_start = kFarAway;
+  far.l_len = 1;
+  // An OFD lock has the same owner as flock: the open file. Unlocking the flock takes the far byte
+  // from the server as well, not from the client.
+  if (::fcntl(fd, kind == Kind::kPosix ? F_SETLKW : F_OFD_SETLKW, &far) != 0) return false;
+  return kind != Kind::kFlock || (::flock(fd, LOCK_SH) == 0 && ::flock(fd, LOCK_UN) == 0);
 }
 
 Site local_site() { return {"local", "/export"}; }

@@ -82,6 +82,24 @@ std::vector<std::string> versions();
 /// A new file of /data that everybody may use; returns its name.
 std::string new_file(const std::string& content = "");
 
+/// Where the locks of `keep_owner` lie; POSIX and OFD locks of others have to end before.
+inline constexpr long kFarAway = 1L << 40;
+
+/// Keeps the state that an NFS server has of the owner of `fd`'s locks of this kind, until `fd` is
+/// closed. Returns false when the server gives no lock.
+///
+/// A client of NFSv4.1 and later gives that state back (FREE_STATEID) when an owner's last lock on
+/// a file is gone. When the owner locks again at once, the kernel's server now and then drops the
+/// new lock as it frees the old state (nfs4_free_lock_stateid() closes the file in the name of the
+/// owner, after the state was unhashed; seen in 6.1 with and without lockfs), and two hold the lock
+/// at once.
+bool keep_owner(int fd, Kind kind);
+
+/// Whether clients of this version need `keep_owner`.
+inline bool frees_owners(const std::string& version) {
+  return version == "4.1" || version == "4.2";
+}
+
 using Clock = std::chrono::steady_clock;
 double seconds_since(Clock::time_point start);
 /// "12.3 ms": as many digits as are worth reading.

@@ -22,11 +22,12 @@ namespace {
 using namespace lockfs::test;
 using namespace lockfs::test::nfs;
 
-/// Takes and drops an exclusive lock of the whole file. Returns false on an error.
+/// Takes and drops an exclusive lock of all data. Returns false on an error.
 bool set_lock(int fd, Kind kind, bool on) {
   if (kind == Kind::kFlock) return ::flock(fd, on ? LOCK_EX : LOCK_UN) == 0;
   struct flock request {};
   request.l_type = on ? F_WRLCK : F_UNLCK;
+  request.l_len = kFarAway;
   return ::fcntl(fd, kind == Kind::kOfd ? F_OFD_SETLKW : F_SETLKW, &request) == 0;
 }
 
@@ -69,9 +70,11 @@ const std::array<Work, 4> kWorks{{
     {"mmap counter, POSIX", add_one_mapped, O_RDWR, true, Kind::kPosix, "", 4096},
 }};
 
-int write_rounds(const Work& work, const std::string& path, int writer, int rounds) {
+/// `keep`: see keep_owner().
+int write_rounds(const Work& work, const std::string& path, int writer, int rounds, bool keep) {
   const int fd = ::open(path.c_str(), work.flags);
   if (fd < 0) return 2;
+  if (keep && !keep_owner(fd, work.kind)) return 7;
   void* map = nullptr;
   if (work.map) {
     map = ::mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
@@ -124,7 +127,8 @@ void show_updates(Report& report, int rounds) {
       std::vector<Process> writers;
       for (std::size_t i = 0; i < sites.size(); ++i) {
         writers.push_back(sites[i].process([&, i] {
-          return write_rounds(work, sites[i].path(file), static_cast<int>(i), rounds);
+          return write_rounds(work, sites[i].path(file), static_cast<int>(i), rounds,
+                              frees_owners(version) && !sites[i].on_server());
         }));
       }
       for (std::size_t i = 0; i < writers.size(); ++i) {
