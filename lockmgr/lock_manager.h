@@ -190,8 +190,9 @@ class LockManager {
     if (set != 0) return Clock::time_point(Clock::duration(set));
     return moment_ == 0 ? Clock::now() : Clock::time_point(Clock::duration(moment_));
   }
-  /// While it lives, now() stands still for the calling thread (unless `time` is the clock's epoch):
-  /// all that a call does happens at a time that can be written down, and be gone through again.
+  /// While it lives, now() stands still for the calling thread (unless `time` is the clock's
+  /// epoch): all that a call does happens at a time that can be written down, and be gone through
+  /// again.
   class Moment {
    public:
     explicit Moment(Clock::time_point time) noexcept

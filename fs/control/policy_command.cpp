@@ -173,8 +173,7 @@ Outcome set_policy(Context& context, const Call& call) {
                {"not_carried", report.not_carried}});
 }
 
-lockmgr::PolicySwitch switch_policy(Context& context, const lockmgr::Policy& to,
-                                    const Peer& peer) {
+lockmgr::PolicySwitch switch_policy(Context& context, const lockmgr::Policy& to, const Peer& peer) {
   lockmgr::PolicySwitch report = context.lock_ops.switch_policy(to);
   context.current.policy = to;
   log_event(

@@ -54,8 +54,8 @@ struct TapeItem {
   /// kFlush: only owner and caller; kOutside: range and mode of who is in the way, if anybody is
   /// known (mode kNone: nobody); kRevoke: owner and range.
   lockmgr::Request request;
-  int error = 0;          ///< kAnswer, kOutside, kOutsideEnd
-  lockmgr::FileKey key;   ///< kOutside, kRevoke: of the file
+  int error = 0;           ///< kAnswer, kOutside, kOutsideEnd
+  lockmgr::FileKey key;    ///< kOutside, kRevoke: of the file
   std::uint64_t wait = 0;  ///< kOutside: the wait that is begun, 0: none; kOutsideEnd: which
   lockmgr::trace::OutsideSaid said = lockmgr::trace::OutsideSaid::kRefused;  ///< kOutside
   std::uint32_t call = 0;                                                    ///< kOutside
@@ -82,8 +82,8 @@ class Tape {
     return is_open() ? recording_.load(std::memory_order_relaxed) : 0;
   }
 
-  /// While it lives, what this thread puts on the tape, and does to locks, carries the time at which
-  /// it was made, which no other has: so a reader can tell what came of what.
+  /// While it lives, what this thread puts on the tape, and does to locks, carries the time at
+  /// which it was made, which no other has: so a reader can tell what came of what.
   class Cause {
    public:
     explicit Cause(Tape& tape) noexcept

@@ -1,6 +1,6 @@
-// Outsiders in a trace, twice: what the backing said, for a replay under the same policy; and, since
-// a mount learns of them only when one is in its way, each as somebody who locks the file on the
-// backing for as long as that was so, for other policies.
+// Outsiders in a trace, twice: what the backing said, for a replay under the same policy; and,
+// since a mount learns of them only when one is in its way, each as somebody who locks the file on
+// the backing for as long as that was so, for other policies.
 #include <algorithm>
 
 #include "fs/record/trace_writer.h"
@@ -71,8 +71,8 @@ void TraceWriter::meet(const TapeItem& item) {
     if (o.present && o.file == file->second && o.range == range && o.mode == mode) met = i;
   }
   if (met == outsiders_.size()) {
-    // One whom a request meets was there before it. Else it was one who waited outside, and the lock
-    // became his when the mount let go of it.
+    // One whom a request meets was there before it. Else it was one who waited outside, and the
+    // lock became his when the mount let go of it.
     const Nanoseconds now = time_of(item);
     met = enter(file->second, range, mode, now - kMoment,
                 refused && now == last_request_ ? now - kMoment : now);

@@ -43,7 +43,7 @@ class PayloadReader {
 
   Trace& trace_;
   Nanoseconds last_{0};
-  std::vector<bool> answered_;  ///< by ask
+  std::vector<bool> answered_;    ///< by ask
   std::vector<bool> wait_ended_;  ///< by wait at the backing
   std::array<std::uint64_t, 10> counts_{};
 };

@@ -79,22 +79,22 @@ enum class OutsideSaid : std::uint8_t {
 /// One thing that happened. Which fields mean something depends on the type.
 struct TraceEvent {
   EventType type = EventType::kTick;
-  Nanoseconds time{0};      ///< since Head::begin
-  Index actor = 0;          ///< kAsk, kFlush, kClose
-  Index open = 0;           ///< kAsk, kFlush, kClose
-  Index owner = 0;          ///< kAsk, kFlush, kRevoke
-  Range range;              ///< kAsk, kRevoke
-  Mode mode = Mode::kNone;  ///< kAsk; kNone unlocks
-  bool wait = false;        ///< kAsk
-  Nanoseconds patience{0};  ///< kAsk: gives up after so long; 0: never
-  std::uint64_t ask = 0;    ///< kAnswer: the number of the ask, the first is 0
-  int error = 0;            ///< kAnswer, kOutside, kOutsideEnd
-  Index file = 0;           ///< kRevoke, kOutside
-  Index policy = 0;         ///< kPolicy: in Trace::policies
+  Nanoseconds time{0};                       ///< since Head::begin
+  Index actor = 0;                           ///< kAsk, kFlush, kClose
+  Index open = 0;                            ///< kAsk, kFlush, kClose
+  Index owner = 0;                           ///< kAsk, kFlush, kRevoke
+  Range range;                               ///< kAsk, kRevoke
+  Mode mode = Mode::kNone;                   ///< kAsk; kNone unlocks
+  bool wait = false;                         ///< kAsk
+  Nanoseconds patience{0};                   ///< kAsk: gives up after so long; 0: never
+  std::uint64_t ask = 0;                     ///< kAnswer: the number of the ask, the first is 0
+  int error = 0;                             ///< kAnswer, kOutside, kOutsideEnd
+  Index file = 0;                            ///< kRevoke, kOutside
+  Index policy = 0;                          ///< kPolicy: in Trace::policies
   OutsideSaid said = OutsideSaid::kRefused;  ///< kOutside
   std::uint32_t call = 0;  ///< kOutside: which call for the file within what happened at this time
   std::uint64_t wait_number = 0;  ///< kOutsideEnd
-  std::uint64_t lost = 0;   ///< kLost
+  std::uint64_t lost = 0;         ///< kLost
 };
 
 struct Trace {

@@ -90,9 +90,7 @@ void SimulatedFile::end_wait(std::uint64_t number, int error) {
   waiting.done(error);
 }
 
-std::unique_ptr<lockmgr::Backing> SimulatedFile::backing() {
-  return std::make_unique<Both>(*this);
-}
+std::unique_ptr<lockmgr::Backing> SimulatedFile::backing() { return std::make_unique<Both>(*this); }
 
 bool SimulatedFile::refuses_mirror(const Range& range, Mode mode) const {
   return std::any_of(outsiders_.begin(), outsiders_.end(),

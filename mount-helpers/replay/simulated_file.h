@@ -1,7 +1,7 @@
-/// A backing file that exists in a simulation only. While the simulation follows a recording it says
-/// what the real one said there. Else: the mirror's locks and those of outsiders (NFS
-/// clients, programs on the source) meet here as record locks do in the kernel. Whoever has to wait
-/// stands in one queue; the first whom nothing stands in the way of is served first.
+/// A backing file that exists in a simulation only. While the simulation follows a recording it
+/// says what the real one said there. Else: the mirror's locks and those of outsiders (NFS clients,
+/// programs on the source) meet here as record locks do in the kernel. Whoever has to wait stands
+/// in one queue; the first whom nothing stands in the way of is served first.
 ///
 /// Thread safety: none; a simulation is one thread.
 #pragma once
@@ -90,7 +90,7 @@ class SimulatedFile {
   const bool& follows_;
   const Moment& now_;
   std::map<std::pair<lockmgr::trace::Nanoseconds, std::uint32_t>, Told> told_;
-  std::uint64_t turn_ = 0;   ///< in which calls_ were made
+  std::uint64_t turn_ = 0;  ///< in which calls_ were made
   std::uint32_t calls_ = 0;
   RangeMap mirror_;
   std::map<Outsider, RangeMap> outsiders_;

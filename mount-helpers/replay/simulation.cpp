@@ -117,7 +117,7 @@ class Simulation final : private lockmgr::Observer {
   std::vector<ActorState> actors_;
   std::priority_queue<Due, std::vector<Due>, std::greater<>> due_;
   std::vector<Completed> completed_;
-  std::vector<Index> touched_;  ///< files where outsiders may have their turn now
+  std::vector<Index> touched_;    ///< files where outsiders may have their turn now
   std::vector<Index> wait_file_;  ///< of each recorded wait at a backing
   Holders holders_;
   Outcome outcome_;
@@ -465,7 +465,8 @@ void Simulation::happen(const TraceEvent& event) {
       touched_.push_back(event.file);
       return;
     case EventType::kOutsideEnd:
-      if (follows_) files_[wait_file_[event.wait_number]]->backing.end_wait(event.wait_number, event.error);
+      if (follows_)
+        files_[wait_file_[event.wait_number]]->backing.end_wait(event.wait_number, event.error);
       touched_.push_back(wait_file_[event.wait_number]);
       return;
     case EventType::kPolicy:

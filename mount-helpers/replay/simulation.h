@@ -8,9 +8,10 @@
 /// there is nothing that it could hold. A wait that ended by a signal is given up after as long as
 /// then.
 ///
-/// As long as the policy is the one that the trace was recorded under, and every answer the recorded
-/// one, whatever was decided outside of the manager is taken from the trace; from the first
-/// difference on, and under other policies, outsiders are simulated as far as the mount has met them.
+/// As long as the policy is the one that the trace was recorded under, and every answer the
+/// recorded one, whatever was decided outside of the manager is taken from the trace; from the
+/// first difference on, and under other policies, outsiders are simulated as far as the mount has
+/// met them.
 #pragma once
 
 #include <cstdint>

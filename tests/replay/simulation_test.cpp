@@ -157,7 +157,8 @@ TEST(Simulation, OutsidersAreKeptApart) {
   EXPECT_EQ(o.stuck, 0U);
 }
 
-// Under the recorded policy the backing says what it said; under another one outsiders are simulated.
+// Under the recorded policy the backing says what it said; under another one outsiders are
+// simulated.
 TEST(Simulation, TheOutsideIsTakenFromTheRecording) {
   using lockmgr::trace::OutsideSaid;
   TraceBuilder b;
@@ -167,9 +168,11 @@ TEST(Simulation, TheOutsideIsTakenFromTheRecording) {
   const auto refused = b.ask_answered(10, one, kFlock, Mode::kExclusive, EAGAIN, false);
   b.outside(10, file, 1, OutsideSaid::kRefused, EAGAIN);
   const auto waits = b.ask(20, two, kFlock, Mode::kExclusive);
-  b.outside(20, file, 1, OutsideSaid::kRefused, EAGAIN);
-  b.outside(20, file, 2, OutsideSaid::kRefused, EAGAIN);  // once more before it is parked
-  b.outside(20, file, 3, OutsideSaid::kWait);
+  // It is tried by try_now(), and twice more by park().
+  for (std::uint32_t call = 1; call <= 3; ++call) {
+    b.outside(20, file, call, OutsideSaid::kRefused, EAGAIN);
+  }
+  b.outside(20, file, 4, OutsideSaid::kWait);
   b.outside_end(90, 0);
   b.answer(90, waits);
   const Outcome same = replay(b.trace);

@@ -78,8 +78,8 @@ void TraceBuilder::answer(int at, std::uint64_t ask, int error) {
   event.error = error;
 }
 
-void TraceBuilder::outside(int at, Index file, std::uint32_t call,
-                           lockmgr::trace::OutsideSaid said, int error) {
+void TraceBuilder::outside(int at, Index file, std::uint32_t call, lockmgr::trace::OutsideSaid said,
+                           int error) {
   TraceEvent& event = add(at, EventType::kOutside);
   event.file = file;
   event.call = call;
