@@ -214,10 +214,11 @@ TEST_F(RecordTest, WaitsThatEndFromWithout) {
   const UniqueFd holder = open_file("f");
   auto recording = record();
   ASSERT_EQ(flock(holder.get(), LOCK_EX), 0);
+  // Before the process is there, which may be signalled at once.
+  struct sigaction action {};
+  action.sa_handler = [](int) {};
+  ASSERT_EQ(sigaction(SIGUSR1, &action, nullptr), 0);
   Process interrupted([this] {
-    struct sigaction action {};
-    action.sa_handler = [](int) {};
-    sigaction(SIGUSR1, &action, nullptr);
     const UniqueFd fd = open_file("f");
     return flock(fd.get(), LOCK_EX) == -1 && errno == EINTR ? 0 : 1;
   });
