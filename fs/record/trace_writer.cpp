@@ -53,7 +53,7 @@ Nanoseconds TraceWriter::time_of(const TapeItem& item) const {
 }
 
 std::string TraceWriter::name_of(const lockmgr::FileLocks& file) const {
-  const std::string name = file.backing().name();
+  std::string name = file.backing().name();
   if (!hash_paths_) return name;
   return fmt::format("file-{:016x}", keyed_hash(key_[0], key_[1], name));
 }
@@ -201,9 +201,11 @@ void TraceWriter::finish() {
   encoder_.finish();
 }
 
-void TraceWriter::write(const std::vector<TapeItem>& items, std::uint64_t lost) {
+void TraceWriter::write(std::span<const TapeItem> items) {
   for (const TapeItem& item : items) write(item);
-  if (lost == 0) return;
+}
+
+void TraceWriter::write_lost(std::span<const TapeItem> items, std::uint64_t lost) {
   TraceEvent event;
   event.type = EventType::kLost;
   event.time = items.empty() ? Nanoseconds(0) : time_of(items.back());
