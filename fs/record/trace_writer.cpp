@@ -201,11 +201,9 @@ void TraceWriter::finish() {
   encoder_.finish();
 }
 
-void TraceWriter::write(std::span<const TapeItem> items) {
+void TraceWriter::write(const std::vector<TapeItem>& items, std::uint64_t lost) {
   for (const TapeItem& item : items) write(item);
-}
-
-void TraceWriter::write_lost(std::span<const TapeItem> items, std::uint64_t lost) {
+  if (lost == 0) return;
   TraceEvent event;
   event.type = EventType::kLost;
   event.time = items.empty() ? Nanoseconds(0) : time_of(items.back());

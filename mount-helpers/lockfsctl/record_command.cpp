@@ -96,7 +96,7 @@ int record(const Globals& globals, const Options& options) {
   int limit_ms = -1;
   if (!options.time.empty()) {
     const auto seconds = parse_duration(options.time);
-    if (!seconds || *seconds <= 0 || *seconds > 86400 * 7) {
+    if (!seconds || *seconds <= 0 || *seconds > 86400L * 7) {
       throw Error(fmt::format("--time {}: say 90s, 10m or 2h, up to 7d", options.time), 2);
     }
     limit_ms = static_cast<int>(*seconds * 1000);
