@@ -202,6 +202,7 @@ int Filesystem::write(fuse_req_t req, fuse_ino_t /*nodeid*/, const char* data, s
   if (RequestLoop::clears_set_id_bits()) {
     if (const int error = act_as_caller(req, *handle.inode, identity); error != 0) return error;
   }
+  handle.inode->data_cached.store(true);  // the kernel keeps pages that it writes whole
   iovec part{const_cast<char*>(data), size};
   const ssize_t count = ::pwritev2(handle.fd.get(), &part, 1, offset, appends ? RWF_APPEND : 0);
   if (count < 0) return errno;

@@ -97,7 +97,7 @@ class Inode {
   /// kernel drops answers to requests that it sent before the notification (attr_version).
   std::atomic<bool> attr_cached{false};
 
-  /// Data that the daemon read may be in the kernel's page cache.
+  /// Data that the daemon read or wrote may be in the kernel's page cache.
   std::atomic<bool> data_cached{false};
 
   DataMode data_mode;
