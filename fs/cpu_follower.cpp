@@ -54,6 +54,7 @@ std::optional<int> cpu_of(pid_t tid) noexcept {
 }  // namespace
 
 void CpuFollower::note(pid_t caller) noexcept {
+  if (caller == 0) return;  // the kernel itself
   const auto now = Clock::now();
   const auto since = now - last_;
   last_ = now;

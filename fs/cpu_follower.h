@@ -1,4 +1,4 @@
-/// Brings the thread that answers lock requests to the CPU of a client that makes them one after
+/// Brings the thread that answers requests to the CPU of a client that makes them one after
 /// the other. Each of the two then sleeps while the other works; on different CPUs every step wakes
 /// a halted CPU, which costs ten times the rest of the call in a virtual machine, and the scheduler
 /// leaves them there (wake_affine_idle() prefers the CPU a thread ran on before, if idle). Nothing

@@ -4,7 +4,6 @@
 #include <spdlog/spdlog.h>
 #include <sys/ioctl.h>
 
-#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <utility>
@@ -27,33 +26,34 @@ std::int32_t ioctl_backing_open(int fuse_fd, int fd) noexcept {
 std::int32_t DataPassthroughTable::attach(Handle& handle) noexcept {
   const std::lock_guard lock(mutex_of(*handle.inode));
   DataMode& mode = handle.inode->data_mode;
-  if (mode.opens++ == 0 && fuse_fd_ >= 0) {
-    const std::int32_t result = register_backing(*handle.inode);
-    if (result < 0) report_refusal(-result);
-    mode.backing_id = std::max(result, 0);
+  if (mode.opens++ == 0 && mode.backing.value() == 0 && fuse_fd_ >= 0) {
+    const int error = register_backing(*handle.inode, mode);
+    if (error != 0) report_refusal(error);
   }
-  handle.passthrough = mode.backing_id != 0;
-  return mode.backing_id;
+  handle.passthrough = mode.backing.value() != 0;
+  return mode.backing.value();
 }
 
 void DataPassthroughTable::detach(Handle& handle) noexcept {
   const std::lock_guard lock(mutex_of(*handle.inode));
   DataMode& mode = handle.inode->data_mode;
-  if (--mode.opens > 0 || mode.backing_id == 0) return;
-  auto id = static_cast<std::uint32_t>(std::exchange(mode.backing_id, 0));
-  ::ioctl(fuse_fd_, proto::kDevIocBackingClose, &id);
+  if (--mode.opens == 0 && mode.reads_backing) mode.backing = {};
 }
 
-std::int32_t DataPassthroughTable::register_backing(const Inode& inode) const noexcept {
+int DataPassthroughTable::register_backing(const Inode& inode, DataMode& mode) const noexcept {
   // The kernel writes with the rights of whoever registers (backing_file_write_iter()), and leaves
   // it to the backing filesystem to clear set-ID bits.
   const WithoutSetIdRights without;
-  if (without.error() != 0) return -without.error();
-  const int id = ioctl_backing_open(fuse_fd_, inode.fd());
-  if (id != -EBADF) return id;
-  // Older kernels want a descriptor that can read.
-  const UniqueFd readable(inode.reopen(O_RDONLY));
-  return ioctl_backing_open(fuse_fd_, readable.get());
+  if (without.error() != 0) return without.error();
+  std::int32_t id = ioctl_backing_open(fuse_fd_, inode.fd());
+  mode.reads_backing = id == -EBADF;  // older kernels want a descriptor that can read
+  if (mode.reads_backing) {
+    const UniqueFd readable(inode.reopen(O_RDONLY));
+    id = ioctl_backing_open(fuse_fd_, readable.get());
+  }
+  if (id < 0) return -id;
+  mode.backing = BackingId(fuse_fd_, id);
+  return 0;
 }
 
 void DataPassthroughTable::report_refusal(int error) noexcept {

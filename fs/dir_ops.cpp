@@ -144,7 +144,9 @@ int Filesystem::plus_param(const DirHandle& handle, const dirent64& entry, fuse_
   param.attr = entry_stat(handle, entry);
   if (is_dots(entry.d_name)) return 0;
   Entry found;
-  if (const int error = find_child(*handle.inode, entry.d_name, found); error != 0) return error;
+  Inode& parent = *handle.inode;
+  const bool known = static_cast<bool>(inodes_.find_open({parent.id().dev, entry.d_ino}));
+  if (const int error = find_child(parent, entry.d_name, found, known); error != 0) return error;
   param = entry_param(found);
   inode = std::move(found.inode);
   return 0;
@@ -156,13 +158,20 @@ int Filesystem::readdirplus(fuse_req_t req, fuse_ino_t /*nodeid*/, size_t size, 
   char* const reply = scratch_buffer(size);
   size_t used = 0;
   Lookups lookups(inodes_);
+  auto answer = ListingHabits::Answer::kAttributes;
+  if (offset == 0) answer = habits_.begin_listing(fuse_req_ctx(req)->pid);
   const int error = deliver(handle, offset, [&](const dirent64& entry) {
     const size_t needed = fuse_add_direntry_plus(req, nullptr, 0, entry.d_name, nullptr, 0);
     if (needed > size - used) return false;
     // With nodeid 0 the kernel takes the name alone and looks it up when asked for.
     fuse_entry_param param{};
     InodePtr inode;
-    if (plus_param(handle, entry, param, inode) == ENOENT) return true;  // gone meanwhile
+    if (answer == ListingHabits::Answer::kAttributes || entry.d_type == DT_DIR) {
+      if (plus_param(handle, entry, param, inode) == ENOENT) return true;  // gone meanwhile
+    } else {
+      param.attr = entry_stat(handle, entry);
+      if (answer == ListingHabits::Answer::kAllButOne) answer = ListingHabits::Answer::kAttributes;
+    }
     if (inode) lookups.add(*inode);
     fuse_add_direntry_plus(req, reply + used, size - used, entry.d_name, &param, entry.d_off);
     used += needed;

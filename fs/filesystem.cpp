@@ -47,8 +47,8 @@ UniqueFd open_source(const std::string& source) {
 Filesystem::Filesystem(const Options& options)
     : options_(options),
       cache_times_{options.attr_timeout, options.entry_timeout, options.negative_timeout},
-      inodes_(open_source(options.source_path), std::min(raise_descriptor_limit() / 2, kMaxPins)),
       passthrough_(options.passthrough),
+      inodes_(open_source(options.source_path), std::min(raise_descriptor_limit() / 2, kMaxPins)),
       nfs_watch_(options.source_path, options.mountpoint_path),
       housekeeper_([this](const std::stop_token& stop) { run_housekeeping(stop); }) {}
 
@@ -57,6 +57,7 @@ void Filesystem::run_housekeeping(const std::stop_token& stop) {
   std::unique_lock lock(idle_mutex_);
   while (!idle_stop_.wait_for(lock, stop, kIdlePeriod, [&] { return stop.stop_requested(); })) {
     inodes_.close_idle();
+    inodes_.release_memory();
     nfs_watch_.look();
   }
 }
@@ -101,11 +102,21 @@ int Filesystem::enter(UniqueFd path_fd, Entry& entry) {
   return 0;
 }
 
-int Filesystem::find_child(Inode& parent, const char* name, Entry& entry) {
+int Filesystem::find_child(Inode& parent, const char* name, Entry& entry, bool maybe_known) {
+  const bool up = std::strcmp(name, "..") == 0;
+  if (maybe_known && !up && parent.device().is_local()) {
+    struct stat st {};
+    if (::fstatat(parent.fd(), name, &st, AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT) != 0) return errno;
+    InodePtr found = inodes_.find_open({st.st_dev, st.st_ino});
+    if (found && found->device().is_local()) {
+      entry.inode = std::move(found);
+      return read_attributes(*entry.inode, entry.st);
+    }
+  }
   // NFS servers look up ".." to connect a directory to its parents.
   UniqueFd fd(::openat(parent.fd(), name, O_PATH | O_NOFOLLOW | O_CLOEXEC));
   if (!fd) return errno;
-  if (std::strcmp(name, "..") == 0 && !is_below_source(fd.get())) return ESTALE;
+  if (up && !is_below_source(fd.get())) return ESTALE;
   return enter(std::move(fd), entry);
 }
 

@@ -31,6 +31,7 @@
 #include "fs/handle.h"
 #include "fs/inode.h"
 #include "fs/inode_table.h"
+#include "fs/listing_habits.h"
 #include "fs/nfs_watch.h"
 #include "fs/options.h"
 
@@ -52,6 +53,8 @@ class Filesystem {
   /// What the kernel granted in INIT; called once, before any file is open. `fuse_fd` is the
   /// device descriptor of the session.
   void set_kernel_passthrough(bool granted, int fuse_fd) noexcept;
+  /// The device descriptor is about to be closed.
+  void disconnect() noexcept { passthrough_.disconnect(); }
 
   /// Data part of FLUSH: does what close() of one descriptor does to the backing file (a network
   /// filesystem writes its cache back and reports errors here). Returns 0 or errno; may block.
@@ -86,7 +89,9 @@ class Filesystem {
   };
 
   // filesystem.cpp: what several handlers need. All return 0 or an errno.
-  int find_child(Inode& parent, const char* name, Entry& entry);
+  /// `maybe_known`: looks first whether the file is one with an open descriptor, which saves most
+  /// of the work if so. Such are most lookups: of names whose time in the kernel's cache is over.
+  int find_child(Inode& parent, const char* name, Entry& entry, bool maybe_known = true);
   int find_child(fuse_ino_t parent, const char* name, Entry& entry);
   int find_by_nodeid(fuse_ino_t nodeid, Entry& entry);
   void note_lost_handle();
@@ -168,10 +173,11 @@ class Filesystem {
   const Options& options_;
   CacheTimes cache_times_;
   LockOps* lock_ops_ = nullptr;
+  DataPassthroughTable passthrough_;  ///< before inodes_, which hold registrations
   InodeTable inodes_;
-  DataPassthroughTable passthrough_;
   HandleSet<Handle> files_;           ///< after what the handles refer to
   HandleSet<DirHandle> directories_;  ///< likewise
+  ListingHabits habits_;
   std::atomic_flag told_of_handles_;
   NfsWatch nfs_watch_;
   std::mutex idle_mutex_;

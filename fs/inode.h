@@ -23,6 +23,7 @@
 #include <string>
 #include <utility>
 
+#include "fs/backing_id.h"
 #include "fs/unique_fd.h"
 
 namespace lockfs {
@@ -50,10 +51,12 @@ struct FileId {
 }
 
 /// How the data of an inode's open files is served: the kernel wants one way for all of them.
-/// Every field is guarded by DataPassthroughTable.
+/// Every field is guarded by DataPassthroughTable; while no InodePtr exists, `backing` by the
+/// shard's mutex.
 struct DataMode {
-  std::uint32_t opens = 0;      ///< open handles
-  std::int32_t backing_id = 0;  ///< registered with the kernel; 0: the daemon reads and writes
+  std::uint32_t opens = 0;     ///< open handles
+  BackingId backing;           ///< none: the daemon reads and writes
+  bool reads_backing = false;  ///< what is registered is a descriptor that can read
 };
 
 class Inode {

@@ -1,7 +1,10 @@
 #include "fs/inode_table.h"
 
+#include <malloc.h>
+
 #include <algorithm>
 #include <cerrno>
+#include <new>
 #include <system_error>
 #include <utility>
 
@@ -118,6 +121,15 @@ InodePtr InodeTable::intern(UniqueFd path_fd, const struct stat& st, bool* known
   return inode;
 }
 
+InodePtr InodeTable::find_open(const FileId& id) noexcept {
+  Shard& shard = shards_[shard_index(id.ino)];
+  const Lock lock(shard.mutex);
+  const auto it = shard.by_id.find(id);
+  if (it == shard.by_id.end() || !it->second->fd_.valid()) return {};
+  it->second->used_ = true;
+  return refer(*it->second);
+}
+
 void InodeTable::add_lookup(Inode& inode) noexcept {
   if (inode.nodeid() == kRootNodeid) return;  // stays for ever, and is not counted in forget()
   const Lock lock(shard_of(inode).mutex);
@@ -164,11 +176,29 @@ void InodeTable::close_idle() noexcept {
       left = shard.clock.size();
     }
     for (; left > 0; --left) {
-      UniqueFd idle;  // closed after the mutex is released
+      Descriptors idle;  // closed after the mutex is released
       const Lock lock(shard.mutex);
       idle = advance_hand(shard);
     }
   }
+}
+
+void InodeTable::release_memory() noexcept {
+  constexpr std::size_t kWorthIt = 10'000;
+  const std::size_t inodes = counts().inodes;
+  most_inodes_ = std::max(most_inodes_, inodes);
+  if (most_inodes_ < kWorthIt || inodes > most_inodes_ / 4) return;
+  most_inodes_ = inodes;
+  for (Shard& shard : shards_) {
+    const Lock lock(shard.mutex);
+    try {
+      shard.by_nodeid.rehash(0);
+      shard.by_id.rehash(0);
+    } catch (const std::bad_alloc&) {
+      return;  // it stays as it is
+    }
+  }
+  ::malloc_trim(0);
 }
 
 InodeTable::Counts InodeTable::counts() const noexcept {
@@ -228,19 +258,19 @@ void InodeTable::pin(Shard& shard, Inode& inode, UniqueFd& path_fd) noexcept {
 
 void InodeTable::evict(Shard& shard, Evicted& evicted) const noexcept {
   int steps = 16;  // never walks a long row of inodes in use
-  for (UniqueFd& slot : evicted) {
-    while (!slot && shard.clock.size() > pins_per_shard_ && steps-- > 0) {
+  for (Descriptors& slot : evicted) {
+    while (!slot.fd && shard.clock.size() > pins_per_shard_ && steps-- > 0) {
       slot = advance_hand(shard);
     }
   }
 }
 
-UniqueFd InodeTable::advance_hand(Shard& shard) noexcept {
+InodeTable::Descriptors InodeTable::advance_hand(Shard& shard) noexcept {
   if (shard.clock.empty()) return {};
   Inode& inode = shard.clock.front();
   shard.clock.pop_front();
   if (!inode.used_ && inode.refs_.load(std::memory_order_acquire) == 0) {
-    return std::move(inode.fd_);
+    return {std::move(inode.fd_), std::move(inode.data_mode.backing)};
   }
   inode.used_ = false;
   shard.clock.push_back(inode);

@@ -52,6 +52,10 @@ class InodeTable {
   /// isn't known. `known` tells which, if not null.
   [[nodiscard]] InodePtr intern(UniqueFd path_fd, const struct stat& st, bool* known = nullptr);
 
+  /// The inode with this id if its descriptor is open, else none. On a local filesystem
+  /// (Device::is_local) that is the file that has the number now.
+  [[nodiscard]] InodePtr find_open(const FileId& id) noexcept;
+
   /// The kernel is about to learn this inode by a reply.
   void add_lookup(Inode& inode) noexcept;
 
@@ -69,6 +73,10 @@ class InodeTable {
   /// Closes descriptors nobody used since the last call. They keep deleted files' space occupied
   /// and mounts busy.
   void close_idle() noexcept;
+
+  /// Gives memory back to the system once most inodes that there were are forgotten. To be called
+  /// now and then, by one thread.
+  void release_memory() noexcept;
 
   struct Counts {
     std::size_t inodes = 0;
@@ -115,18 +123,24 @@ class InodeTable {
   static InodePtr refer(Inode& inode) noexcept;
   /// Gives the inode this descriptor if it has none.
   static void pin(Shard& shard, Inode& inode, UniqueFd& path_fd) noexcept;
+  /// What an inode gives up with its descriptor.
+  struct Descriptors {
+    UniqueFd fd;
+    BackingId backing;
+  };
   /// Takes descriptors to close while the shard has more than its share: as a rule more than come
   /// in, so that the limit holds in the long run.
-  using Evicted = std::array<UniqueFd, 2>;
+  using Evicted = std::array<Descriptors, 2>;
   void evict(Shard& shard, Evicted& evicted) const noexcept;
   /// One step of the clock: the descriptor of the inode under the hand if it is idle.
-  static UniqueFd advance_hand(Shard& shard) noexcept;
+  static Descriptors advance_hand(Shard& shard) noexcept;
   static std::unique_ptr<Inode> take_out(Shard& shard, Inode& inode) noexcept;
 
   const std::size_t pins_per_shard_;
   DeviceTable devices_;
   std::array<Shard, kShards> shards_;
   InodePtr root_;
+  std::size_t most_inodes_ = 0;  ///< since memory was given back; used by release_memory() alone
 };
 
 }  // namespace lockfs

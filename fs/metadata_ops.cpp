@@ -95,7 +95,10 @@ void Filesystem::init(fuse_conn_info& conn) noexcept {
 int Filesystem::lookup(fuse_req_t req, fuse_ino_t parent, const char* name) {
   Entry entry;
   const int error = find_child(parent, name, entry);
-  if (error == 0) return reply_entry(req, entry);
+  if (error == 0) {
+    if (entry.inode->type() != S_IFDIR) habits_.note_lookup(fuse_req_ctx(req)->pid);
+    return reply_entry(req, entry);
+  }
   if (error != ENOENT || cache_times_.negative <= 0) return error;
   fuse_entry_param missing{};  // nodeid 0: the kernel may remember that the name does not exist
   missing.entry_timeout = cache_times_.negative;

@@ -25,7 +25,7 @@ constexpr auto kTick = 300us;
 /// Ticks without a request after which the watchdog goes to sleep.
 constexpr int kIdleTicks = 30;
 /// Reads and writes of this size are left to another thread at once: copying takes long enough.
-constexpr std::uint32_t kLargeTransfer = 64 * 1024;
+constexpr std::uint32_t kLargeTransfer = 256 * 1024;
 
 const fuse_in_header& header_of(const fuse_buf& buffer) {
   return *static_cast<const fuse_in_header*>(buffer.mem);
@@ -173,7 +173,7 @@ void RequestLoop::lead(fuse_buf& buffer) {
     role_.leads = true;
     role_.count = count;
     const Kind kind = classify(buffer);
-    if (kind == Kind::kOrdered) follower_.note(static_cast<pid_t>(header_of(buffer).pid));
+    if (kind != Kind::kSlow) follower_.note(static_cast<pid_t>(header_of(buffer).pid));
     if (kind != Kind::kOrdered && !follower_ready()) {
       put_by(buffer);
     } else {

@@ -147,6 +147,7 @@ class Mount {
   ~Mount() {
     control_.reset();  // it keeps files alive
     if (loop_ != nullptr) loop_->stop(kStopPatience);
+    filesystem_->disconnect();
     if (mounted_) fuse_session_unmount(session_.get());
     // First what may still refer to locks, while these are there.
     filesystem_.reset();

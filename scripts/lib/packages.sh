@@ -13,7 +13,8 @@ PACKAGES_TEST=(libgtest-dev acl attr btrfs-progs e2fsprogs git procps python3-js
 # The manual pages, the completions and the Debian package.
 PACKAGES_TEST+=(man-db groff-base mandoc zsh bash dpkg-dev file mmdebstrap)
 PACKAGES_LINT=(clang-format clang-tidy)
-PACKAGES_BENCH=(libbenchmark-dev)
+# bindfs and mergerfs are what lockfs is compared with.
+PACKAGES_BENCH=(libbenchmark-dev bindfs mergerfs findutils git tar)
 PACKAGES_PLOTS=(python3-matplotlib)
 # The virtual machines of scripts/nfs-lab; what is in them is only downloaded (tests/nfs/lab/prepare).
 PACKAGES_NFS=(qemu-system-x86 busybox-static cpio xz-utils)

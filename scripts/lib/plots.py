@@ -116,9 +116,8 @@ def waiter_scaling(mounts, folder):
     save(figure, folder, "waiter-scaling.svg")
 
 
-def data_bars(mounts, folder):
-    """Data paths, as multiples of the backing folder's median."""
-    found = [row for row in (mounts or {}).get("results", []) if row.get("mb_per_second")]
+def bars(found, folder, name):
+    """Medians as multiples of the backing folder's."""
     names = list(dict.fromkeys(f"{row['group']}: {row['name']}" for row in found))
     targets = [t for t in dict.fromkeys(row["target"] for row in found) if t != "backing"]
     if not names or not targets:
@@ -129,13 +128,22 @@ def data_bars(mounts, folder):
     height = 0.8 / len(targets)
     for i, target in enumerate(targets):
         axis.barh([n + i * height for n in range(len(names))],
-                  [value.get((name, target), 0) for name in names], height, label=target)
+                  [value.get((label, target), 0) for label in names], height, label=target)
     axis.set_yticks([n + 0.4 - height / 2 for n in range(len(names))], names, fontsize="small")
     axis.invert_yaxis()
     axis.axvline(1, color=COLOURS["backing"], linewidth=1)
     axis.set_xlabel("median time, x backing folder")
     axis.legend(fontsize="small")
-    save(figure, folder, "data.svg")
+    save(figure, folder, name)
+
+
+def data_bars(mounts, folder):
+    found = [row for row in (mounts or {}).get("results", []) if row.get("mb_per_second")]
+    bars(found, folder, "data.svg")
+
+
+def metadata_bars(mounts, folder):
+    bars(rows(mounts, "metadata") + rows(mounts, "trees"), folder, "metadata.svg")
 
 
 def main():
@@ -153,6 +161,7 @@ def main():
     lock_latency(mounts, folder)
     manager_scaling(manager, folder)
     waiter_scaling(mounts, folder)
+    metadata_bars(mounts, folder)
     data_bars(mounts, folder)
     return 0
 

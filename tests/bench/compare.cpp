@@ -75,7 +75,7 @@ void Report::compare(const std::string& group, const std::string& name,
     }
   }
 
-  const auto medians_of = [&](const char* target) -> const Samples* {
+  const auto medians_of = [&](const std::string& target) -> const Samples* {
     for (std::size_t i = 0; i < sides.size(); ++i) {
       if (sides[i].target == target) return &medians[i];
     }
@@ -99,7 +99,8 @@ void Report::compare(const std::string& group, const std::string& name,
     row.round_p50_min = *std::min_element(medians[i].begin(), medians[i].end());
     row.round_p50_max = *std::max_element(medians[i].begin(), medians[i].end());
     row.ratio_backing = median_ratio(medians[i], medians_of(kBacking));
-    row.ratio_floor = median_ratio(medians[i], medians_of(kFloor));
+    row.ratio_peer = median_ratio(medians[i], medians_of(sides[i].peer));
+    row.peer = sides[i].peer;
     if (bytes_per_sample != 0) {
       row.mb_per_second = static_cast<double>(bytes_per_sample) * 1e3 / row.mean;
     }
@@ -110,21 +111,22 @@ void Report::compare(const std::string& group, const std::string& name,
 
 void Report::print(const Row& row) {
   if (row.group != printed_group_) {
-    std::printf("\n%-28s %-23s %9s %9s %9s  %-17s %9s %12s %8s\n", row.group.c_str(), "where",
-                "p50 us", "p99 us", "p99.9 us", "p50 of rounds", "x backing", "x do-nothing",
-                "MB/s");
+    std::printf("\n%-28s %-23s %9s %9s %9s  %-17s %9s %-16s %8s\n", row.group.c_str(), "where",
+                "p50 us", "p99 us", "p99.9 us", "p50 of rounds", "x backing", "x another", "MB/s");
     printed_group_ = row.group;
     printed_name_.clear();
   }
   char spread[32];
   std::snprintf(spread, sizeof spread, "%.2f..%.2f", row.round_p50_min / 1e3,
                 row.round_p50_max / 1e3);
+  std::string peer = ratio_text(row.ratio_peer);
+  if (row.ratio_peer != 0) peer += " " + row.peer;
   char speed[32] = "-";
   if (row.mb_per_second != 0) std::snprintf(speed, sizeof speed, "%.0f", row.mb_per_second);
-  std::printf("%-28s %-23s %9.2f %9.2f %9.2f  %-17s %9s %12s %8s\n",
+  std::printf("%-28s %-23s %9.2f %9.2f %9.2f  %-17s %9s %-16s %8s\n",
               row.name == printed_name_ ? "" : row.name.c_str(), row.target.c_str(), row.p50 / 1e3,
               row.p99 / 1e3, row.p999 / 1e3, spread, ratio_text(row.ratio_backing).c_str(),
-              ratio_text(row.ratio_floor).c_str(), speed);
+              peer.c_str(), speed);
   std::fflush(stdout);
   printed_name_ = row.name;
 }
@@ -176,7 +178,10 @@ void Report::write_json(const std::string& path, const Settings& settings) const
         {"round_p50_max", row.round_p50_max},
     };
     if (row.ratio_backing != 0) result["ratio_backing"] = row.ratio_backing;
-    if (row.ratio_floor != 0) result["ratio_do_nothing"] = row.ratio_floor;
+    if (row.ratio_peer != 0) {
+      result["ratio_peer"] = row.ratio_peer;
+      result["peer"] = row.peer;
+    }
     if (row.mb_per_second != 0) result["mb_per_second"] = row.mb_per_second;
     document["results"].push_back(std::move(result));
   }

@@ -34,10 +34,12 @@ void time_into(Samples& samples, const Operation& operation) {
 inline constexpr const char* kBacking = "backing";
 inline constexpr const char* kFloor = "do-nothing";
 
-/// One place where an operation is measured. `round` appends the latencies of one round.
+/// One place where an operation is measured. `round` appends the latencies of one round; `peer` is
+/// the target of a side to compare with, besides kBacking.
 struct Side {
   std::string target;
   std::function<void(Samples&)> round;
+  std::string peer = kFloor;
 };
 
 /// What came out for one operation on one side. Times in nanoseconds; ratios are medians over the
@@ -56,7 +58,8 @@ struct Row {
   double round_p50_min = 0;                             ///< median of the best round
   double round_p50_max = 0;                             ///< median of the worst round
   double ratio_backing = 0;
-  double ratio_floor = 0;
+  double ratio_peer = 0;
+  std::string peer;
   double mb_per_second = 0;  ///< 0 where no data is moved
 };
 
@@ -113,6 +116,8 @@ void run_handover_benchmarks(Report& report, const Settings& settings);
 void run_client_benchmarks(Report& report, const Settings& settings);
 void run_waiter_benchmarks(Report& report, const Settings& settings);
 void run_metadata_benchmarks(Report& report, const Settings& settings);
+void run_tree_benchmarks(Report& report, const Settings& settings);
 void run_data_benchmarks(Report& report, const Settings& settings);
+void run_footprint_benchmarks(Report& report, const Settings& settings);
 
 }  // namespace lockfs::bench

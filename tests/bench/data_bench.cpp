@@ -1,13 +1,18 @@
-/// Data: sequential and random reads and writes, with and without the kernel's passthrough. The
-/// backing file is in the page cache; the mount's own cache (fallback mode) is emptied before every
-/// round, so that the path through the daemon is measured and not the kernel's memory.
+/// Data: sequential and random reads and writes, buffered, O_DIRECT and through a mapping, with and
+/// without the kernel's passthrough, beside bindfs. The backing file is in the page cache; a
+/// mount's own cache is emptied before every round, so that the path through a daemon is measured
+/// and not the kernel's memory.
 #include <fcntl.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <array>
 #include <cstdlib>
+#include <cstring>
 #include <memory>
+#include <optional>
 #include <random>
+#include <string>
 #include <vector>
 
 #include "tests/bench/compare.h"
@@ -19,6 +24,9 @@ namespace {
 constexpr int kRounds = 8;
 constexpr std::size_t kMiB = std::size_t{1} << 20;
 constexpr std::size_t kFileSize = 64 * kMiB;
+constexpr std::size_t kAlignment = 4096;
+
+enum class Way { kBuffered, kDirect, kMapped };
 
 struct Pattern {
   const char* name;
@@ -39,21 +47,72 @@ constexpr std::array<Pattern, 8> kPatterns = {{
     {"write 1 MiB random", kMiB, 64, true, true},
 }};
 
-void run_pattern(const Pattern& pattern, const std::string& path, bool mounted, unsigned seed,
+struct Group {
+  const char* name;
+  Way way;
+};
+
+constexpr std::array<Group, 3> kGroups = {{
+    {"data", Way::kBuffered},
+    {"data, O_DIRECT", Way::kDirect},
+    {"data, mmap", Way::kMapped},
+}};
+
+/// A shared mapping of a whole file.
+class Mapping {
+ public:
+  explicit Mapping(const File& file)
+      : start_(mmap(nullptr, kFileSize, PROT_READ | PROT_WRITE, MAP_SHARED, file.fd(), 0)) {
+    check(start_ != MAP_FAILED, "mmap");
+  }
+  Mapping(const Mapping&) = delete;
+  Mapping& operator=(const Mapping&) = delete;
+  ~Mapping() { munmap(start_, kFileSize); }
+  [[nodiscard]] char* at(std::size_t offset) const { return static_cast<char*>(start_) + offset; }
+
+ private:
+  void* start_;
+};
+
+struct Free {
+  void operator()(void* memory) const { std::free(memory); }
+};
+
+struct Target {
+  std::string name;
+  std::string path;  ///< of the file
+
+  [[nodiscard]] bool mounted() const { return name != kBacking; }
+};
+
+void run_pattern(const Pattern& pattern, Way way, const Target& target, unsigned seed,
                  Samples& samples) {
-  const File file(path, O_RDWR);
-  if (mounted) posix_fadvise(file.fd(), 0, 0, POSIX_FADV_DONTNEED);
-  std::vector<char> buffer(pattern.block, 'x');
+  const File file(target.path, O_RDWR | (way == Way::kDirect ? O_DIRECT : 0));
+  if (target.mounted()) posix_fadvise(file.fd(), 0, 0, POSIX_FADV_DONTNEED);
+  const std::unique_ptr<char, Free> memory(
+      static_cast<char*>(std::aligned_alloc(kAlignment, pattern.block)));
+  char* const buffer = memory.get();
+  check(buffer != nullptr, "aligned_alloc");
+  std::memset(buffer, 'x', pattern.block);
+  std::optional<Mapping> mapping;
+  if (way == Way::kMapped) mapping.emplace(file);
+
+  const auto transfer = [&](std::size_t offset) {
+    if (mapping) {
+      char* const there = mapping->at(offset);
+      std::memcpy(pattern.write ? there : buffer, pattern.write ? buffer : there, pattern.block);
+      return;
+    }
+    const auto position = static_cast<off_t>(offset);
+    const ssize_t n = pattern.write ? pwrite(file.fd(), buffer, pattern.block, position)
+                                    : pread(file.fd(), buffer, pattern.block, position);
+    check(n == static_cast<ssize_t>(pattern.block), pattern.name);
+  };
   std::minstd_rand random(seed);
   const std::size_t blocks = kFileSize / pattern.block;
   for (std::size_t i = 0; i < pattern.samples; ++i) {
     const std::size_t block = pattern.random ? random() % blocks : i % blocks;
-    const auto offset = static_cast<off_t>(block * pattern.block);
-    time_into(samples, [&] {
-      const ssize_t n = pattern.write ? pwrite(file.fd(), buffer.data(), buffer.size(), offset)
-                                      : pread(file.fd(), buffer.data(), buffer.size(), offset);
-      check(n == static_cast<ssize_t>(buffer.size()), pattern.name);
-    });
+    time_into(samples, [&] { transfer(block * pattern.block); });
   }
 }
 
@@ -70,31 +129,33 @@ void fill(const std::string& path) {
 }  // namespace
 
 void run_data_benchmarks(Report& report, const Settings& settings) {
+  const std::string through_daemon = "lockfs, through daemon";
   const Mount mount = Mount::lockfs(settings, "data", "");
   const Mount daemon = Mount::lockfs(settings, "data-daemon", "passthrough=off");
-  struct Place {
-    const char* target;
-    std::string path;
-  };
-  const std::array<Place, 3> places = {{
+  const std::optional<Mount> bindfs = Mount::bindfs(settings, "data-bindfs", 1);
+  std::vector<Target> targets = {
       {kBacking, make_folder(settings, "data-backing") + "/file"},
       {"lockfs", mount.dir() + "/file"},
-      {"lockfs, through daemon", daemon.dir() + "/file"},
-  }};
-  for (const Place& place : places) fill(place.path);
+      {through_daemon, daemon.dir() + "/file"},
+  };
+  if (bindfs) targets.push_back({"bindfs", bindfs->dir() + "/file"});
+  for (const Target& target : targets) fill(target.path);
 
   unsigned seed = 1;
-  for (const Pattern& pattern : kPatterns) {
-    std::vector<Side> sides;
-    for (const Place& place : places) {
-      const bool mounted = place.target != kBacking;
-      sides.push_back(
-          {place.target, [&pattern, path = place.path, mounted, seed](Samples& samples) {
-             run_pattern(pattern, path, mounted, seed, samples);
-           }});
+  for (const Group& group : kGroups) {
+    for (const Pattern& pattern : kPatterns) {
+      std::vector<Side> sides;
+      sides.reserve(targets.size());
+      for (const Target& target : targets) {
+        sides.push_back({target.name,
+                         [&pattern, &target, way = group.way, seed](Samples& samples) {
+                           run_pattern(pattern, way, target, seed, samples);
+                         },
+                         target.name == "bindfs" ? through_daemon : std::string()});
+      }
+      report.compare(group.name, pattern.name, sides, settings.rounds(kRounds), pattern.block);
+      ++seed;
     }
-    report.compare("data", pattern.name, sides, settings.rounds(kRounds), pattern.block);
-    ++seed;
   }
 }
 

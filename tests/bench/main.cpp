@@ -24,7 +24,8 @@ using lockfs::bench::Settings;
 constexpr const char* kUsage =
     "usage: lockfs_bench [options]\n"
     "\n"
-    "  --only=GROUP     only lock, handover, clients, waiters, metadata or data\n"
+    "  --only=GROUP     only lock, handover, clients, waiters, metadata, trees, data or\n"
+    "                   footprint\n"
     "  --json=FILE      write the results there too\n"
     "  --dir=FOLDER     where scratch files go; its filesystem is what is measured (default /tmp)\n"
     "  --lockfs=PATH    the lockfs program (default: beside this one)\n"
@@ -35,13 +36,15 @@ struct Group {
   void (*run)(Report&, const Settings&);
 };
 
-constexpr std::array<Group, 6> kGroups = {{
+constexpr std::array<Group, 8> kGroups = {{
     {"lock", lockfs::bench::run_lock_benchmarks},
     {"handover", lockfs::bench::run_handover_benchmarks},
     {"clients", lockfs::bench::run_client_benchmarks},
     {"waiters", lockfs::bench::run_waiter_benchmarks},
     {"metadata", lockfs::bench::run_metadata_benchmarks},
+    {"trees", lockfs::bench::run_tree_benchmarks},
     {"data", lockfs::bench::run_data_benchmarks},
+    {"footprint", lockfs::bench::run_footprint_benchmarks},
 }};
 
 /// A folder that is removed at the end.

@@ -1,12 +1,14 @@
-/// Metadata: open + close, stat of cached and uncached paths, create + unlink.
+/// Metadata, file by file: open + close, stat of cached and uncached paths, create + unlink.
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <string>
 #include <vector>
 
 #include "tests/bench/compare.h"
 #include "tests/bench/mounts.h"
+#include "tests/bench/places.h"
 
 namespace lockfs::bench {
 namespace {
@@ -14,20 +16,26 @@ namespace {
 constexpr int kRounds = 20;
 constexpr int kFiles = 500;
 
-/// A place with kFiles files in it.
-struct Place {
-  Place(std::string target_name, const std::string& dir) : target(std::move(target_name)) {
-    for (int i = 0; i < kFiles; ++i) {
-      files.push_back(dir + "/f" + std::to_string(i));
-      fresh.push_back(dir + "/new" + std::to_string(i));
-      const File created(files.back(), O_RDWR | O_CREAT);
-    }
-  }
+std::string file_of(const std::string& dir, int number) {
+  return dir + "/f" + std::to_string(number);
+}
 
-  std::string target;
-  std::vector<std::string> files;  ///< they exist
-  std::vector<std::string> fresh;  ///< they don't
-};
+void make_files(const std::string& dir) {
+  for (int i = 0; i < kFiles; ++i) const File created(file_of(dir, i), O_RDWR | O_CREAT);
+}
+
+void make_files(const Places& places) {
+  for (const Place& place : places.all()) make_files(place.source);
+}
+
+/// Times `operation(path)` for each file of a folder.
+template <typename Operation>
+void each_file(const std::string& dir, Samples& samples, const Operation& operation) {
+  for (int i = 0; i < kFiles; ++i) {
+    const std::string path = file_of(dir, i);
+    time_into(samples, [&] { operation(path); });
+  }
+}
 
 void stat_one(const std::string& path) {
   struct stat st = {};
@@ -37,45 +45,44 @@ void stat_one(const std::string& path) {
 }  // namespace
 
 void run_metadata_benchmarks(Report& report, const Settings& settings) {
-  const Mount mount = Mount::lockfs(settings, "metadata", "");
-  const Mount uncached = Mount::lockfs(settings, "metadata-uncached", "cache=0");
-  const Place backing(kBacking, make_folder(settings, "metadata-backing"));
-  const Place mounted("lockfs", mount.dir());
-  const Place mounted_uncached("lockfs, cache=0", uncached.dir());
-
-  const auto compare = [&](const std::string& name, const std::vector<const Place*>& places,
-                           const auto& round) {
-    std::vector<Side> sides;
-    for (const Place* place : places) {
-      sides.push_back(
-          {place->target, [place, round](Samples& samples) { round(*place, samples); }});
-    }
-    report.compare("metadata", name, sides, settings.rounds(kRounds));
-  };
-
-  compare("open + close", {&backing, &mounted}, [](const Place& place, Samples& samples) {
-    for (const std::string& path : place.files) {
-      time_into(samples, [&] { const File file(path, O_RDONLY); });
-    }
-  });
-  compare("stat, cached", {&backing, &mounted}, [](const Place& place, Samples& samples) {
-    for (const std::string& path : place.files) stat_one(path);
-    for (const std::string& path : place.files) time_into(samples, [&] { stat_one(path); });
-  });
-  compare("stat, uncached", {&backing, &mounted_uncached},
-          [](const Place& place, Samples& samples) {
-            for (const std::string& path : place.files) {
-              time_into(samples, [&] { stat_one(path); });
-            }
-          });
-  compare("create + unlink", {&backing, &mounted}, [](const Place& place, Samples& samples) {
-    for (const std::string& path : place.fresh) {
-      time_into(samples, [&] {
-        { const File created(path, O_WRONLY | O_CREAT | O_EXCL); }
-        check(unlink(path.c_str()) == 0, "unlink " + path);
-      });
-    }
-  });
+  const int rounds = settings.rounds(kRounds);
+  const Places cached(settings, "metadata", 1);
+  make_files(cached);
+  report.compare("metadata", "open + close", cached.sides([](const Place& place, Samples& samples) {
+    each_file(place.dir, samples, [](const std::string& path) { const File file(path, O_RDONLY); });
+  }),
+                 rounds);
+  report.compare("metadata", "stat, cached", cached.sides([](const Place& place, Samples& samples) {
+    Samples warming;
+    each_file(place.dir, warming, stat_one);
+    each_file(place.dir, samples, stat_one);
+  }),
+                 rounds);
+  {
+    const Places uncached(settings, "metadata-uncached", 0);
+    make_files(uncached);
+    report.compare("metadata", "stat, nothing cached",
+                   uncached.sides([](const Place& place, Samples& samples) {
+                     each_file(place.dir, samples, stat_one);
+                   }),
+                   rounds);
+  }
+  report.compare(
+      "metadata", "stat, first visit",
+      new_mount_sides(
+          settings, "metadata-new", 1, [](const std::string& folder) { make_files(folder); },
+          [](const Place& place, Samples& samples) { each_file(place.dir, samples, stat_one); }),
+      rounds);
+  report.compare("metadata", "create + unlink",
+                 cached.sides([](const Place& place, Samples& samples) {
+                   const std::string dir = place.dir + "/new";
+                   mkdir(dir.c_str(), 0777);  // the first time
+                   each_file(dir, samples, [](const std::string& path) {
+                     { const File created(path, O_WRONLY | O_CREAT | O_EXCL); }
+                     check(unlink(path.c_str()) == 0, "unlink " + path);
+                   });
+                 }),
+                 rounds);
 }
 
 }  // namespace lockfs::bench

@@ -2,50 +2,40 @@
 
 #include <fcntl.h>
 #include <sys/mount.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
-#include <array>
 #include <cerrno>
-#include <csignal>
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
 #include <stdexcept>
 #include <vector>
 
+#include "tests/bench/programs.h"
+
 namespace lockfs::bench {
 namespace {
 
-/// Starts a program. With `output`, its standard output is a pipe whose read end is stored there.
-pid_t spawn(const std::vector<std::string>& command, int* output = nullptr) {
-  std::vector<char*> argv;
-  argv.reserve(command.size() + 1);
-  for (const std::string& word : command) argv.push_back(const_cast<char*>(word.c_str()));
-  argv.push_back(nullptr);
-
-  std::array<int, 2> ends = {-1, -1};
-  if (output != nullptr) check(pipe2(ends.data(), O_CLOEXEC) == 0, "pipe");
-  const pid_t pid = fork();
-  check(pid >= 0, "fork");
-  if (pid == 0) {
-    if (output != nullptr) dup2(ends[1], STDOUT_FILENO);
-    execv(argv[0], argv.data());
-    std::fprintf(stderr, "%s: %s\n", argv[0], std::strerror(errno));
-    _exit(127);
+/// Starts a FUSE program of another project over a new folder. Returns false when it is not
+/// installed.
+bool start_peer(const Settings& settings, const std::string& program, const std::string& options,
+                std::string& source, std::string& dir) {
+  if (!has_program(program)) {
+    std::fprintf(stderr, "%s is not installed: left out\n", program.c_str());
+    return false;
   }
-  if (output != nullptr) {
-    close(ends[1]);
-    *output = ends[0];
+  source = make_folder(settings, dir + ".source");
+  dir = make_folder(settings, dir);
+  // It returns once it is mounted, leaving a daemon in the background.
+  if (wait_for(spawn({program, "-o", options, source, dir})) != 0) {
+    throw std::runtime_error(program + " could not mount " + dir);
   }
-  return pid;
+  return true;
 }
 
-int wait_for(pid_t pid) {
-  int status = 0;
-  while (waitpid(pid, &status, 0) < 0 && errno == EINTR) {
-  }
-  return status;
+std::string cache_options(int seconds, const char* attributes, const char* entries) {
+  const std::string time = std::to_string(seconds);
+  return std::string(attributes) + "=" + time + "," + entries + "=" + time;
 }
 
 }  // namespace
@@ -71,6 +61,24 @@ Mount Mount::lockfs(const Settings& settings, const std::string& name, const std
     throw std::runtime_error(settings.lockfs + " could not mount " + dir);
   }
   return {std::move(dir), std::move(source), -1};
+}
+
+std::optional<Mount> Mount::bindfs(const Settings& settings, const std::string& name,
+                                   int cache_seconds) {
+  std::string source;
+  std::string dir = name;
+  const std::string options = cache_options(cache_seconds, "attr_timeout", "entry_timeout");
+  if (!start_peer(settings, "bindfs", options, source, dir)) return std::nullopt;
+  return Mount(std::move(dir), std::move(source), -1);
+}
+
+std::optional<Mount> Mount::mergerfs(const Settings& settings, const std::string& name,
+                                     int cache_seconds) {
+  std::string source;
+  std::string dir = name;
+  const std::string options = cache_options(cache_seconds, "cache.attr", "cache.entry");
+  if (!start_peer(settings, "mergerfs", options, source, dir)) return std::nullopt;
+  return Mount(std::move(dir), std::move(source), -1);
 }
 
 Mount Mount::null(const Settings& settings) {

@@ -167,6 +167,32 @@ TEST_F(ResourcesTest, OpenFilesGiveTheirDescriptorsBack) {
   EXPECT_LE(descriptors(), before + 8);
 }
 
+/// Nothing that the daemon keeps for the next open keeps a removed file's space.
+TEST_F(ResourcesTest, RemovedFileIsFreed) {
+  LOCKFS_NOT_PLAIN();
+  union {
+    file_handle header;
+    char bytes[sizeof(file_handle) + MAX_HANDLE_SZ];
+  } handle{};
+  file_handle* const id = &handle.header;
+  id->handle_bytes = MAX_HANDLE_SZ;
+  write_file(mounted_ / "file", "contents");
+  int mount_id = 0;
+  if (::name_to_handle_at(behind_.fd, "file", id, &mount_id, 0) != 0) {
+    GTEST_SKIP() << "this filesystem has no file handles";
+  }
+  const Fd beside(::openat(behind_.fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  ASSERT_TRUE(beside.ok());
+  const auto exists = [&beside, id] {
+    return Fd(::open_by_handle_at(beside, id, O_RDONLY | O_CLOEXEC)).ok();
+  };
+  ASSERT_TRUE(exists());
+  ASSERT_EQ(::unlinkat(mounted_.fd, "file", 0), 0);
+  const auto end = std::chrono::steady_clock::now() + test::deadline();
+  while (exists() && std::chrono::steady_clock::now() < end) fs().settle();
+  EXPECT_FALSE(exists());
+}
+
 TEST_F(ResourcesTest, ErrorsLeaveNothingBehind) {
   LOCKFS_NOT_PLAIN();
   write_file(mounted_ / "file", "contents");

@@ -1,0 +1,137 @@
+/// What a daemon costs: from its start to a mount that answers, memory and descriptors after it has
+/// shown a million files, and after the kernel has forgotten them.
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "tests/bench/compare.h"
+#include "tests/bench/mounts.h"
+#include "tests/bench/places.h"
+
+namespace lockfs::bench {
+namespace {
+
+constexpr int kStarts = 20;
+constexpr int kFilesAFolder = 1000;
+
+/// The process with this argument on its command line.
+pid_t find_process(const std::string& argument) {
+  for (const auto& entry : std::filesystem::directory_iterator("/proc")) {
+    const pid_t pid = std::atoi(entry.path().filename().c_str());
+    if (pid <= 0 || pid == getpid()) continue;
+    std::ifstream in(entry.path() / "cmdline");
+    for (std::string word; std::getline(in, word, '\0');) {
+      if (word == argument) return pid;
+    }
+  }
+  throw std::runtime_error("no process serves " + argument);
+}
+
+double resident_mib(pid_t pid) {
+  std::ifstream in("/proc/" + std::to_string(pid) + "/status");
+  for (std::string line; std::getline(in, line);) {
+    double kib = 0;
+    if (std::sscanf(line.c_str(), "VmRSS: %lf", &kib) == 1) return kib / 1024;
+  }
+  throw std::runtime_error("a daemon ended");
+}
+
+double descriptors(pid_t pid) {
+  const std::filesystem::directory_iterator open("/proc/" + std::to_string(pid) + "/fd");
+  return static_cast<double>(std::distance(begin(open), end(open)));
+}
+
+void make_files(const std::string& dir, int files) {
+  for (int i = 0; i < files; ++i) {
+    const std::string folder = dir + "/" + std::to_string(i / kFilesAFolder);
+    if (i % kFilesAFolder == 0) std::filesystem::create_directory(folder);
+    const File created(folder + "/" + std::to_string(i), O_WRONLY | O_CREAT);
+  }
+}
+
+int visit(const std::string& dir) {
+  int files = 0;
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(dir)) {
+    struct stat st = {};
+    check(lstat(entry.path().c_str(), &st) == 0, "stat " + entry.path().string());
+    if (S_ISREG(st.st_mode)) ++files;
+  }
+  return files;
+}
+
+/// Has the kernel drop every name and inode that nobody uses, and waits until the daemon has dealt
+/// with that. False without the right to.
+bool forget_all(pid_t daemon) {
+  {
+    std::ofstream drop("/proc/sys/vm/drop_caches");
+    drop << "2" << std::flush;
+    if (!drop) return false;
+  }
+  double last = 0;
+  for (int same = 0, tries = 0; same < 10 && tries < 600; ++tries) {
+    usleep(100'000);
+    const double now = resident_mib(daemon) + descriptors(daemon);
+    same = now == last ? same + 1 : 0;
+    last = now;
+  }
+  return true;
+}
+
+void measure_start(Report& report, const Settings& settings, const std::string& filesystem) {
+  Samples samples;
+  for (int i = 0; i < settings.rounds(kStarts); ++i) {
+    const std::int64_t start = now_ns();
+    const std::optional<Mount> mount = mount_of(filesystem, settings, "start", 1);
+    struct stat st = {};
+    check(mount && stat(mount->dir().c_str(), &st) == 0, "stat of a mount");
+    samples.push_back(static_cast<double>(now_ns() - start));
+  }
+  std::sort(samples.begin(), samples.end());
+  report.add_figures(
+      "start", "mount until its first answer", "", filesystem,
+      {{"median ms", samples[samples.size() / 2] / 1e6}, {"slowest ms", samples.back() / 1e6}});
+}
+
+}  // namespace
+
+void run_footprint_benchmarks(Report& report, const Settings& settings) {
+  std::vector<std::string> filesystems;
+  for (const std::string filesystem : kFilesystems) {
+    if (mount_of(filesystem, settings, "start", 1)) filesystems.push_back(filesystem);
+  }
+  for (const std::string& filesystem : filesystems) measure_start(report, settings, filesystem);
+
+  const int files = settings.quick ? 50'000 : 1'000'000;
+  const std::string title = std::to_string(files) + " files";
+  const std::string shared = make_folder(settings, "footprint");
+  make_files(shared, files);
+  for (const std::string& filesystem : filesystems) {
+    const std::optional<Mount> mount = mount_of(filesystem, settings, "footprint", 1);
+    const pid_t daemon = find_process(mount->dir());
+    const auto note = [&](const std::string& when) {
+      report.add_figures(
+          "footprint", title, when, filesystem,
+          {{"resident MiB", resident_mib(daemon)}, {"descriptors", descriptors(daemon)}});
+    };
+    note("mounted");
+    // The mount shows what its folder holds by now.
+    const std::string source = mount->source() + "/all";
+    std::filesystem::rename(shared, source);
+    check(visit(mount->dir() + "/all") == files, "visit " + mount->dir());
+    note("visited");
+    if (forget_all(daemon)) note("forgotten");
+    std::filesystem::rename(source, shared);
+  }
+}
+
+}  // namespace lockfs::bench

@@ -1,0 +1,72 @@
+#include "tests/bench/places.h"
+
+#include <utility>
+
+namespace lockfs::bench {
+
+std::optional<Mount> mount_of(const std::string& filesystem, const Settings& settings,
+                              const std::string& name, int cache_seconds) {
+  const std::string folder = name + "-" + filesystem;
+  if (filesystem == "bindfs") return Mount::bindfs(settings, folder, cache_seconds);
+  if (filesystem == "mergerfs") return Mount::mergerfs(settings, folder, cache_seconds);
+  return Mount::lockfs(settings, folder, "cache=" + std::to_string(cache_seconds));
+}
+
+namespace {
+
+std::string peer_of(const std::string& target) {
+  return target == kBacking || target == kLockfs ? "" : kLockfs;
+}
+
+}  // namespace
+
+Places::Places(const Settings& settings, const std::string& name, int cache_seconds) {
+  const std::string backing = make_folder(settings, name + "-" + kBacking);
+  places_.push_back({kBacking, backing, backing});
+  for (const std::string filesystem : kFilesystems) {
+    std::optional<Mount> mount = mount_of(filesystem, settings, name, cache_seconds);
+    if (!mount) continue;
+    places_.push_back({filesystem, mount->dir(), mount->source()});
+    mounts_.push_back(std::move(*mount));
+  }
+}
+
+std::vector<Side> Places::sides(const PlaceRound& round) const {
+  std::vector<Side> sides;
+  for (const Place& place : places_) {
+    sides.push_back({place.target, [&place, round](Samples& samples) { round(place, samples); },
+                     peer_of(place.target)});
+  }
+  return sides;
+}
+
+std::vector<Side> new_mount_sides(const Settings& settings, const std::string& name,
+                                  int cache_seconds,
+                                  const std::function<void(const std::string&)>& fill,
+                                  const PlaceRound& round) {
+  std::vector<Side> sides;
+  const std::string backing = make_folder(settings, name + "-" + kBacking);
+  fill(backing);
+  sides.push_back({kBacking,
+                   [place = Place{kBacking, backing, backing}, round](Samples& samples) {
+                     round(place, samples);
+                   },
+                   {}});
+  for (const std::string filesystem : kFilesystems) {
+    const auto mount = [&settings, filesystem, name, cache_seconds] {
+      return mount_of(filesystem, settings, name, cache_seconds);
+    };
+    const std::optional<Mount> first = mount();
+    if (!first) continue;
+    fill(first->source());
+    sides.push_back({filesystem,
+                     [mount, filesystem, round](Samples& samples) {
+                       const std::optional<Mount> made = mount();
+                       round({filesystem, made->dir(), made->source()}, samples);
+                     },
+                     peer_of(filesystem)});
+  }
+  return sides;
+}
+
+}  // namespace lockfs::bench

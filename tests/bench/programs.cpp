@@ -1,0 +1,80 @@
+#include "tests/bench/programs.h"
+
+#include <fcntl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <sstream>
+#include <stdexcept>
+
+#include "tests/bench/mounts.h"
+
+namespace lockfs::bench {
+namespace {
+
+/// Starts `command`; `prepare` runs in the child before.
+template <typename Prepare>
+pid_t start(const std::vector<std::string>& command, const Prepare& prepare) {
+  std::vector<char*> argv;
+  argv.reserve(command.size() + 1);
+  for (const std::string& word : command) argv.push_back(const_cast<char*>(word.c_str()));
+  argv.push_back(nullptr);
+  const pid_t pid = fork();
+  check(pid >= 0, "fork");
+  if (pid == 0) {
+    prepare();
+    execvp(argv[0], argv.data());
+    std::fprintf(stderr, "%s: %s\n", argv[0], std::strerror(errno));
+    _exit(127);
+  }
+  return pid;
+}
+
+}  // namespace
+
+pid_t spawn(const std::vector<std::string>& command, int* output) {
+  std::array<int, 2> ends = {-1, -1};
+  if (output != nullptr) check(pipe2(ends.data(), O_CLOEXEC) == 0, "pipe");
+  const pid_t pid = start(command, [&] {
+    if (output != nullptr) dup2(ends[1], STDOUT_FILENO);
+  });
+  if (output != nullptr) {
+    close(ends[1]);
+    *output = ends[0];
+  }
+  return pid;
+}
+
+int wait_for(pid_t pid) {
+  int status = 0;
+  while (waitpid(pid, &status, 0) < 0 && errno == EINTR) {
+  }
+  return status;
+}
+
+void run_program(const std::vector<std::string>& command) {
+  const int status = wait_for(start(command, [] {
+    const int null = open("/dev/null", O_WRONLY);
+    dup2(null, STDOUT_FILENO);
+  }));
+  if (status == 0) return;
+  std::string text;
+  for (const std::string& word : command) text += (text.empty() ? "" : " ") + word;
+  throw std::runtime_error("it failed: " + text);
+}
+
+bool has_program(const std::string& name) {
+  const char* path = std::getenv("PATH");
+  std::istringstream folders(path != nullptr ? path : "/usr/sbin:/usr/bin:/sbin:/bin");
+  for (std::string folder; std::getline(folders, folder, ':');) {
+    if (access((folder + "/" + name).c_str(), X_OK) == 0) return true;
+  }
+  return false;
+}
+
+}  // namespace lockfs::bench

@@ -1,0 +1,25 @@
+/// Other programs that a benchmark runs.
+#pragma once
+
+#include <sys/types.h>
+
+#include <string>
+#include <vector>
+
+namespace lockfs::bench {
+
+/// Starts a program, looked for along PATH. With `output`, its standard output is a pipe whose read
+/// end is stored there. Throws std::runtime_error when it cannot be started.
+pid_t spawn(const std::vector<std::string>& command, int* output = nullptr);
+
+/// Waits for the end of a child; returns its wait status.
+int wait_for(pid_t pid);
+
+/// Runs a program with its output thrown away. Throws std::runtime_error naming it unless it ends
+/// with status 0.
+void run_program(const std::vector<std::string>& command);
+
+/// Whether PATH leads to a program of this name.
+bool has_program(const std::string& name);
+
+}  // namespace lockfs::bench
