@@ -114,12 +114,12 @@ int main() {
   return run([](Report& report) {
     report.title("A local program and two clients at work on the same files");
     Grid grid(report);
-    const int rounds = scaled(50, 5);
+    const int rounds = scaled(10, 5);
     for (const std::string& v : versions()) {
       const std::vector<Site> sites{local_site(), client_site('A', v), client_site('B', v)};
       show_sqlite(report, grid, v, sites, rounds);
       show_flock(report, grid, v, sites, rounds);
-      show_git(report, grid, v, sites, scaled(20, 3));
+      show_git(report, grid, v, sites, scaled(5, 3));
       show_mail(report, grid, v, sites, rounds);
     }
   });
