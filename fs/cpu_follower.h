@@ -20,6 +20,9 @@ class CpuFollower {
   /// from one caller that came about as slowly as halted CPUs make them, and seldom.
   void note(pid_t caller) noexcept;
 
+  /// Another thread has become the one that calls note(): it may look at once where it should be.
+  void thread_changed() noexcept { again_ = {}; }
+
  private:
   using Clock = std::chrono::steady_clock;
 

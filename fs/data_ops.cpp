@@ -78,7 +78,9 @@ fuse_entry_out wire_entry(const fuse_entry_param& param) noexcept {
 }
 
 /// libfuse 3.14 cannot put a backing id into an OPEN reply, so it is laid out here.
-proto::OpenOut wire_open(const Handle& handle, std::int32_t backing_id) noexcept {
+/// `known`: the file's attributes if they have just been read.
+proto::OpenOut wire_open(const Handle& handle, std::int32_t backing_id,
+                         const struct stat* known = nullptr) noexcept {
   proto::OpenOut out{};
   out.fh = reinterpret_cast<std::uintptr_t>(&handle);
   out.backing_id = backing_id;
@@ -88,7 +90,8 @@ proto::OpenOut wire_open(const Handle& handle, std::int32_t backing_id) noexcept
   // such a file come to the daemon instead, which knows who may leave them; a mapping still
   // doesn't.
   struct stat st {};
-  if (handle.writable() && ::fstat(handle.fd.get(), &st) == 0 && has_set_id_bits(st)) {
+  if (known == nullptr && handle.writable() && ::fstat(handle.fd.get(), &st) == 0) known = &st;
+  if (known != nullptr && handle.writable() && has_set_id_bits(*known)) {
     out.open_flags |= FOPEN_DIRECT_IO;
   }
   return out;
@@ -162,7 +165,8 @@ int Filesystem::create(fuse_req_t req, fuse_ino_t parent, const char* name, mode
   struct {
     fuse_entry_out entry;
     proto::OpenOut open;
-  } out{wire_entry(entry_param(entry)), wire_open(*handle, passthrough_.attach(*handle))};
+  } out{wire_entry(entry_param(entry)),
+        wire_open(*handle, passthrough_.attach(*handle), &entry.st)};
   static_assert(sizeof out == sizeof(fuse_entry_out) + sizeof(proto::OpenOut));
   Handle* const given = files_.add(std::move(handle));
   inodes_.add_lookup(*entry.inode);

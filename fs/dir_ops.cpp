@@ -18,6 +18,10 @@ namespace {
 
 constexpr std::size_t kBufferSize = std::size_t{32} * 1024;
 
+/// How many entries of a reply have attributes; the kernel asks for the rest. One that fills its
+/// buffer takes long enough for the lead to pass to another thread, on another CPU.
+constexpr int kMostAttributes = 48;
+
 /// Makes the next entry after `offset` available, reading more of the directory if needed. Returns
 /// 0 or errno; `entry` is null at the end. The handle's mutex is held.
 int next_entry(DirHandle& handle, off_t offset, const dirent64*& entry) {
@@ -160,14 +164,17 @@ int Filesystem::readdirplus(fuse_req_t req, fuse_ino_t /*nodeid*/, size_t size, 
   Lookups lookups(inodes_);
   auto answer = ListingHabits::Answer::kAttributes;
   if (offset == 0) answer = habits_.begin_listing(fuse_req_ctx(req)->pid);
+  int attributes = 0;
   const int error = deliver(handle, offset, [&](const dirent64& entry) {
     const size_t needed = fuse_add_direntry_plus(req, nullptr, 0, entry.d_name, nullptr, 0);
     if (needed > size - used) return false;
+    if (attributes == kMostAttributes) return false;
     // With nodeid 0 the kernel takes the name alone and looks it up when asked for.
     fuse_entry_param param{};
     InodePtr inode;
     if (answer == ListingHabits::Answer::kAttributes || entry.d_type == DT_DIR) {
       if (plus_param(handle, entry, param, inode) == ENOENT) return true;  // gone meanwhile
+      ++attributes;
     } else {
       param.attr = entry_stat(handle, entry);
       if (answer == ListingHabits::Answer::kAllButOne) answer = ListingHabits::Answer::kAttributes;

@@ -91,6 +91,7 @@ int Filesystem::act_as_caller(fuse_req_t req, const Inode& inode,
 int Filesystem::enter(UniqueFd path_fd, Entry& entry) {
   struct stat st {};
   if (::fstat(path_fd.get(), &st) != 0) return errno;
+  if (find_open(st, entry)) return read_attributes(*entry.inode, entry.st);
   bool known = false;
   entry.inode = inodes_.intern(std::move(path_fd), st, &known);
   // Attributes read before attr_cached was set could be older than a lock grant that saw no need
@@ -102,16 +103,21 @@ int Filesystem::enter(UniqueFd path_fd, Entry& entry) {
   return 0;
 }
 
-int Filesystem::find_child(Inode& parent, const char* name, Entry& entry, bool maybe_known) {
+/// The number of a file with an open descriptor is no other file's, on a local filesystem.
+bool Filesystem::find_open(const struct stat& st, Entry& entry) noexcept {
+  InodePtr found = inodes_.find_open({st.st_dev, st.st_ino});
+  if (!found || !found->device().is_local()) return false;
+  entry.inode = std::move(found);
+  entry.known = true;
+  return true;
+}
+
+int Filesystem::find_child(Inode& parent, const char* name, Entry& entry, bool expect_known) {
   const bool up = std::strcmp(name, "..") == 0;
-  if (maybe_known && !up && parent.device().is_local()) {
+  if (expect_known && !up && parent.device().is_local()) {
     struct stat st {};
     if (::fstatat(parent.fd(), name, &st, AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT) != 0) return errno;
-    InodePtr found = inodes_.find_open({st.st_dev, st.st_ino});
-    if (found && found->device().is_local()) {
-      entry.inode = std::move(found);
-      return read_attributes(*entry.inode, entry.st);
-    }
+    if (find_open(st, entry)) return read_attributes(*entry.inode, entry.st);
   }
   // NFS servers look up ".." to connect a directory to its parents.
   UniqueFd fd(::openat(parent.fd(), name, O_PATH | O_NOFOLLOW | O_CLOEXEC));
@@ -143,11 +149,11 @@ void Filesystem::note_lost_handle() {
       options_.source_path);
 }
 
-int Filesystem::find_child(fuse_ino_t parent, const char* name, Entry& entry) {
+int Filesystem::find_child(fuse_ino_t parent, const char* name, Entry& entry, bool expect_known) {
   if (std::strcmp(name, ".") == 0) return find_by_nodeid(parent, entry);
   InodePtr directory;
   if (const int error = inodes_.acquire(parent, directory); error != 0) return error;
-  return find_child(*directory, name, entry);
+  return find_child(*directory, name, entry, expect_known);
 }
 
 bool Filesystem::is_below_source(int directory) const noexcept {

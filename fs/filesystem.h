@@ -86,13 +86,15 @@ class Filesystem {
   struct Entry {
     InodePtr inode;
     struct stat st {};
+    bool known = false;  ///< it had an open descriptor when it was found
   };
 
   // filesystem.cpp: what several handlers need. All return 0 or an errno.
-  /// `maybe_known`: looks first whether the file is one with an open descriptor, which saves most
-  /// of the work if so. Such are most lookups: of names whose time in the kernel's cache is over.
-  int find_child(Inode& parent, const char* name, Entry& entry, bool maybe_known = true);
-  int find_child(fuse_ino_t parent, const char* name, Entry& entry);
+  /// `expect_known`: looks first whether the file is one with an open descriptor, which saves most
+  /// of the work if so and costs a system call if not.
+  int find_child(Inode& parent, const char* name, Entry& entry, bool expect_known);
+  int find_child(fuse_ino_t parent, const char* name, Entry& entry, bool expect_known);
+  bool find_open(const struct stat& st, Entry& entry) noexcept;
   int find_by_nodeid(fuse_ino_t nodeid, Entry& entry);
   void note_lost_handle();
   int enter(UniqueFd path_fd, Entry& entry);
@@ -178,6 +180,9 @@ class Filesystem {
   HandleSet<Handle> files_;           ///< after what the handles refer to
   HandleSet<DirHandle> directories_;  ///< likewise
   ListingHabits habits_;
+  /// What the last lookup found was known: a tree is either met for the first time, or its names
+  /// have run out in the kernel's cache.
+  std::atomic<bool> expect_known_{false};
   std::atomic_flag told_of_handles_;
   NfsWatch nfs_watch_;
   std::mutex idle_mutex_;

@@ -23,7 +23,7 @@ int Filesystem::make_entry(fuse_req_t req, fuse_ino_t parent, const char* name,
     if (create(directory->fd()) != 0) return errno;
   }
   Entry entry;
-  if (const int error = find_child(*directory, name, entry); error != 0) return error;
+  if (const int error = find_child(*directory, name, entry, false); error != 0) return error;
   return reply_entry(req, entry);
 }
 

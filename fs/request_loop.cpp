@@ -156,6 +156,7 @@ bool RequestLoop::take_lead() {
 /// Reads and carries out requests until another thread has taken the lead, or the end.
 void RequestLoop::lead(fuse_buf& buffer) {
   std::uint64_t count = state_.load() >> 2;
+  follower_.thread_changed();
   while (true) {
     const int got = fuse_session_receive_buf(session_, &buffer);
     if (got == -EINTR || got == -EAGAIN) {

@@ -136,13 +136,13 @@ void Report::add_figures(const std::string& group, const std::string& name,
                          const std::vector<std::pair<std::string, double>>& figures) {
   if (g_interrupted != 0) throw std::runtime_error("interrupted");
   if (group != printed_group_) {
-    std::printf("\n%-33s %-14s %-12s", group.c_str(), "", "where");
+    std::printf("\n%-33s %-14s %-18s", group.c_str(), "", "where");
     for (const auto& [label, value] : figures) std::printf(" %16s", label.c_str());
     std::printf("\n");
     printed_group_ = group;
     printed_name_.clear();
   }
-  std::printf("%-33s %-14s %-12s", name == printed_name_ ? "" : name.c_str(), variant.c_str(),
+  std::printf("%-33s %-14s %-18s", name == printed_name_ ? "" : name.c_str(), variant.c_str(),
               target.c_str());
   for (const auto& [label, value] : figures) std::printf(" %16.2f", value);
   std::printf("\n");

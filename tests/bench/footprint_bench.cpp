@@ -70,7 +70,7 @@ int visit(const std::string& dir) {
 }
 
 /// Has the kernel drop every name and inode that nobody uses, and waits until the daemon has dealt
-/// with that. False without the right to.
+/// with that: lockfs gives memory back every five seconds. False without the right to.
 bool forget_all(pid_t daemon) {
   {
     std::ofstream drop("/proc/sys/vm/drop_caches");
@@ -78,7 +78,7 @@ bool forget_all(pid_t daemon) {
     if (!drop) return false;
   }
   double last = 0;
-  for (int same = 0, tries = 0; same < 10 && tries < 600; ++tries) {
+  for (int same = 0, tries = 0; same < 70 && tries < 600; ++tries) {
     usleep(100'000);
     const double now = resident_mib(daemon) + descriptors(daemon);
     same = now == last ? same + 1 : 0;

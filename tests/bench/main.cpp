@@ -24,8 +24,8 @@ using lockfs::bench::Settings;
 constexpr const char* kUsage =
     "usage: lockfs_bench [options]\n"
     "\n"
-    "  --only=GROUP     only lock, handover, clients, waiters, metadata, trees, data or\n"
-    "                   footprint\n"
+    "  --only=GROUP     only lock, handover, clients, waiters, mirror, metadata, trees,\n"
+    "                   data or footprint\n"
     "  --json=FILE      write the results there too\n"
     "  --dir=FOLDER     where scratch files go; its filesystem is what is measured (default /tmp)\n"
     "  --lockfs=PATH    the lockfs program (default: beside this one)\n"
@@ -36,11 +36,12 @@ struct Group {
   void (*run)(Report&, const Settings&);
 };
 
-constexpr std::array<Group, 8> kGroups = {{
+constexpr std::array<Group, 9> kGroups = {{
     {"lock", lockfs::bench::run_lock_benchmarks},
     {"handover", lockfs::bench::run_handover_benchmarks},
     {"clients", lockfs::bench::run_client_benchmarks},
     {"waiters", lockfs::bench::run_waiter_benchmarks},
+    {"mirror", lockfs::bench::run_mirror_benchmarks},
     {"metadata", lockfs::bench::run_metadata_benchmarks},
     {"trees", lockfs::bench::run_tree_benchmarks},
     {"data", lockfs::bench::run_data_benchmarks},

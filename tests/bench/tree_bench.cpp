@@ -17,7 +17,7 @@
 namespace lockfs::bench {
 namespace {
 
-constexpr int kRounds = 5;
+constexpr int kRounds = 3;
 constexpr const char* kGroup = "trees";
 
 struct Sizes {
@@ -52,7 +52,8 @@ void make_tree(const std::string& dir, const Sizes& sizes) {
 }
 
 void commit_tree(const std::string& dir) {
-  const Command git = {"git", "-C", dir, "-c", "user.name=bench", "-c", "user.email=b@localhost"};
+  const Command git = {
+      "git", "-C", dir, "-c", "user.name=bench", "-c", "user.email=b@localhost", "-c", "gc.auto=0"};
   const auto run = [&git](const Command& more) {
     Command command = git;
     command.insert(command.end(), more.begin(), more.end());
