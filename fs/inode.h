@@ -100,10 +100,14 @@ class Inode {
   /// kernel drops answers to requests that it sent before the notification (attr_version).
   std::atomic<bool> attr_cached{false};
 
-  /// Data that the daemon read may be in the kernel's page cache.
+  /// Data that the daemon read or wrote may be in the kernel's page cache.
   std::atomic<bool> data_cached{false};
 
   DataMode data_mode;
+
+  /// The thread that was told last that the name by which it opens this removed file is stale; -1:
+  /// none.
+  std::atomic<pid_t> refused_opener{-1};
 
  private:
   friend class InodePtr;

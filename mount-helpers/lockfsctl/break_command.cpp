@@ -21,6 +21,7 @@ struct Options {
   std::string range;
   bool yes = false;
   bool outside = false;
+  std::string server_address;
   std::string nfsd = "/proc/fs/nfsd";
 };
 
@@ -94,9 +95,16 @@ bool deal_with_outsider(const Snapshot& s, const Record& lock, const Options& op
     std::cout << fmt::format(
         "  the NFS server can drop all NFSv3 locks on a filesystem:\n"
         "    echo {0} > {1}/unlock_filesystem\n"
-        "  or those of all clients that came in through one of its own addresses:\n"
+        "  or those of all clients that came in through one of its own addresses "
+        "(--server-address):\n"
         "    echo ADDRESS > {1}/unlock_ip\n",
         s.mount.source, options.nfsd);
+    if (!options.server_address.empty()) {
+      return offer(
+          options,
+          fmt::format("drop all NFSv3 locks that came in through {}", options.server_address),
+          options.nfsd + "/unlock_ip", options.server_address);
+    }
     return offer(options,
                  fmt::format("drop all NFSv3 locks on the filesystem of {}", s.mount.source),
                  options.nfsd + "/unlock_filesystem", s.mount.source);
@@ -198,6 +206,9 @@ void add_break(CLI::App& app, const Globals& globals, Run& run) {
   sub->add_flag("--yes,-y", o->yes, "Do not ask");
   sub->add_flag("--outside", o->outside,
                 "Also use the NFS server's own interfaces for locks held outside");
+  sub->add_option("--server-address", o->server_address,
+                  "With --outside: the NFSv3 locks that came in through this address of the NFS "
+                  "server, instead of all on the filesystem");
   sub->add_option("--nfsd", o->nfsd, "Where the NFS server's filesystem is")->group("");
   sub->callback([&globals, &run, o] { run = [&globals, o] { return break_locks(globals, *o); }; });
 }

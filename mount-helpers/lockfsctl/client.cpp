@@ -21,6 +21,8 @@ namespace lockfs::ctl {
 namespace {
 
 constexpr int kProtocol = 1;
+/// Seconds that a mount may take for its next line of an answer.
+constexpr time_t kPatience = 10;
 
 std::string socket_folder() {
   if (geteuid() == 0) return "/run/lockfs";
@@ -36,6 +38,12 @@ class Gone : public Error {
   using Error::Error;
 };
 
+/// How long reading from the socket may take, or the other way, in seconds; 0: for ever.
+void set_patience(int fd, int direction, time_t seconds) {
+  const timeval time{seconds, 0};
+  setsockopt(fd, SOL_SOCKET, direction, &time, sizeof time);
+}
+
 int connect_to(const std::string& path) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
@@ -45,6 +53,7 @@ int connect_to(const std::string& path) {
   std::memcpy(address.sun_path, path.c_str(), path.size());
   const int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
   if (fd < 0) throw Error(fmt::format("cannot make a socket: {}", std::strerror(errno)));
+  set_patience(fd, SO_SNDTIMEO, kPatience);
   if (connect(fd, reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0) return fd;
   const int error = errno;
   close(fd);
@@ -56,6 +65,7 @@ int connect_to(const std::string& path) {
   }
   const char* remedy = "";
   if (error == EACCES) remedy = "; be root, or in the group of the mount's control_group";
+  if (error == EAGAIN) remedy = "; is its daemon stopped?";
   throw Error(fmt::format("cannot reach {}: {}{}", path, std::strerror(error), remedy));
 }
 
@@ -128,13 +138,20 @@ Json Client::call(const std::string& command, Json arguments,
     if (put < 0) break;  // what it has said before it went is read below
     sent += static_cast<std::size_t>(put);
   }
+  set_patience(fd_, SO_RCVTIMEO, kPatience);
+  errno = 0;
   while (auto line = next()) {
     if (!line->contains("ok")) {
       if (on_line) on_line(*line);
       continue;
     }
+    set_patience(fd_, SO_RCVTIMEO, 0);
     if (line->at("ok") == true) return std::move(*line);
     throw Error(fmt::format("{}: {}", command, line->value("error", "refused")));
+  }
+  if (errno == EAGAIN) {
+    throw Error(fmt::format("{}: no answer within {} s; is the mount's daemon{} stopped?", command,
+                            kPatience, mount_.pid > 0 ? fmt::format(" (pid {})", mount_.pid) : ""));
   }
   throw Error("the mount has closed the connection");
 }
@@ -163,8 +180,7 @@ std::optional<Json> Client::next() {
   }
 }
 
-// -- finding mounts
-// --------------------------------------------------------------------------------
+// -- finding mounts -------------------------------------------------------------------------------
 
 std::vector<std::string> all_sockets() {
   std::vector<std::string> found;
@@ -176,7 +192,11 @@ std::vector<std::string> all_sockets() {
   return found;
 }
 
-std::vector<Client> all_mounts(const Globals& globals) {
+namespace {
+
+/// Connections to every mount that answers, or to `globals.socket` alone; appends to `problems` why
+/// others do not, but for left-overs of daemons that were killed.
+std::vector<Client> reachable_mounts(const Globals& globals, std::vector<std::string>& problems) {
   std::vector<Client> found;
   if (!globals.socket.empty()) {
     found.emplace_back(globals.socket);
@@ -188,9 +208,18 @@ std::vector<Client> all_mounts(const Globals& globals) {
     } catch (const Gone&) {
       continue;
     } catch (const Error& problem) {
-      std::cerr << "lockfsctl: " << problem.what() << '\n';
+      problems.emplace_back(problem.what());
     }
   }
+  return found;
+}
+
+}  // namespace
+
+std::vector<Client> all_mounts(const Globals& globals) {
+  std::vector<std::string> problems;
+  std::vector<Client> found = reachable_mounts(globals, problems);
+  for (const std::string& problem : problems) std::cerr << "lockfsctl: " << problem << '\n';
   return found;
 }
 
@@ -198,7 +227,8 @@ Target find_target(const Globals& globals, const std::string& path) {
   std::error_code error;
   const std::string real = std::filesystem::canonical(path, error);
   if (error) throw Error(fmt::format("{}: {}", path, error.message()));
-  std::vector<Client> mounts = all_mounts(globals);
+  std::vector<std::string> problems;
+  std::vector<Client> mounts = reachable_mounts(globals, problems);
   // The innermost mount whose mount point, or else whose source, the path lies in; of twins the one
   // on top, which was mounted last.
   const auto best = [&](auto member) {
@@ -218,6 +248,7 @@ Target find_target(const Globals& globals, const std::string& path) {
   const bool in_mount = client != nullptr;
   if (!in_mount) client = best(&MountInfo::source);
   if (client == nullptr) {
+    if (!problems.empty()) throw Error(fmt::format("{}: {}", path, problems.front()));
     throw Error(
         fmt::format("{} lies in no lockfs mount that answers; lockfsctl mounts lists them", path));
   }

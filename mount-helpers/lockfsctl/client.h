@@ -44,7 +44,7 @@ class Client {
   [[nodiscard]] int fd() const { return fd_; }
 
   /// Sends a request and returns the line with "ok"; `on_line` gets those before it. Throws Error
-  /// when the mount refuses or goes away.
+  /// when the mount refuses, goes away or says nothing for ten seconds.
   Json call(const std::string& command, Json arguments = Json::object(),
             const std::function<void(const Json&)>& on_line = {});
 

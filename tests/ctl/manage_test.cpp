@@ -231,6 +231,15 @@ TEST_F(Manage, AStrangerIsTurnedAway) {
   }
 }
 
+TEST_F(Manage, AStoppedDaemonIsNotAwaitedForEver) {
+  ASSERT_EQ(::kill(fs().pid(), SIGSTOP), 0);
+  const ProgramResult result = run({"stats"});
+  ASSERT_EQ(::kill(fs().pid(), SIGCONT), 0);
+  EXPECT_EQ(result.status, 1);
+  EXPECT_TRUE(has_line(result.output, {"lockfsctl: ping: no answer within", "stopped?"}));
+  EXPECT_EQ(run({"stats"}).status, 0);
+}
+
 TEST_F(Manage, WatchStreamsUntilTheMountEnds) {
   make_file("f");
   const std::string out = fs().scratch() + "/watch.out";

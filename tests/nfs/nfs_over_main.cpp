@@ -1,12 +1,9 @@
 /// lockfs on top of NFS client mounts: each client has lockfs from its NFS mount to /over. Local
-/// programs of both machines and the server share one lock domain, and a dead server holds up only
-/// those who need it.
+/// programs of both machines and the server share one lock domain.
 
-#include <fcntl.h>
 #include <signal.h>
 
 #include <cstdlib>
-#include <cstring>
 #include <stdexcept>
 
 #include "tests/nfs/laboratory.h"
@@ -103,35 +100,6 @@ void show_domain(Report& report, const std::string& v, const Over& a, const Over
   report.expect("nothing stays locked", clean, why);
 }
 
-void show_dead_server(Report& report, const std::string& v, Over& a) {
-  report.title("v" + v + ": the server is dead");
-  const std::string asked = new_file("text");
-  const std::string known = new_file("text");
-  Party asking(a.site(), asked);
-  Party reading(a.site(), known);
-  Party holding(a.site(), known);
-  report.expect("a lock before", outcome_of(holding.try_lock()), "granted");
-  reading.actor.read(reading.fd, 4, 0);
-  asking.actor.handle_signal(SIGUSR1);
-  must("ip link set wire_a down");
-  asking.start_lock();
-  report.expect("a new lock waits for the server", static_cast<bool>(asking.actor.waits()));
-  report.expect("a lock of another file that needs no server", outcome_of(reading.try_lock()),
-                "refused");
-  asking.actor.interrupt(SIGUSR1);
-  const bool interrupted = eventually([&] { return asking.actor.has_result(); }, seconds(20));
-  report.expect("the wait can be interrupted",
-                interrupted ? outcome_of(asking.actor.result()) : "no", "EINTR");
-  asking.start_lock();
-  report.expect("the next one waits as well", static_cast<bool>(asking.actor.waits()));
-  asking.actor.kill(SIGKILL);
-  report.expect("and killed", std::to_string(asking.actor.wait()), std::to_string(128 + SIGKILL));
-  const double took = a.end();
-  report.expect("SIGTERM ends lockfs", took >= 0);
-  if (took >= 0) report.note("that took", duration(took));
-  must("ip link set wire_a up");
-}
-
 }  // namespace
 
 int main() {
@@ -140,7 +108,7 @@ int main() {
       Over a('A', version);
       Over b('B', version);
       show_domain(report, version, a, b);
-      show_dead_server(report, version, a);
+      report.expect("SIGTERM ends one", a.end() >= 0);
       report.expect("SIGTERM ends the other one", b.end() >= 0);
     }
   });

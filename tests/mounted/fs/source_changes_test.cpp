@@ -104,6 +104,56 @@ TEST_P(SourceChangesTest, ComeThroughWithinTheCacheTime) {
   EXPECT_EQ(attributes(mounted_ / "hard").stx_ino, attributes(mounted_ / "renamed").stx_ino);
 }
 
+/// The kernel believes names and attributes for an hour.
+class LongCachesTest : public SourceChangesTest {};
+INSTANTIATE_TEST_SUITE_P(Caches, LongCachesTest,
+                         ::testing::Values("attr_timeout=3600,entry_timeout=3600"));
+
+/// sqlite3 leaves its journal to be rolled back by whoever finds it: to find one that another host
+/// has removed, or to write into one, would ruin the database.
+TEST_P(LongCachesTest, OpenFindsNoFileThatWasRemovedOrReplaced) {
+  if (plain_mode()) GTEST_SKIP() << "nothing to find out about a plain folder";
+  int error = 0;
+  write_file(behind_ / "removed", "old");
+  EXPECT_EQ(contents("removed"), "old");
+  ASSERT_EQ(::unlinkat(behind_.fd, "removed", 0), 0);
+  EXPECT_EQ(contents("removed", &error), "");
+  EXPECT_EQ(error, ENOENT);
+
+  write_file(behind_ / "replaced", "old");
+  EXPECT_EQ(contents("replaced"), "old");
+  write_file(behind_ / "new", "new");
+  ASSERT_EQ(::renameat(behind_.fd, "new", behind_.fd, "replaced"), 0);
+  EXPECT_EQ(contents("replaced"), "new");
+
+  write_file(behind_ / "journal", "old");
+  EXPECT_EQ(contents("journal"), "old");
+  const Fd kept(::openat(behind_.fd, "journal", O_RDONLY | O_CLOEXEC));
+  ASSERT_EQ(::unlinkat(behind_.fd, "journal", 0), 0);
+  {
+    const Fd made(::openat(mounted_.fd, "journal", O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
+    ASSERT_TRUE(made.ok());
+    ASSERT_EQ(::write(made, "new", 3), 3);
+  }
+  EXPECT_EQ(read_file(behind_ / "journal"), "new");
+  struct stat stat {};
+  ASSERT_EQ(::fstat(kept, &stat), 0);
+  EXPECT_EQ(stat.st_size, 3) << "the removed file was truncated";
+}
+
+TEST_P(LongCachesTest, ADescriptorOfARemovedFileCanBeOpenedAgain) {
+  write_file(behind_ / "file", "text");
+  const Fd first(::openat(mounted_.fd, "file", O_RDWR | O_CLOEXEC));
+  ASSERT_TRUE(first.ok());
+  ASSERT_EQ(::unlinkat(mounted_.fd, "file", 0), 0);
+  for (int round = 0; round < 3; ++round) {
+    const Fd again(::open(("/proc/self/fd/" + std::to_string(first)).c_str(), O_RDWR | O_CLOEXEC));
+    ASSERT_TRUE(again.ok()) << "round " << round << ", errno " << errno;
+    std::array<char, 10> text{};
+    EXPECT_EQ(::pread(again, text.data(), text.size(), 0), 4);
+  }
+}
+
 class DefaultCachesTest : public FsTest {};
 
 TEST_F(DefaultCachesTest, ForgetInTheEnd) {

@@ -5,12 +5,7 @@ set -euo pipefail
 # shellcheck source=tests/nfs/lab/usual.sh
 . "$(dirname "${BASH_SOURCE[0]}")/usual.sh"
 
-EXPORTED=/export
-case $LAB_SERVER in
-  knfsd) server=(knfsd_up fsid=0:/export) ;;
-  ganesha) server=(ganesha_up /export) ;;
-esac
-laboratory_with "${server[@]}" >"/lab/out/$(hostname).setup" 2>&1 || { cat "/lab/out/$(hostname).setup"; exit 1; }
+laboratory_logged /export
 
 # What an administrator does to restart lockfs under a server: the server first lets go of the mount.
 cat >/run/restart <<END

@@ -116,11 +116,11 @@ client() {
   nsenter -t "$pid" -n -m -u "$@"
 }
 
-# client_mount NAME VERSION [OPTIONS]: the server's export (EXPORTED, or /data) on /mnt/VERSION of that client, with the
+# client_mount NAME VERSION [OPTIONS]: the server's export, EXPORTED, on /mnt/VERSION of that client, with the
 # default options but for those given.
 client_mount() {
   local path=/
-  [[ $2 != 3 ]] || path=${EXPORTED:-/data}
+  [[ $2 != 3 ]] || path=$EXPORTED
   client "$1" mkdir -p "/mnt/$2"
   client "$1" mount -t nfs -o "vers=$2${3:+,$3}" "${SERVER_OF[$1]}:$path" "/mnt/$2"
 }

@@ -3,7 +3,7 @@
 cd "$(dirname "${BASH_SOURCE[0]}")" || exit
 # shellcheck source=tests/nfs/lab/usual.sh
 . ./usual.sh
-usual_laboratory >"/lab/out/shell.setup" 2>&1 || { cat /lab/out/shell.setup; exit 1; }
+laboratory_logged /data || exit 1
 
 cat >/root/.bashrc <<'END'
 a() { nsenter -t "$CLIENT_A" -n -m -u "$@"; }
