@@ -7,11 +7,13 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <chrono>
 #include <cstring>
 #include <exception>
+#include <span>
 #include <system_error>
 #include <utility>
 #include <vector>
@@ -24,6 +26,8 @@ namespace {
 constexpr int kGatherMs = 200;
 /// How long the end of a recording waits for a peer that does not read.
 constexpr int kPatienceMs = 1000;
+/// How many entries are written down between looks at the size.
+constexpr std::size_t kLookEvery = 64;
 
 bool readable(int fd) {
   pollfd entry{fd, POLLIN, 0};
@@ -94,13 +98,22 @@ bool Recorder::record(int peer, TraceWriter& writer, std::uint64_t max_size) {
     throw std::system_error(errno, std::generic_category(), "poll");
   }
   bool ends = entries[0].revents != 0 || entries[1].revents != 0;
-  // A burst goes into one block.
-  if (!ends) ends = poll(entries.data(), 2, kGatherMs) > 0;
+  // A burst goes into one block, unless the tape fills up meanwhile.
+  entries[2].fd = tape_.hurry_fd();
+  if (!ends && poll(entries.data(), entries.size(), kGatherMs) > 0) {
+    ends = entries[0].revents != 0 || entries[1].revents != 0;
+  }
   std::vector<TapeItem> items;
   const std::uint64_t lost = tape_.take(items);
-  writer.write(items, lost);
+  bool full = false;
+  for (std::span<const TapeItem> rest = items; !full && !rest.empty();) {
+    const std::size_t some = std::min(rest.size(), kLookEvery);
+    writer.write(rest.first(some));
+    rest = rest.subspan(some);
+    full = max_size != 0 && writer.size() >= max_size;
+  }
+  if (lost != 0 && !full) writer.write_lost(items, lost);
   items.clear();
-  const bool full = max_size != 0 && writer.size() >= max_size;
   if (full) spdlog::info("record: the trace has reached its size; the recording ends");
   if (ends || full) {
     writer.finish();

@@ -10,8 +10,10 @@
 
 namespace lockfs {
 
-Tape::Tape() : wake_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
-  if (!wake_) throw std::system_error(errno, std::generic_category(), "eventfd");
+Tape::Tape()
+    : wake_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
+      hurry_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
+  if (!wake_ || !hurry_) throw std::system_error(errno, std::generic_category(), "eventfd");
 }
 
 void Tape::open() {
@@ -44,6 +46,7 @@ std::uint64_t Tape::put(TapeItem item) noexcept {
   const auto cause = Cause::time();
   item.time = cause ? *cause : next_time();
   bool first = false;
+  bool half = false;
   std::uint64_t number = 0;
   {
     const std::lock_guard guard(mutex_);
@@ -57,10 +60,12 @@ std::uint64_t Tape::put(TapeItem item) noexcept {
     number = item.ask;
     first = items_.empty();
     items_.push_back(std::move(item));
+    half = items_.size() == kRoom / 2;
   }
   const std::uint64_t one = 1;
   // It can only fail when the counter is full, and then the reader is awake.
   if (first) static_cast<void>(!write(wake_.get(), &one, sizeof one));
+  if (half) static_cast<void>(!write(hurry_.get(), &one, sizeof one));
   return number;
 }
 
@@ -69,6 +74,7 @@ std::uint64_t Tape::take(std::vector<TapeItem>& items) {
   items.reserve(kRoom);
   std::uint64_t count = 0;
   static_cast<void>(!read(wake_.get(), &count, sizeof count));
+  static_cast<void>(!read(hurry_.get(), &count, sizeof count));
   const std::lock_guard guard(mutex_);
   std::swap(items, items_);
   return std::exchange(lost_, 0);

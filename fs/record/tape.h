@@ -110,13 +110,17 @@ class Tape {
   /// Becomes readable when there is something to take; owned by the object.
   [[nodiscard]] int fd() const { return wake_.get(); }
 
+  /// Becomes readable when half the room is taken; owned by the object.
+  [[nodiscard]] int hurry_fd() const { return hurry_.get(); }
+
   /// Moves everything into `items` (emptied first) and returns how many were lost after these.
   std::uint64_t take(std::vector<TapeItem>& items);
 
  private:
   TapeItem::Clock::time_point next_time() noexcept;
 
-  UniqueFd wake_;  ///< eventfd
+  UniqueFd wake_;   ///< eventfd
+  UniqueFd hurry_;  ///< eventfd
   std::atomic<bool> open_{false};
   std::atomic<std::uint32_t> recording_{0};
   std::atomic<TapeItem::Clock::rep> last_time_{0};

@@ -201,9 +201,11 @@ void TraceWriter::finish() {
   encoder_.finish();
 }
 
-void TraceWriter::write(const std::vector<TapeItem>& items, std::uint64_t lost) {
+void TraceWriter::write(std::span<const TapeItem> items) {
   for (const TapeItem& item : items) write(item);
-  if (lost == 0) return;
+}
+
+void TraceWriter::write_lost(std::span<const TapeItem> items, std::uint64_t lost) {
   TraceEvent event;
   event.type = EventType::kLost;
   event.time = items.empty() ? Nanoseconds(0) : time_of(items.back());

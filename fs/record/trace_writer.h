@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <map>
 #include <optional>
+#include <span>
 #include <string>
 #include <unordered_map>
 #include <utility>
@@ -24,8 +25,9 @@ class TraceWriter {
   /// is drawn anew for each object and never written.
   TraceWriter(const lockmgr::trace::Head& head, bool hash_paths);
 
-  /// `lost`: how many entries of the tape were lost after these. Throws std::bad_alloc.
-  void write(const std::vector<TapeItem>& items, std::uint64_t lost);
+  /// Both throw std::bad_alloc. `lost`: how many entries of the tape were lost after these.
+  void write(std::span<const TapeItem> items);
+  void write_lost(std::span<const TapeItem> items, std::uint64_t lost);
   /// What has been written so far is made complete: a block ends here.
   void flush() { encoder_.end_block(); }
   void finish();
