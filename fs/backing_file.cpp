@@ -19,13 +19,6 @@ namespace lockfs {
 
 namespace {
 
-using Clock = std::chrono::steady_clock;
-
-/// /proc/locks lists all locks of the machine; it is read at most this often a file, and so that
-/// reading takes no more than a hundredth of the time.
-constexpr auto kLookEvery = std::chrono::milliseconds(5);
-constexpr int kCostFactor = 100;
-
 int take(int fd, const lockmgr::Range& range, lockmgr::Mode mode) {
   struct flock request = record_lock(range, mode);
   while (fcntl(fd, F_OFD_SETLK, &request) != 0) {
@@ -33,25 +26,6 @@ int take(int fd, const lockmgr::Range& range, lockmgr::Mode mode) {
     return errno == EACCES ? EAGAIN : errno;  // POSIX lets a conflict be either
   }
   return 0;
-}
-
-/// Whether a line of /proc/locks ("1: -> POSIX  ADVISORY  WRITE 42 fe:00:131 0 EOF") is of somebody
-/// who waits for a lock on inode `ino`. The device is left out: for some filesystems (btrfs) it is
-/// not the one that stat(2) shows, and a mistaken yes costs only a moment.
-bool is_waiter_on(const char* line, ino_t ino) {
-  if (std::strstr(line, ": -> ") == nullptr) return false;
-  const char* colon = std::strrchr(line, ':');
-  return colon != nullptr && std::strtoull(colon + 1, nullptr, 10) == ino;
-}
-
-bool anybody_waits_on(ino_t ino) {
-  const std::unique_ptr<FILE, int (*)(FILE*)> file(std::fopen("/proc/locks", "re"), std::fclose);
-  if (file == nullptr) return false;
-  char line[256];
-  while (std::fgets(line, sizeof line, file.get()) != nullptr) {
-    if (is_waiter_on(line, ino)) return true;
-  }
-  return false;
 }
 
 /// The kernel lists the locks of an open file description in fdinfo:
@@ -80,7 +54,10 @@ bool read_locks_of(int fd, std::vector<lockmgr::CarriedLock>& found) {
 }  // namespace
 
 BackingFile::BackingFile(InodePtr inode, WaitThreads& threads)
-    : inode_(std::move(inode)), threads_(threads), pollers_(inode_->id().ino) {}
+    : inode_(inode),
+      threads_(threads),
+      pollers_(inode_->id().ino),
+      flocks_(std::move(inode), threads) {}
 
 /// Returns 0 or the errno of the open.
 int BackingFile::open(bool writable, std::shared_ptr<const UniqueFd>& fd) const {
@@ -165,16 +142,7 @@ lockmgr::Backing::Inspector BackingFile::inspector() {
 std::string BackingFile::name() const { return inode_->path(); }
 
 bool BackingFile::outsiders_waiting() noexcept {
-  const auto now = Clock::now();
-  if (now >= next_look_) {
-    outsiders_wait_ = anybody_waits_on(inode_->id().ino);
-    const auto cost = Clock::now() - now;
-    next_look_ = now + std::max<Clock::duration>(kLookEvery, cost * kCostFactor);
-  } else if (outsiders_wait_) {
-    // Whoever was seen has had a turn; look again before giving another.
-    outsiders_wait_ = false;
-  }
-  return outsiders_wait_ || pollers_.due();
+  return look_.anybody_waits(inode_->id().ino) || pollers_.due();
 }
 
 }  // namespace lockfs

@@ -13,14 +13,15 @@
 ///  1. While `writable_` is false, the descriptor holds shared locks only.
 #pragma once
 
-#include <chrono>
 #include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "fs/backing_flock.h"
 #include "fs/inode.h"
 #include "fs/nfs_pollers.h"
+#include "fs/proc_locks.h"
 #include "fs/unique_fd.h"
 #include "fs/wait_threads.h"
 #include "lockmgr/backing.h"
@@ -29,6 +30,7 @@ namespace lockfs {
 
 class BackingFile final : public lockmgr::Backing {
  public:
+  /// All but `inode` must outlive the object.
   BackingFile(InodePtr inode, WaitThreads& threads);
 
   int set(const lockmgr::Range& range, lockmgr::Mode mode,
@@ -40,6 +42,7 @@ class BackingFile final : public lockmgr::Backing {
   void recall(WaitId id) noexcept override;
   bool outsiders_waiting() noexcept override;
   Inspector inspector() override;
+  lockmgr::Backing& flocks() noexcept override { return flocks_; }
   std::string name() const override;
 
  private:
@@ -50,9 +53,9 @@ class BackingFile final : public lockmgr::Backing {
   WaitThreads& threads_;
   std::shared_ptr<const UniqueFd> fd_;  ///< null until the first lock
   bool writable_ = false;
-  bool outsiders_wait_ = false;  ///< as last seen
-  std::chrono::steady_clock::time_point next_look_;
+  OutsiderLook look_;
   NfsPollers pollers_;
+  BackingFlock flocks_;
 };
 
 }  // namespace lockfs

@@ -28,4 +28,20 @@ class KickableLock {
   KickableLock& operator=(const KickableLock&) = delete;
 };
 
+/// The same for calls that take their arguments by value, such as flock(2): a duplicate of a
+/// descriptor, for the calling thread only. A kick exchanges it for one that no such call accepts
+/// (EBADF for an O_PATH descriptor), so a call that was not entered yet returns at once.
+class KickableDescriptor {
+ public:
+  /// get() is negative when there is no descriptor to be had.
+  explicit KickableDescriptor(int fd);
+  ~KickableDescriptor();
+  KickableDescriptor(const KickableDescriptor&) = delete;
+  KickableDescriptor& operator=(const KickableDescriptor&) = delete;
+  [[nodiscard]] int get() const { return fd_; }
+
+ private:
+  const int fd_;
+};
+
 }  // namespace lockfs

@@ -13,6 +13,7 @@
 #include "fs/control/protocol.h"
 #include "fs/filesystem.h"
 #include "fs/logging.h"
+#include "fs/record/taped_backing.h"
 #include "fs/record_lock.h"
 #include "fs/request_loop.h"
 
@@ -118,6 +119,7 @@ struct LockHandlers {
 
   static void interrupt(fuse_req_t req, void* ticket) {
     RequestLoop::allow_overtaking();  // the file may be busy with a slow backing
+    const Tape::Cause cause(ops_of(req).tape_);
     ops_of(req).manager_.cancel(reinterpret_cast<lockmgr::Ticket>(ticket), EINTR);
   }
 };
@@ -178,7 +180,8 @@ std::shared_ptr<LockedFile> LockOps::make_file(Inode& inode, InodePtr reference)
   const lockmgr::FileKey key{inode.id().dev, inode.id().ino};
   std::unique_ptr<lockmgr::Backing> backing;
   if (options_.mirror) {
-    backing = std::make_unique<BackingFile>(std::move(reference), wait_threads_);
+    backing = std::make_unique<TapedBacking>(
+        std::make_unique<BackingFile>(std::move(reference), wait_threads_), tape_, key);
   } else {
     backing = std::make_unique<UncarriedFile>(std::move(reference));
   }
@@ -267,7 +270,9 @@ void LockOps::start(const Asked& asked) noexcept {
   }
 }
 
-void LockOps::carry_out(const Asked& asked) noexcept {
+void LockOps::carry_out(Asked asked) noexcept {
+  describe(*asked.handle->locks->file);
+  const Tape::Cause cause(tape_);
   try {
     // In daemon io, pages written through mmap reach the backing before others may lock the range
     // (as nfs_lock() does with nfs_sync_mapping()).
@@ -276,6 +281,7 @@ void LockOps::carry_out(const Asked& asked) noexcept {
     }
     const lockmgr::Request request = request_of(asked);
     HandleLocks& locks = *asked.handle->locks;
+    asked.taped = tape_ask(*asked.handle, request);
     if (const auto now = locks.file->locks->try_now(locks.opened, request)) {
       answer(asked, *now);
     } else {
@@ -286,12 +292,13 @@ void LockOps::carry_out(const Asked& asked) noexcept {
   }
 }
 
-void LockOps::carry_out_waiting(const Asked& asked, lockmgr::Request request) noexcept {
+void LockOps::carry_out_waiting(Asked asked, lockmgr::Request request) noexcept {
   try {
     HandleLocks& locks = *asked.handle->locks;
     // Deadlock detection must not take an open file for a process; now there is time to look.
     if (request.owner.type == OwnerType::kProcess) request.owner.type = classify(asked, true);
     const lockmgr::Ticket ticket = manager_.new_ticket();
+    asked.ticket = ticket;
     // From here on an interrupt cancels the ticket, parked or not. libfuse calls back at once if
     // the interrupt came before.
     fuse_req_interrupt_func(asked.req, &LockHandlers::interrupt, reinterpret_cast<void*>(ticket));
@@ -310,6 +317,7 @@ void LockOps::carry_out_waiting(const Asked& asked, lockmgr::Request request) no
 
 /// The handle lives until the request is answered: the kernel releases a file only then.
 void LockOps::answer(const Asked& asked, int error) noexcept {
+  tape_answer(asked, error);
   if (error == 0 && asked.mode != Mode::kNone) {
     Inode& inode = *asked.handle->inode;
     drop_cached_data(inode);
@@ -359,7 +367,10 @@ void LockOps::flush(fuse_req_t req, Handle& handle, std::uint64_t cookie) noexce
     return;
   }
   try {
-    in_order(file, [file, cookie, finish] {
+    in_order(file, [this, file, cookie, finish, &handle, caller = *fuse_req_ctx(req)] {
+      describe(*file);
+      const Tape::Cause cause(tape_);
+      tape_flush(handle, *file, cookie, caller);
       file->locks->close_by_process(cookie);
       finish();
     });
@@ -381,7 +392,10 @@ void LockOps::release(fuse_req_t req, Handle* handle) noexcept {
   }
   const std::shared_ptr<LockedFile> file = handle->locks->file;
   try {
-    in_order(file, [file, handle, finish] {
+    in_order(file, [this, file, handle, finish] {
+      describe(*file);
+      const Tape::Cause cause(tape_);
+      tape_close(*handle);
       handle->locks.reset();
       finish();
     });
@@ -414,7 +428,7 @@ void LockOps::watch_queues() {
     }
     queue_changed_.wait_for(lock, kQueueLook, [this] { return ended_; });
     lock.unlock();
-    manager_.relent(manager_.now());
+    tape_tick();
     lock.lock();
   }
 }
@@ -467,6 +481,20 @@ void LockOps::deadlock(const lockmgr::FileLocks& file, const lockmgr::Request& r
                        const std::vector<std::uint64_t>& cycle) {
   log_refusal(spdlog::level::info, file, request, EDEADLK,
               fmt::format("cycle of {} processes", cycle.size()));
+}
+
+void LockOps::lease_ended(const lockmgr::FileLocks& file, const lockmgr::LockView& lock,
+                          const lockmgr::Request& waiter, std::uint64_t waiting) {
+  const std::string name = file.backing().name();
+  log_event(spdlog::level::warn,
+            fmt::format("lock: {}: BROKEN: {} {} of {} by pid {} (uid {}) taken away after {} s, "
+                        "its lease has ended: {} waiting, {} among them",
+                        name, lockmgr::to_string(lock.owner.type), text_of(lock.mode),
+                        text_of(lock.range), lock.caller.pid, lock.caller.uid, lock.held_seconds,
+                        waiting, text_of(waiter)),
+            {{"LOCKFS_EVENT", "lease"},
+             {"LOCKFS_FILE", name},
+             {"LOCKFS_OWNER_PID", std::to_string(lock.caller.pid)}});
 }
 
 }  // namespace lockfs

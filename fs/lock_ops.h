@@ -31,6 +31,7 @@
 #include "fs/handle.h"
 #include "fs/options.h"
 #include "fs/owner_class.h"
+#include "fs/record/tape.h"
 #include "fs/strand.h"
 #include "fs/wait_threads.h"
 #include "lockmgr/file_locks.h"
@@ -49,7 +50,8 @@ struct LockedFile {
   const std::shared_ptr<lockmgr::FileLocks> locks;
   const bool local;  ///< calls to the backing take microseconds
   Strand strand;
-  std::size_t handles = 0;  ///< guarded by LockOps::mutex_of()
+  std::uint32_t described = 0;  ///< the recording that knows of its locks; within the strand only
+  std::size_t handles = 0;      ///< guarded by LockOps::mutex_of()
 };
 
 /// What Inode::locks points to. Guarded by LockOps::mutex_of().
@@ -102,11 +104,19 @@ class LockOps final : private lockmgr::Observer {
 
   [[nodiscard]] lockmgr::LockManager& manager() noexcept { return manager_; }
 
+  /// LockManager::switch_policy() and FileLocks::revoke(), so that a recording is told.
+  lockmgr::PolicySwitch switch_policy(const lockmgr::Policy& to);
+  int revoke(lockmgr::FileLocks& file, const lockmgr::OwnerId& owner, const lockmgr::Range& range,
+             lockmgr::Range& taken) noexcept;
+
   /// Takes the limits in `options` for requests from now on.
   void set_limits(const Options& options);
 
   /// Where to be told what happens to locks.
   [[nodiscard]] EventHub& events() noexcept { return events_; }
+
+  /// Every request and answer, while it is open.
+  [[nodiscard]] Tape& tape() noexcept { return tape_; }
 
  private:
   friend class HandleLocks;
@@ -122,15 +132,26 @@ class LockOps final : private lockmgr::Observer {
     lockmgr::Range range;
     lockmgr::Mode mode = lockmgr::Mode::kNone;
     bool wait = false;
+    std::uint64_t taped = 0;     ///< the number it has on the tape; 0: it is not there
+    lockmgr::Ticket ticket = 0;  ///< of one that may be parked
   };
 
   void start(const Asked& asked) noexcept;
-  void carry_out(const Asked& asked) noexcept;
-  void carry_out_waiting(const Asked& asked, lockmgr::Request request) noexcept;
+  void carry_out(Asked asked) noexcept;
+  void carry_out_waiting(Asked asked, lockmgr::Request request) noexcept;
   void get(const Asked& asked) noexcept;
   void flush(fuse_req_t req, Handle& handle, std::uint64_t cookie) noexcept;
   void release(fuse_req_t req, Handle* handle) noexcept;
   void answer(const Asked& asked, int error) noexcept;
+
+  // -- recording (lock_ops_record.cpp); within the file's strand where one is given ---------------
+  std::uint64_t tape_ask(const Handle& handle, const lockmgr::Request& request) noexcept;
+  void tape_answer(const Asked& asked, int error) noexcept;
+  void tape_flush(const Handle& handle, LockedFile& file, std::uint64_t cookie,
+                  const fuse_ctx& caller) noexcept;
+  void tape_close(const Handle& handle) noexcept;
+  void tape_tick() noexcept;
+  void describe(LockedFile& file) noexcept;
 
   lockmgr::OwnerType classify(const Asked& asked, bool anew = false);
   lockmgr::Request request_of(const Asked& asked);
@@ -152,6 +173,8 @@ class LockOps final : private lockmgr::Observer {
                       lockmgr::Mode mode, int error, bool unlocking) override;
   void deadlock(const lockmgr::FileLocks& file, const lockmgr::Request& request,
                 const std::vector<std::uint64_t>& cycle) override;
+  void lease_ended(const lockmgr::FileLocks& file, const lockmgr::LockView& lock,
+                   const lockmgr::Request& waiter, std::uint64_t waiting) override;
   void event(const lockmgr::FileLocks& file, const lockmgr::Event& event) override {
     events_.push(file, event);
   }
@@ -159,6 +182,7 @@ class LockOps final : private lockmgr::Observer {
   const Options& options_;
   Filesystem& filesystem_;
   fuse_session* session_ = nullptr;
+  Tape tape_;
   lockmgr::LockManager manager_;
   EventHub events_{manager_};
   WaitThreads wait_threads_;  ///< after manager_: its threads call the manager

@@ -364,7 +364,7 @@ constexpr auto kOptions = std::to_array<OptionSpec>({
     {'\0', "no_mirror", V::kNone, "", S::kEngine, set_switch<&O::mirror, false>, "", switch_of<&O::mirror>},
 
     {'\0', "policy", V::kRequired, "NAME", S::kPolicy, set_policy,
-     "a preset, below; the single options here go on top of it", policy_of},
+     "a preset, below; the single options here go on top of it", policy_of, C::kLive},
 
     {'\0', "max_locks", V::kRequired, "N", S::kLimit, set_limit<&O::max_locks>,
      "locks in the whole mount", value_of<&O::max_locks>, C::kLive},
@@ -434,7 +434,7 @@ const std::vector<OptionSpec>& all_options() {
       if (spec.name != "policy") continue;
       for (std::size_t i = 0; i < kTexts.size(); ++i) {
         all.push_back({'\0', lockmgr::Policy::axes()[i].name, V::kRequired, "VALUE", S::kPolicy,
-                       set_policy_axis, kTexts[i], axis_of});
+                       set_policy_axis, kTexts[i], axis_of, C::kLive});
       }
     }
     return all;

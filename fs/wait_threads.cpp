@@ -113,6 +113,7 @@ void WaitThreads::work() {
 }
 
 int WaitThreads::carry_out(Job& job) {
+  if (job.wait.sit) return job.wait.sit(job.recalled);
   if (job.wait.yield_first) let_others_go_first(job);
   struct flock request = record_lock(job.wait.range, job.wait.mode);
   const KickableLock kickable(&request);

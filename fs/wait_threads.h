@@ -1,5 +1,6 @@
-/// Threads that sit in fcntl(F_OFD_SETLKW) for the lock manager: the one way to be told when an
-/// outsider lets a lock go, without polling. Threads are kept for the next wait.
+/// Threads that sit in fcntl(F_OFD_SETLKW), or another call that waits for a lock, for the lock
+/// manager: the one way to be told when an outsider lets a lock go, without polling. Threads are
+/// kept for the next wait.
 ///
 /// Thread safety: all methods may be called from any thread.
 ///
@@ -40,6 +41,9 @@ class WaitThreads {
     lockmgr::Mode mode = lockmgr::Mode::kNone;
     bool yield_first = false;  ///< let those go first who wait at the backing already
     lockmgr::Backing::WaitDone done;
+    /// If set: waits in place of all that. A kick interrupts the system call it is in; returns 0,
+    /// or an errno, EINTR once `recalled`. Must not throw.
+    std::function<int(const std::atomic<bool>& recalled)> sit{};
   };
 
   WaitThreads() = default;

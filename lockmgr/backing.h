@@ -85,6 +85,11 @@ class Backing {
   /// Called like set(). May throw std::bad_alloc.
   virtual Inspector inspector() { return {}; }
 
+  /// The backing for what the policy carries as flocks (Space::kFlocks) instead of as record locks.
+  /// It is part of this object, and asked for whole-file ranges only. A refused set() there may
+  /// cost the weaker lock that was to be converted, as flock(2) does: the manager sets that again.
+  virtual Backing& flocks() noexcept { return *this; }
+
   /// What to call the file in reports, such as its path; may be empty.
   virtual std::string name() const { return {}; }
 };

@@ -184,9 +184,10 @@ const Lock* FileLocks::find_conflict_in(const LockTree& tree, const Party& party
 
 const Lock* FileLocks::find_conflict(const Party& party, const Owner* self, const Range& range,
                                      Mode mode) const {
-  const Lock* conflict = find_conflict_in(exclusive_, party, self, range);
+  const LockSpace& space = space_of(party.owner);
+  const Lock* conflict = find_conflict_in(space.exclusive, party, self, range);
   if (conflict == nullptr && mode == Mode::kExclusive) {
-    conflict = find_conflict_in(shared_, party, self, range);
+    conflict = find_conflict_in(space.shared, party, self, range);
   }
   return conflict;
 }
@@ -243,8 +244,9 @@ bool FileLocks::blocked_by(const Waiter& waiter, const Party& party, const Calle
             policy_.excludes(lock.owner->party(), waiter.party());
     return !found && ++steps < kDependencySteps;
   };
-  const bool on = exclusive_.for_each_overlap(r.range, kFullReach, visit);
-  if (on && r.mode == Mode::kExclusive) shared_.for_each_overlap(r.range, kFullReach, visit);
+  const LockSpace& space = space_of(r.owner);
+  const bool on = space.exclusive.for_each_overlap(r.range, kFullReach, visit);
+  if (on && r.mode == Mode::kExclusive) space.shared.for_each_overlap(r.range, kFullReach, visit);
   return found;
 }
 
@@ -258,6 +260,7 @@ bool FileLocks::depends_on(const Waiter& waiter, const Party& party, const Calle
 
 bool FileLocks::collides(const OutsideWait& wait, const Party& party, const Range& range,
                          Mode mode) const {
+  if (wait.space != policy_.space_of(party.owner.type)) return false;
   if (!wait.range.overlaps(range) || !modes_conflict(wait.mode, mode)) return false;
   if (policy_.excludes(wait.party, party)) return true;
   // Of one owner, or of owners that go together: success of a shared wait would weaken an exclusive
@@ -273,34 +276,40 @@ OutsideWait* FileLocks::find_collision(const Party& party, const Range& range, M
 }
 
 /// Whether outsiders stand in the way of the request; `unknown` when the backing cannot tell.
-bool FileLocks::outsider_refuses(const Range& range, Mode mode, bool unknown) const noexcept {
+bool FileLocks::outsider_refuses(Space space, const Range& range, Mode mode,
+                                 bool unknown) const noexcept {
   std::optional<OutsideLock> found;
-  return backing_->test(range, mode, found) == 0 ? found.has_value() : unknown;
+  if (backing_of(space).test(range, mode, found) != 0) return unknown;
+  if (found || !policy_.guards() || guard_ >= mode) return found.has_value();
+  return backing_of(Space::kFlocks).test(kWholeFile, mode, found) == 0 ? found.has_value()
+                                                                       : unknown;
 }
 
-Mode FileLocks::mode_at(Offset at, Offset limit, const Owner* left_out, Offset* last) const {
+Mode FileLocks::mode_at(Space where, Offset at, Offset limit, const Owner* left_out,
+                        Offset* last) const {
+  const LockSpace& space = spaces_[static_cast<std::size_t>(where)];
   const auto reach = reach_without(left_out);
   const auto counts = not_of(left_out);
-  if (const Offset end = exclusive_.cover_end(at, reach, counts); end >= at) {
+  if (const Offset end = space.exclusive.cover_end(at, reach, counts); end >= at) {
     *last = std::min(end, limit);
     return Mode::kExclusive;
   }
-  if (const Lock* next = exclusive_.first_overlap({at, limit}, reach, counts)) {
+  if (const Lock* next = space.exclusive.first_overlap({at, limit}, reach, counts)) {
     limit = next->range.first - 1;
   }
-  if (const Offset end = shared_.cover_end(at, reach, counts); end >= at) {
+  if (const Offset end = space.shared.cover_end(at, reach, counts); end >= at) {
     *last = std::min(end, limit);
     return Mode::kShared;
   }
-  const Lock* next = shared_.first_overlap({at, limit}, reach, counts);
+  const Lock* next = space.shared.first_overlap({at, limit}, reach, counts);
   *last = next != nullptr ? next->range.first - 1 : limit;
   return Mode::kNone;
 }
 
-bool FileLocks::covered(const Range& range) const {
+bool FileLocks::covered(const LockSpace& space, const Range& range) {
   Offset at = range.first;
   for (int step = 0; step < kCoverSteps; ++step) {
-    const Offset end = shared_.cover_end(at, kFullReach, kAnyLock);
+    const Offset end = space.shared.cover_end(at, kFullReach, kAnyLock);
     if (end >= range.last) return true;
     if (end < at) return false;
     at = end + 1;
@@ -374,20 +383,20 @@ void FileLocks::drop_if_idle(Owner& owner) noexcept {
 // -- the backing ---------------------------------------------------------------------------------
 
 /// The mirror changes within `range`: what waits have taken there can no longer be relied upon.
-void FileLocks::disturb(const Range& range) noexcept {
+void FileLocks::disturb(Space space, const Range& range) noexcept {
   for (const auto& wait : outside_) {
-    if (wait->range.overlaps(range)) wait->disturbed = true;
+    if (wait->space == space && wait->range.overlaps(range)) wait->disturbed = true;
   }
 }
 
-int FileLocks::set_backing(const Range& range, Mode mode, bool unlocking) noexcept {
+int FileLocks::set_backing(Space space, const Range& range, Mode mode, bool unlocking) noexcept {
   // An exclusive lock may make the backing start afresh, without what waits have taken.
-  disturb(mode == Mode::kExclusive ? kWholeFile : range);
+  disturb(space, mode == Mode::kExclusive ? kWholeFile : range);
   ++changes_;
   // The clock costs a tenth of what a call on a local file does.
   const bool timed = manager_.counters_.add(Counter::kBackingCalls) % kTimedCalls == 0;
   const auto begin = timed ? LockManager::Clock::now() : LockManager::Clock::time_point{};
-  const int error = backing_->set(range, mode, *this);
+  const int error = backing_of(space).set(range, mode, CarriedIn(*this, space));
   if (timed) manager_.record(Timing::kBackingCalls, LockManager::Clock::now() - begin);
   if (error != 0 && (error != EAGAIN || unlocking)) report(range, mode, error, unlocking);
   return error;
@@ -400,10 +409,10 @@ void FileLocks::report(const Range& range, Mode mode, int error, bool unlocking)
   }
 }
 
-void FileLocks::for_each(const std::function<bool(const Range&, Mode)>& visit) const {
+void FileLocks::CarriedIn::for_each(const std::function<bool(const Range&, Mode)>& visit) const {
   for (Offset at = 0;;) {
     Offset last = at;
-    const Mode mode = mode_at(at, kEof, nullptr, &last);
+    const Mode mode = file_.mode_at(space_, at, kEof, nullptr, &last);
     if (mode != Mode::kNone && !visit({at, last}, mode)) return;
     if (last == kEof) return;
     at = last + 1;
@@ -411,33 +420,36 @@ void FileLocks::for_each(const std::function<bool(const Range&, Mode)>& visit) c
 }
 
 /// To be called before the backing is weakened: afterwards those who waited there no longer do.
-void FileLocks::note_outsiders(Outcomes& out) noexcept {
+void FileLocks::note_outsiders(Space space, Outcomes& out) noexcept {
   if (!blocked_.empty() && !out.yields && policy_.yields_to_outsiders()) {
-    out.yields = backing_->outsiders_waiting();
+    out.yields = backing_of(space).outsiders_waiting();
   }
 }
 
-void FileLocks::mark_stale(const Range& range) noexcept {
-  stale_ = stale_ ? hull(*stale_, range) : range;
+void FileLocks::mark_stale(Space space, const Range& range) noexcept {
+  std::optional<Range>& stale = spaces_[static_cast<std::size_t>(space)].stale;
+  stale = stale ? hull(*stale, range) : range;
 }
 
-bool FileLocks::restore_backing(const Range& range) noexcept {
+bool FileLocks::restore_backing(Space space, const Range& range) noexcept {
   bool well = true;
   for (Offset at = range.first;;) {
     Offset last = at;
-    const Mode mode = mode_at(at, range.last, nullptr, &last);
-    well = set_backing({at, last}, mode, true) == 0 && well;
+    const Mode mode = mode_at(space, at, range.last, nullptr, &last);
+    well = set_backing(space, {at, last}, mode, true) == 0 && well;
     if (last >= range.last) break;
     at = last + 1;
   }
-  if (!well) mark_stale(range);
+  if (!well) mark_stale(space, range);
   return well;
 }
 
 void FileLocks::repair_backing() noexcept {
-  if (!stale_) return;
-  const Range range = *std::exchange(stale_, std::nullopt);
-  restore_backing(range);
+  for (const Space space : kSpaces) {
+    std::optional<Range>& stale = spaces_[static_cast<std::size_t>(space)].stale;
+    if (stale) restore_backing(space, *std::exchange(stale, std::nullopt));
+  }
+  if (policy_.guards()) set_guard(false);
 }
 
 bool FileLocks::must_raise(const Owner& owner, const Range& range, Mode mode) const {
@@ -446,13 +458,16 @@ bool FileLocks::must_raise(const Owner& owner, const Range& range, Mode mode) co
     return it == owner.locks.end() || it->mode != mode || !it->range.contains(range);
   }
   // A downgrade is carried by the same call as a raise, hence an exclusive lock also needs one.
-  return exclusive_.first_overlap(range, kFullReach, kAnyLock) != nullptr || !covered(range);
+  const LockSpace& space = space_of(owner.id);
+  return space.exclusive.first_overlap(range, kFullReach, kAnyLock) != nullptr ||
+         !covered(space, range);
 }
 
 int FileLocks::raise_backing(const Owner& owner, const Range& range, Mode mode) noexcept {
-  if (mode == Mode::kExclusive ||
-      exclusive_.first_overlap(range, reach_without(&owner), not_of(&owner)) == nullptr) {
-    return set_backing(range, mode, false);
+  const Space space = policy_.space_of(owner.id.type);
+  if (mode == Mode::kExclusive || space_of(owner.id).exclusive.first_overlap(
+                                      range, reach_without(&owner), not_of(&owner)) == nullptr) {
+    return set_backing(space, range, mode, false);
   }
   // A shared lock beside exclusive ones of owners that the policy exempts: those must stay. What is
   // free comes first, since outsiders may refuse it, and what they refuse can be undone only while
@@ -460,12 +475,12 @@ int FileLocks::raise_backing(const Owner& owner, const Range& range, Mode mode) 
   for (const bool weaken : {false, true}) {
     for (Offset at = range.first;;) {
       Offset last = at;
-      const Mode now = mode_at(at, range.last, nullptr, &last);
-      const Mode others = mode_at(at, last, &owner, &last);
+      const Mode now = mode_at(space, at, range.last, nullptr, &last);
+      const Mode others = mode_at(space, at, last, &owner, &last);
       const bool due = weaken ? now == Mode::kExclusive && others != now : now == Mode::kNone;
-      const int error = due ? set_backing({at, last}, Mode::kShared, false) : 0;
+      const int error = due ? set_backing(space, {at, last}, Mode::kShared, false) : 0;
       if (error != 0) {
-        restore_backing(range);
+        restore_backing(space, range);
         return error;
       }
       if (last >= range.last) break;
@@ -476,10 +491,13 @@ int FileLocks::raise_backing(const Owner& owner, const Range& range, Mode mode) 
 }
 
 void FileLocks::lower_to_others(const Owner& owner, const Range& part, Mode held) noexcept {
+  const Space space = policy_.space_of(owner.id.type);
   for (Offset at = part.first;;) {
     Offset last = at;
-    const Mode others = mode_at(at, part.last, &owner, &last);
-    if (others < held && set_backing({at, last}, others, true) != 0) mark_stale({at, last});
+    const Mode others = mode_at(space, at, part.last, &owner, &last);
+    if (others < held && set_backing(space, {at, last}, others, true) != 0) {
+      mark_stale(space, {at, last});
+    }
     if (last >= part.last) return;
     at = last + 1;
   }
@@ -494,9 +512,11 @@ void FileLocks::lower_backing(Owner& owner, const Range& range) noexcept {
   const Range held{std::max(begin->range.first, range.first), std::min(last, range.last)};
   const auto reach = reach_without(&owner);
   const auto counts = not_of(&owner);
-  if (exclusive_.first_overlap(held, reach, counts) == nullptr &&
-      shared_.first_overlap(held, reach, counts) == nullptr) {
-    if (set_backing(held, Mode::kNone, true) != 0) mark_stale(held);
+  const LockSpace& space = space_of(owner.id);
+  if (space.exclusive.first_overlap(held, reach, counts) == nullptr &&
+      space.shared.first_overlap(held, reach, counts) == nullptr) {
+    const Space where = policy_.space_of(owner.id.type);
+    if (set_backing(where, held, Mode::kNone, true) != 0) mark_stale(where, held);
     return;
   }
   for (auto it = begin; it != end; ++it) {
@@ -510,18 +530,18 @@ void FileLocks::lower_backing(Owner& owner, const Range& range) noexcept {
 
 void FileLocks::add(Owner& owner, const Held& held) noexcept {
   owner.locks.insert(held);
-  tree_of(held.mode).insert({held.range, &owner, held.since, held.mode});
+  tree_of(owner, held.mode).insert({held.range, &owner, held.since, held.mode, held.epoch});
 }
 
 void FileLocks::shorten(Owner& owner, const Held& held, Offset last) noexcept {
   const Range range{held.range.first, last};
-  owner.locks.replace({range, held.since, held.mode});
-  tree_of(held.mode).replace({range, &owner, held.since, held.mode});
+  owner.locks.replace({range, held.since, held.mode, held.epoch});
+  tree_of(owner, held.mode).replace({range, &owner, held.since, held.mode, held.epoch});
 }
 
 void FileLocks::remove(Owner& owner, const Held& held) noexcept {
   owner.locks.erase(held.range.first);
-  tree_of(held.mode).erase({held.range.first, &owner});
+  tree_of(owner, held.mode).erase({held.range.first, &owner});
 }
 
 std::uint64_t FileLocks::growth(const Owner& owner, const Range& range, Mode mode) const {
@@ -539,18 +559,20 @@ std::uint64_t FileLocks::growth(const Owner& owner, const Range& range, Mode mod
 /// Takes the memory for a grant or a release before anything is changed.
 int FileLocks::reserve(Owner& owner, const Range& range, Mode mode) noexcept {
   const unsigned fresh = mode == Mode::kNone ? 0 : 1;
-  if (fresh != 0 && !tree_of(mode).prepare(1)) return ENOLCK;
+  if (fresh != 0 && !tree_of(owner, mode).prepare(1)) return ENOLCK;
   // What reaches beyond the range in another mode leaves a rest there.
   const auto it = owner.locks.from(range.last);
   const bool rest = it != owner.locks.end() && it->range.first <= range.last &&
                     it->range.last > range.last && it->mode != mode;
-  if (rest && !tree_of(it->mode).prepare(1)) return ENOLCK;
+  if (rest && !tree_of(owner, it->mode).prepare(1)) return ENOLCK;
   return owner.locks.prepare(fresh + (rest ? 1 : 0)) ? 0 : ENOLCK;
 }
 
 /// Leaves of `held`, a lock of another mode, what lies outside `range`.
 void FileLocks::trim(Owner& owner, const Held& held, const Range& range) noexcept {
-  const auto rest = [&] { return Held{{range.last + 1, held.range.last}, held.since, held.mode}; };
+  const auto rest = [&] {
+    return Held{{range.last + 1, held.range.last}, held.since, held.mode, held.epoch};
+  };
   switch (relate(held.range, range)) {
     case Overlap::kApart:
       return;
@@ -575,7 +597,7 @@ void FileLocks::trim(Owner& owner, const Held& held, const Range& range) noexcep
 
 void FileLocks::commit(Owner& owner, const Range& range, Mode mode) noexcept {
   ++changes_;
-  Held fresh{range, mode == Mode::kNone ? 0 : seconds_of(manager_.now()), mode};
+  Held fresh{range, mode == Mode::kNone ? 0 : seconds_of(manager_.now()), mode, epoch_};
   for (Offset at = range.first == 0 ? 0 : range.first - 1;;) {
     const auto it = owner.locks.from(at);
     if (it == owner.locks.end() || !it->range.touches(range)) break;
@@ -583,6 +605,7 @@ void FileLocks::commit(Owner& owner, const Range& range, Mode mode) noexcept {
     if (held.mode == mode) {
       fresh.range = hull(fresh.range, held.range);
       fresh.since = std::min(fresh.since, held.since);
+      if (held.epoch != epoch_) fresh.epoch = held.epoch;
       remove(owner, held);
     } else {
       trim(owner, held, range);
@@ -592,6 +615,8 @@ void FileLocks::commit(Owner& owner, const Range& range, Mode mode) noexcept {
   }
   if (mode != Mode::kNone) add(owner, fresh);
   owner.tally.set(owner.locks.size());
+  // A waiter of the mount that comes first takes the guard over, too.
+  if (policy_.guards() && (policy_.yields_to_outsiders() || blocked_.empty())) set_guard(false);
 }
 
 int FileLocks::refuse(const Request& request, Limit limit) noexcept {
@@ -639,6 +664,7 @@ FileLocks::Attempt FileLocks::attempt(Owner& owner, const Request& request, std:
                                       bool queues, const OutsideWait* have, bool yields,
                                       Outcomes& out) noexcept {
   const Party party = owner.party();
+  const Space space = policy_.space_of(owner.id.type);
   const Range& range = request.range;
   const Mode mode = request.mode;
   const auto failed = [](int error) {
@@ -654,7 +680,7 @@ FileLocks::Attempt FileLocks::attempt(Owner& owner, const Request& request, std:
   if (!outside_.empty()) {
     if (OutsideWait* wait = find_collision(party, range, mode)) {
       // To call that wait back costs it its turn outside: not for one whom outsiders refuse anyway.
-      const bool refused = outsider_refuses(range, mode, request.wait);
+      const bool refused = outsider_refuses(space, range, mode, request.wait);
       if (refused && !request.wait) return {.verdict = Verdict::kOutside};
       return {.verdict = Verdict::kCollides, .collision = wait, .recalls = !refused};
     }
@@ -666,13 +692,28 @@ FileLocks::Attempt FileLocks::attempt(Owner& owner, const Request& request, std:
     }
   }
   if (const int error = reserve(owner, range, mode); error != 0) return failed(error);
-  const bool held_already = have != nullptr && !have->disturbed && have->range == range;
-  if (!held_already && must_raise(owner, range, mode)) {
-    if (yields && outside_range(request)) {
-      return {.verdict = Verdict::kOutside, .yields = true};
+  const bool held_already =
+      have != nullptr && !have->disturbed && have->range == range && have->space == space;
+  const bool raises = !held_already && must_raise(owner, range, mode);
+  if (raises && yields && outside_range(request)) {
+    return {.verdict = Verdict::kOutside, .yields = true};
+  }
+  if (policy_.guards()) {
+    if (OutsideWait* wait = find_guard_collision(mode)) {
+      const bool refused = outsider_refuses(space, range, mode, request.wait);
+      if (refused && !request.wait) return {.verdict = Verdict::kOutside};
+      return {.verdict = Verdict::kCollides, .collision = wait, .recalls = !refused};
     }
-    if (mode == Mode::kShared) note_outsiders(out);
+    const int error = raise_guard(mode, have);
+    if (error == EAGAIN) return {.verdict = Verdict::kOutside, .guard = true};
+    if (error != 0) return failed(error);
+  }
+  if (raises) {
+    if (mode == Mode::kShared) note_outsiders(space, out);
     const int error = raise_backing(owner, range, mode);
+    // flock(2) may have lost what it was to convert.
+    if (error != 0 && space == Space::kFlocks && !owner.locks.empty()) mark_stale(space, range);
+    if (error != 0 && policy_.guards()) set_guard(false);
     if (error == EAGAIN) return {.verdict = Verdict::kOutside};
     if (error != 0) return failed(error);
   }
@@ -699,13 +740,15 @@ int FileLocks::unlock(Owner& owner, const Range& range, Outcomes& out, EventKind
   const auto first = owner.locks.from(range.first);
   if (first == owner.locks.end() || first->range.first > range.last) return 0;
   if (const int error = reserve(owner, range, Mode::kNone); error != 0) return error;
+  const Space space = policy_.space_of(owner.id.type);
   if (policy_.yields_to_outsiders() || blocked_.empty()) {
-    note_outsiders(out);
+    note_outsiders(space, out);
     lower_backing(owner, range);
   } else {
     // Whoever of the mount comes next takes the lock over at the backing; settle() lets go of what
     // is left.
-    out.lowered = out.lowered ? hull(*out.lowered, range) : range;
+    std::optional<Range>& lowered = out.lowered[static_cast<std::size_t>(space)];
+    lowered = lowered ? hull(*lowered, range) : range;
   }
   wake(owner, range, Mode::kNone, out);
   if (manager_.watched()) tell_released(why, owner, range);
@@ -863,8 +906,15 @@ int FileLocks::test(const Request& request, std::optional<Blocker>& blocker) noe
     return 0;
   }
   std::optional<OutsideLock> found;
-  if (const int error = backing_->test(request.range, request.mode, found); error != 0)
+  if (const int error =
+          backing_of(policy_.space_of(request.owner.type)).test(request.range, request.mode, found);
+      error != 0)
     return error;
+  if (!found && policy_.guards() && guard_ < request.mode) {
+    if (const int error = backing_of(Space::kFlocks).test(kWholeFile, request.mode, found)) {
+      return error;
+    }
+  }
   if (found) blocker = Blocker{std::nullopt, found->pid, found->range, found->mode};
   return 0;
 }
@@ -922,7 +972,9 @@ void FileLocks::close(Opened& opened) noexcept {
 
 bool FileLocks::quiet() const noexcept {
   const std::lock_guard guard(mutex_);
-  return exclusive_.empty() && shared_.empty() && queue_.empty() && outside_.empty();
+  return std::all_of(spaces_.begin(), spaces_.end(),
+                     [](const LockSpace& s) { return s.empty(); }) &&
+         queue_.empty() && outside_.empty();
 }
 
 // -- waiting -------------------------------------------------------------------------------------
@@ -949,7 +1001,7 @@ void FileLocks::place(Waiter& waiter, const Attempt& attempt, Outcomes& out) noe
       if (attempt.recalls) recall(*attempt.collision);
       return;
     case Verdict::kOutside:
-      wait_outside(waiter, attempt.yields, out);
+      wait_outside(waiter, attempt, out);
       return;
     case Verdict::kGranted:
       finish(waiter, 0, out);
@@ -968,11 +1020,14 @@ std::optional<Range> FileLocks::outside_range(const Request& request) const {
   const Range range = request.range;
   std::optional<Range> free;
   Offset at = range.first;
-  while (const Lock* own = exclusive_.first_overlap({at, range.last}, kFullReach, kAnyLock)) {
+  const LockSpace& space = space_of(request.owner);
+  while (const Lock* own = space.exclusive.first_overlap({at, range.last}, kFullReach, kAnyLock)) {
     if (own->range.first > at) {
       free = Range{at, own->range.first - 1};
       // Of several parts, one that an outsider has: a wait for another would end at once, in vain.
-      if (outsider_refuses(*free, request.mode, true)) return *free;
+      if (outsider_refuses(policy_.space_of(request.owner.type), *free, request.mode, true)) {
+        return *free;
+      }
     }
     if (own->range.last >= range.last) return free;
     at = own->range.last + 1;
@@ -980,8 +1035,8 @@ std::optional<Range> FileLocks::outside_range(const Request& request) const {
   return Range{at, range.last};
 }
 
-void FileLocks::wait_outside(Waiter& waiter, bool yield_first, Outcomes& out) noexcept {
-  const std::optional<Range> free = outside_range(waiter.request);
+void FileLocks::wait_outside(Waiter& waiter, const Attempt& attempt, Outcomes& out) noexcept {
+  const std::optional<Range> free = attempt.guard ? kWholeFile : outside_range(waiter.request);
   if (!free) {
     // The backing refuses what it was told is the manager's own.
     finish(waiter, EIO, out);
@@ -989,13 +1044,14 @@ void FileLocks::wait_outside(Waiter& waiter, bool yield_first, Outcomes& out) no
   }
   const Range range = *free;
   const Mode mode = waiter.request.mode;
+  const Space space = attempt.guard ? Space::kFlocks : policy_.space_of(waiter.request.owner.type);
   const auto attach = [&waiter](OutsideWait& wait) {
     waiter.place = Waiter::Place::kOutside;
     waiter.outside = &wait;
     wait.attached.push_back(waiter);
   };
   for (const auto& wait : outside_) {
-    if (wait->range == range && wait->mode == mode && !wait->recalled) {
+    if (wait->space == space && wait->range == range && wait->mode == mode && !wait->recalled) {
       attach(*wait);
       return;
     }
@@ -1010,14 +1066,15 @@ void FileLocks::wait_outside(Waiter& waiter, bool yield_first, Outcomes& out) no
   try {
     auto wait = std::make_unique<OutsideWait>();
     wait->id = manager_.next_wait_.fetch_add(1, std::memory_order_relaxed);
+    wait->space = space;
     wait->range = range;
     wait->mode = mode;
     wait->party = waiter.party();
     outside_.reserve(outside_.size() + 1);
-    error = backing_->wait(wait->id, range, mode, yield_first,
-                           [self = shared_from_this(), id = wait->id](int result) {
-                             self->outside_ended(id, result);
-                           });
+    error = backing_of(space).wait(wait->id, range, mode, attempt.yields,
+                                   [self = shared_from_this(), id = wait->id](int result) {
+                                     self->outside_ended(id, result);
+                                   });
     if (error == 0) {
       manager_.counters_.add(Counter::kOutsideWaits);
       outside_.push_back(std::move(wait));
@@ -1035,7 +1092,7 @@ void FileLocks::wait_outside(Waiter& waiter, bool yield_first, Outcomes& out) no
 
 void FileLocks::recall(OutsideWait& wait) noexcept {
   if (std::exchange(wait.recalled, true)) return;
-  backing_->recall(wait.id);
+  backing_of(wait.space).recall(wait.id);
 }
 
 void FileLocks::outside_ended(Backing::WaitId id, int error) noexcept {
@@ -1050,7 +1107,7 @@ void FileLocks::outside_ended(Backing::WaitId id, int error) noexcept {
     manager_.outside_waits_.fetch_sub(1, std::memory_order_relaxed);
 
     // It may have weakened what an exclusive wait of the same owner took before it.
-    if (error == 0 && wait->mode == Mode::kShared) disturb(wait->range);
+    if (error == 0 && wait->mode == Mode::kShared) disturb(wait->space, wait->range);
     const bool failed = error != 0 && error != EINTR;
     if (failed) report(wait->range, wait->mode, error, false);
     // Several waits may have to be called back for one of those aside. Until it is decided all the
@@ -1086,7 +1143,10 @@ void FileLocks::outside_ended(Backing::WaitId id, int error) noexcept {
         wait->disturbed = true;  // a refused attempt may have set the mirror back
       }
     }
-    if (error == 0 && !used) restore_backing(wait->range);
+    if (error == 0 && wait->space == Space::kFlocks) flock_wait_ended(*wait, used);
+    if (error == 0 && !used && wait->space == Space::kRecords) {
+      restore_backing(wait->space, wait->range);
+    }
     settle_aside();
     settle(out);
     verify();
@@ -1177,6 +1237,7 @@ bool FileLocks::reconsider(Waiter& waiter, const OutsideWait* have, bool yields,
 /// before what it thereby gives up.
 void FileLocks::wake(const Owner& owner, const Range& range, Mode mode, Outcomes& out) noexcept {
   if (blocked_.empty()) return;
+  const Space space = policy_.space_of(owner.id.type);
   for (auto it = owner.locks.from(range.first);
        it != owner.locks.end() && it->range.first <= range.last; ++it) {
     if (it->mode <= mode) continue;
@@ -1184,7 +1245,9 @@ void FileLocks::wake(const Owner& owner, const Range& range, Mode mode, Outcomes
         {std::max(it->range.first, range.first), std::min(it->range.last, range.last)},
         [](const Waiter& w) { return w.blocked_reach; },
         [&](Waiter& w) {
-          if (!w.work_hook.is_linked()) out.again.insert(w);
+          if (policy_.space_of(w.request.owner.type) == space && !w.work_hook.is_linked()) {
+            out.again.insert(w);
+          }
           return true;
         });
   }
@@ -1197,7 +1260,11 @@ void FileLocks::settle(Outcomes& out) noexcept {
     detach(waiter);
     reconsider(waiter, nullptr, out.yields, out);
   }
-  if (out.lowered) restore_backing(*std::exchange(out.lowered, std::nullopt));
+  for (const Space space : kSpaces) {
+    std::optional<Range>& lowered = out.lowered[static_cast<std::size_t>(space)];
+    if (lowered) restore_backing(space, *std::exchange(lowered, std::nullopt));
+  }
+  if (policy_.guards()) set_guard(false);
 }
 
 void FileLocks::announce(Outcomes& out) noexcept {
@@ -1245,7 +1312,8 @@ void FileLocks::relent(LockManager::Clock::time_point now) noexcept {
       if (w.place == Waiter::Place::kBehind && now - w.since >= patience_ &&
           find_conflict(w.party(), w.owner, r.range, r.mode) == nullptr &&
           now - front_of(w).placed >= patience_ &&
-          (outside_.empty() || !outsider_refuses(r.range, r.mode, true))) {
+          (outside_.empty() ||
+           !outsider_refuses(policy_.space_of(r.owner.type), r.range, r.mode, true))) {
         out.again.insert(w);
         --steps;
       }
@@ -1285,8 +1353,9 @@ void FileLocks::deadlock_edges(const Party& party, const Owner* self, const Rang
     }
     return true;
   };
-  exclusive_.for_each_overlap(range, reach_without(self), visit);
-  if (mode == Mode::kExclusive) shared_.for_each_overlap(range, reach_without(self), visit);
+  const LockSpace& space = space_of(party.owner);
+  space.exclusive.for_each_overlap(range, reach_without(self), visit);
+  if (mode == Mode::kExclusive) space.shared.for_each_overlap(range, reach_without(self), visit);
 }
 
 /// Whom parked requests wait for, over all files. Keeps each file it has looked at
@@ -1339,21 +1408,25 @@ bool FileLocks::closes_cycle(const Owner& owner, const Request& request) const {
 // -- invariants ----------------------------------------------------------------------------------
 
 const char* FileLocks::check_locks() const {
-  for (const LockTree* tree : {&exclusive_, &shared_}) {
+  for (const LockTree* tree : trees()) {
     if (const char* broken = tree->check()) return broken;
   }
   std::size_t in_trees = 0;
   const char* broken = nullptr;
-  for (const LockTree* tree : {&exclusive_, &shared_}) {
+  for (const LockTree* tree : trees()) {
     tree->for_each([&](const Lock& l) {
       ++in_trees;
-      const Mode mode = tree == &exclusive_ ? Mode::kExclusive : Mode::kShared;
-      if (l.mode != mode) broken = "a lock is in the tree of another mode";
+      if (&tree_of(*l.owner, l.mode) != tree)
+        broken = "a lock is in the tree of another mode or space";
       if (l.range.first < 0 || l.range.first > l.range.last) broken = "a lock has no proper range";
-      if (find_conflict(l.owner->party(), l.owner, l.range, l.mode) != nullptr) {
-        broken = "granted locks of owners that exclude each other overlap";
-      }
-      if (find_collision(l.owner->party(), l.range, l.mode) != nullptr) {
+      for_each_conflict(l.owner->party(), l.owner, l.range, l.mode, [&](const Lock& other) {
+        if (l.epoch == epoch_ && other.epoch == epoch_) {
+          broken = "granted locks of owners that exclude each other overlap";
+        }
+        return broken == nullptr;
+      });
+      const OutsideWait* wait = find_collision(l.owner->party(), l.range, l.mode);
+      if (wait != nullptr && !wait->stray) {
         broken = "a granted lock collides with a wait outside";
       }
       return broken == nullptr;
@@ -1372,10 +1445,10 @@ const char* FileLocks::check_locks() const {
       if (previous != nullptr && previous->mode == l.mode && previous->range.touches(l.range)) {
         return "an owner's neighbouring locks of one mode are not merged";
       }
-      const LockTree& tree = l.mode == Mode::kExclusive ? exclusive_ : shared_;
+      const LockTree& tree = tree_of(*owner, l.mode);
       const auto it = tree.lower_bound({l.range.first, owner.get()});
       if (it == tree.end() || it->owner != owner.get() || it->mode != l.mode ||
-          it->since != l.since || !(it->range == l.range)) {
+          it->since != l.since || it->epoch != l.epoch || !(it->range == l.range)) {
         return "an owner's lock is not in the tree of its mode";
       }
       previous = &l;

@@ -30,9 +30,10 @@
 /// longer than a non-blocking call of the backing takes.
 ///
 /// Invariants (verified after each change when LOCKMGR_CHECK_INVARIANTS is defined):
-///  1. Two granted locks of owners that exclude each other do not overlap unless both are shared.
+///  1. Two granted locks of owners that exclude each other do not overlap unless both are shared,
+///     or the policy has been switched since the older was granted.
 ///  2. An owner's locks are disjoint; neighbours that touch differ in mode.
-///  3. Every granted lock is in the tree of its mode, exclusive_ or shared_, and among its owner's.
+///  3. Every granted lock is in the tree of its space and mode, and among its owner's.
 ///  4. An owner's tally is the number of its locks.
 ///  5. A waiter that is `behind` conflicts with the one ahead, whose turn comes before its own (see
 ///     Policy::turn()) and which still waits; a waiter that is `blocked` conflicts with a granted
@@ -70,6 +71,7 @@ namespace bi = boost::intrusive;
 struct Owner;
 struct OutsideWait;
 class FileLocks;
+struct PolicySwitch;
 
 /// A granted lock, in a tree of those of its mode.
 struct Lock {
@@ -77,6 +79,7 @@ struct Lock {
   Owner* owner = nullptr;
   std::uint32_t since = 0;  ///< seconds on the manager's clock when it was granted
   Mode mode = Mode::kNone;
+  std::uint16_t epoch = 0;  ///< FileLocks::epoch_ when it was granted
 };
 
 struct LockTreeTraits {
@@ -116,6 +119,7 @@ struct Held {
   Range range;
   std::uint32_t since = 0;
   Mode mode = Mode::kNone;
+  std::uint16_t epoch = 0;
 };
 
 struct HeldTreeTraits {
@@ -155,6 +159,15 @@ struct Owner {
 using OwnerList =
     bi::list<Owner, bi::member_hook<Owner, bi::list_member_hook<>, &Owner::opened_hook>>;
 
+/// The granted locks of a conflict space; see Space.
+struct LockSpace {
+  bool empty() const { return exclusive.empty() && shared.empty(); }
+
+  LockTree exclusive;
+  LockTree shared;
+  std::optional<Range> stale;  ///< where the backing may carry more or less than it should
+};
+
 /// An open file description as the manager sees it: what modes it may take, and the owners that
 /// first came through it. Its holder passes it to FileLocks and must close() it there before it is
 /// destroyed. Fields are guarded by FileLocks::mutex_.
@@ -164,6 +177,9 @@ class Opened {
   ~Opened() = default;
   Opened(const Opened&) = delete;
   Opened& operator=(const Opened&) = delete;
+
+  bool readable() const { return readable_; }
+  bool writable() const { return writable_; }
 
  private:
   friend class FileLocks;
@@ -245,8 +261,10 @@ struct OutsideWait {
   Backing::WaitId id = 0;
   Range range;
   Mode mode = Mode::kNone;
+  Space space = Space::kRecords;
   Party party;                ///< of the request it was begun for
   bool recalled = false;      ///< asked to end
+  bool stray = false;         ///< the policy has changed since it began: serves nobody
   bool disturbed = false;     ///< the mirror was changed within `range` since it began
   Waiter::PeerList attached;  ///< kOutside: it waits for these
   Waiter::PeerList aside;     ///< kAside: these wait for its end
@@ -259,6 +277,7 @@ struct LockView {
   Range range;
   Mode mode = Mode::kNone;
   std::uint32_t held_seconds = 0;
+  const Opened* opened = nullptr;  ///< that its owner first came through; null once that closed
 };
 
 /// A parked request as reports show it.
@@ -267,7 +286,8 @@ struct WaitView {
   Request request;
   Waiter::Place place = Waiter::Place::kNowhere;
   std::uint32_t waited_seconds = 0;
-  Ticket ahead = 0;  ///< kBehind: the request it is chained to
+  Ticket ahead = 0;                ///< kBehind: the request it is chained to
+  const Opened* opened = nullptr;  ///< that it came through
 };
 
 /// How far a paged report has come; a new one starts at the beginning. A lock that comes, goes or
@@ -301,11 +321,11 @@ struct Blocker {
   Mode mode = Mode::kNone;
 };
 
-class FileLocks final : public std::enable_shared_from_this<FileLocks>, private Backing::Carried {
+class FileLocks final : public std::enable_shared_from_this<FileLocks> {
  public:
   FileLocks(LockManager& manager, const FileKey& key, std::unique_ptr<Backing> backing);
   /// REQUIRES: every Opened is closed and nothing is parked.
-  ~FileLocks() override;
+  ~FileLocks();
   FileLocks(const FileLocks&) = delete;
   FileLocks& operator=(const FileLocks&) = delete;
 
@@ -326,6 +346,11 @@ class FileLocks final : public std::enable_shared_from_this<FileLocks>, private 
   /// What would refuse the request, or nothing. Returns 0 and fills `blocker`, or an errno of the
   /// backing. Looks at granted locks only, then at the backing.
   int test(const Request& request, std::optional<Blocker>& blocker) noexcept;
+
+  /// What outsiders hold on the backing that would refuse `mode`, by the kind of lock it is there.
+  /// Empty where the backing cannot tell.
+  void outsiders(const Range& range, Mode mode, std::optional<OutsideLock>& record,
+                 std::optional<OutsideLock>& flock) const noexcept;
 
   /// close(2) by a process of any descriptor of this file: drops the locks of that process.
   void close_by_process(std::uint64_t cookie) noexcept;
@@ -383,6 +408,7 @@ class FileLocks final : public std::enable_shared_from_this<FileLocks>, private 
     OutsideWait* collision = nullptr;  ///< kCollides
     bool recalls = false;              ///< kCollides: nothing else is known to stand in the way
     bool yields = false;               ///< kOutside: those who wait outside come first
+    bool guard = false;                ///< kOutside: it is the bypass guard that was refused
   };
 
   struct ByTurn {
@@ -396,15 +422,39 @@ class FileLocks final : public std::enable_shared_from_this<FileLocks>, private 
     Worklist again;             ///< waiters whose situation may have changed
     Waiter::PeerList finished;  ///< waiters whose completion is due
     bool yields = false;        ///< outsiders were waiting for what was released: they come first
-    std::optional<Range> lowered;  ///< the backing carries more than what is granted here
+    /// Where the backing carries more than what is granted, by space.
+    std::array<std::optional<Range>, kSpaces.size()> lowered;
   };
   class WaitingOwners;
+  /// What is granted in a space, for its backing.
+  class CarriedIn final : public Backing::Carried {
+   public:
+    CarriedIn(const FileLocks& file, Space space) : file_(file), space_(space) {}
+    void for_each(const std::function<bool(const Range&, Mode)>& visit) const override;
+
+   private:
+    const FileLocks& file_;
+    const Space space_;
+  };
 
   // -- looking ---------------------------------------------------------------------------------
   const Lock* find_conflict(const Party& party, const Owner* self, const Range& range,
                             Mode mode) const;
   const Lock* find_conflict_in(const LockTree& tree, const Party& party, const Owner* self,
                                const Range& range) const;
+  /// Calls visit(lock) for every lock in the way of such a request, until it returns false.
+  template <typename Visit>
+  void for_each_conflict(const Party& party, const Owner* self, const Range& range, Mode mode,
+                         const Visit& visit) const {
+    const auto reach = [self](const LockTreeTraits::Summary& s) { return s.reach_without(self); };
+    const auto check = [&](const Lock& l) {
+      return l.owner == self || !policy_.excludes(l.owner->party(), party) || visit(l);
+    };
+    const LockSpace& space = space_of(party.owner);
+    if (space.exclusive.for_each_overlap(range, reach, check) && mode == Mode::kExclusive) {
+      space.shared.for_each_overlap(range, reach, check);
+    }
+  }
   Waiter* latest_ahead(const Party& party, const Caller& caller, const Range& range, Mode mode,
                        std::uint64_t before) const;
   void search_ahead(Waiter* node, const Party& party, const Range& range, Mode mode,
@@ -416,9 +466,9 @@ class FileLocks final : public std::enable_shared_from_this<FileLocks>, private 
   bool collides(const OutsideWait& wait, const Party& party, const Range& range, Mode mode) const;
   /// The strongest mode that owners other than `left_out` hold at `at`, and in `last` how far,
   /// within `limit`, that is certain.
-  Mode mode_at(Offset at, Offset limit, const Owner* left_out, Offset* last) const;
-  bool covered(const Range& range) const;
-  bool outsider_refuses(const Range& range, Mode mode, bool unknown) const noexcept;
+  Mode mode_at(Space where, Offset at, Offset limit, const Owner* left_out, Offset* last) const;
+  static bool covered(const LockSpace& space, const Range& range);
+  bool outsider_refuses(Space space, const Range& range, Mode mode, bool unknown) const noexcept;
 
   // -- owners ----------------------------------------------------------------------------------
   Owner* find_owner(const OwnerId& id) const noexcept;
@@ -451,18 +501,36 @@ class FileLocks final : public std::enable_shared_from_this<FileLocks>, private 
   void unlock_all(Owner& owner, Outcomes& out) noexcept;
   void lower_backing(Owner& owner, const Range& range) noexcept;
   void lower_to_others(const Owner& owner, const Range& part, Mode held) noexcept;
-  void for_each(const std::function<bool(const Range&, Mode)>& visit) const override;
-  void note_outsiders(Outcomes& out) noexcept;
-  void disturb(const Range& range) noexcept;
-  int set_backing(const Range& range, Mode mode, bool unlocking) noexcept;
+  void note_outsiders(Space space, Outcomes& out) noexcept;
+  void disturb(Space space, const Range& range) noexcept;
+  int set_backing(Space space, const Range& range, Mode mode, bool unlocking) noexcept;
   void report(const Range& range, Mode mode, int error, bool unlocking) noexcept;
-  bool restore_backing(const Range& range) noexcept;
-  void mark_stale(const Range& range) noexcept;
+  bool restore_backing(Space space, const Range& range) noexcept;
+  void mark_stale(Space space, const Range& range) noexcept;
   void repair_backing() noexcept;
   void add(Owner& owner, const Held& held) noexcept;
   void shorten(Owner& owner, const Held& held, Offset last) noexcept;
   void remove(Owner& owner, const Held& held) noexcept;
-  LockTree& tree_of(Mode mode) { return mode == Mode::kExclusive ? exclusive_ : shared_; }
+  LockSpace& space_of(const OwnerId& id) {
+    return spaces_[static_cast<std::size_t>(policy_.space_of(id.type))];
+  }
+  const LockSpace& space_of(const OwnerId& id) const {
+    return const_cast<FileLocks*>(this)->space_of(id);
+  }
+  LockTree& tree_of(const Owner& owner, Mode mode) {
+    LockSpace& space = space_of(owner.id);
+    return mode == Mode::kExclusive ? space.exclusive : space.shared;
+  }
+  const LockTree& tree_of(const Owner& owner, Mode mode) const {
+    return const_cast<FileLocks*>(this)->tree_of(owner, mode);
+  }
+  /// The exclusive trees of all spaces, then the shared ones.
+  std::array<const LockTree*, 2 * kSpaces.size()> trees() const {
+    return {&spaces_[0].exclusive, &spaces_[1].exclusive, &spaces_[0].shared, &spaces_[1].shared};
+  }
+  Backing& backing_of(Space space) const {
+    return space == Space::kFlocks ? backing_->flocks() : *backing_;
+  }
 
   // -- waiting ---------------------------------------------------------------------------------
   std::optional<int> decide_or_park(Opened& opened, const Request& request, Ticket ticket,
@@ -471,7 +539,7 @@ class FileLocks final : public std::enable_shared_from_this<FileLocks>, private 
   int admit(Owner& owner, Opened& opened, const Request& request, Ticket ticket, Completion done,
             const Attempt& attempt, Outcomes& out) noexcept;
   void place(Waiter& waiter, const Attempt& attempt, Outcomes& out) noexcept;
-  void wait_outside(Waiter& waiter, bool yield_first, Outcomes& out) noexcept;
+  void wait_outside(Waiter& waiter, const Attempt& attempt, Outcomes& out) noexcept;
   std::optional<Range> outside_range(const Request& request) const;
   void outside_ended(Backing::WaitId id, int error) noexcept;
   void recall(OutsideWait& wait) noexcept;
@@ -498,6 +566,19 @@ class FileLocks final : public std::enable_shared_from_this<FileLocks>, private 
   void tell_end(const Waiter& waiter, int error) const noexcept;
   void tell_released(EventKind why, const Owner& owner, const Range& range) const noexcept;
   bool closes_cycle(const Owner& owner, const Request& request) const;
+  bool lease_ended(const Lock& lock, const Waiter& waiter,
+                   LockManager::Clock::time_point now) const;
+  std::uint64_t waiters_for(const Lock& lock, std::uint64_t enough) const;
+  const Lock* find_ended_lease(LockManager::Clock::time_point now, const Waiter** waiter) const;
+  void break_leases(LockManager::Clock::time_point now) noexcept;
+  Mode strongest() const;
+  OutsideWait* find_guard_collision(Mode mode) const;
+  int raise_guard(Mode mode, const OutsideWait* have) noexcept;
+  void set_guard(bool anew) noexcept;
+  void flock_wait_ended(const OutsideWait& wait, bool used) noexcept;
+  bool move_flocks(const Policy& to) noexcept;
+  void switch_policy(const Policy& to, PolicySwitch& report) noexcept;
+  void refuse_cycles(PolicySwitch& report) noexcept;
   void deadlock_edges(const Party& party, const Owner* self, const Range& range, Mode mode,
                       std::vector<WaitGraph::Node>& out) const;
 
@@ -511,17 +592,17 @@ class FileLocks final : public std::enable_shared_from_this<FileLocks>, private 
 
   mutable std::mutex mutex_;  ///< guards all that follows
   Policy policy_;
-  LockTree exclusive_;
-  LockTree shared_;
+  std::array<LockSpace, kSpaces.size()> spaces_;
   std::unordered_map<OwnerId, std::unique_ptr<Owner>, OwnerIdHash> owners_;
   IntervalTree<QueueTreeTraits> queue_;
   IntervalTree<BlockedTreeTraits> blocked_;
   std::vector<std::unique_ptr<OutsideWait>> outside_;
   std::uint64_t next_arrival_ = 1;
   PassBound passes_;
-  std::uint64_t queued_ = 0;    ///< waiters that are kBehind
-  std::uint64_t changes_ = 0;   ///< of what is granted, carried or waited for outside; for audit()
-  std::optional<Range> stale_;  ///< where the backing may carry more or less than it should
+  Mode guard_ = Mode::kNone;   ///< the flock that the backing carries as a bypass guard
+  std::uint16_t epoch_ = 0;    ///< how often the policy was switched
+  std::uint64_t queued_ = 0;   ///< waiters that are kBehind
+  std::uint64_t changes_ = 0;  ///< of what is granted, carried or waited for outside; for audit()
   LockManager::Clock::duration patience_;  ///< see relent()
 };
 

@@ -15,12 +15,17 @@ std::uint32_t whole_seconds(LockManager::Clock::duration time) {
 }
 
 LockView view_of(const Lock& lock, std::uint32_t now) {
-  return {lock.owner->id, lock.owner->caller, lock.range, lock.mode, now - lock.since};
+  return {lock.owner->id, lock.owner->caller, lock.range,
+          lock.mode,      now - lock.since,   lock.owner->opened};
 }
 
 WaitView view_of(const Waiter& w, LockManager::Clock::time_point now) {
-  return {w.ticket, w.request, w.place, whole_seconds(now - w.since),
-          w.ahead != nullptr ? w.ahead->ticket : 0};
+  return {w.ticket,
+          w.request,
+          w.place,
+          whole_seconds(now - w.since),
+          w.ahead != nullptr ? w.ahead->ticket : 0,
+          w.opened};
 }
 
 Offset first_of(const Lock& lock) { return lock.range.first; }
@@ -219,9 +224,9 @@ bool FileLocks::locks_page(PageMark& mark, std::size_t limit, std::vector<LockVi
   const std::lock_guard guard(mutex_);
   const std::uint32_t now = whole_seconds(manager_.now().time_since_epoch());
   const std::size_t end = out.size() + limit;
-  for (; mark.tree < 2; ++mark.tree, mark.first = 0, mark.skip = 0) {
-    const LockTree& tree = mark.tree == 0 ? exclusive_ : shared_;
-    if (walk_page(tree.lower_bound({mark.first}), mark, end - out.size(),
+  const auto trees = this->trees();
+  for (; mark.tree < trees.size(); ++mark.tree, mark.first = 0, mark.skip = 0) {
+    if (walk_page(trees[mark.tree]->lower_bound({mark.first}), mark, end - out.size(),
                   [&](const Lock& lock) { out.push_back(view_of(lock, now)); })) {
       return true;
     }
@@ -247,11 +252,13 @@ Audit FileLocks::audit(std::size_t limit, std::vector<Difference>& out) const {
     std::unique_lock lock(mutex_);
     const Backing::Inspector inspect = backing_->inspector();
     if (!inspect) return Audit::kUnknown;
-    for_each([&](const Range& range, Mode mode) {
+    CarriedIn(*this, Space::kRecords).for_each([&](const Range& range, Mode mode) {
       granted.push_back({range, mode});
       return true;
     });
-    for (const auto& wait : outside_) awaited.push_back(wait->range);
+    for (const auto& wait : outside_) {
+      if (wait->space == Space::kRecords) awaited.push_back(wait->range);
+    }
     const std::uint64_t changes = changes_;
     const bool keep = left == 1 && granted.size() <= kMostReadLocked;
     if (!keep) lock.unlock();
@@ -269,7 +276,7 @@ std::vector<LockView> FileLocks::locks() const {
   const std::lock_guard guard(mutex_);
   const std::uint32_t now = whole_seconds(manager_.now().time_since_epoch());
   std::vector<LockView> views;
-  for (const LockTree* tree : {&exclusive_, &shared_}) {
+  for (const LockTree* tree : trees()) {
     tree->for_each([&](const Lock& l) {
       views.push_back(view_of(l, now));
       return true;

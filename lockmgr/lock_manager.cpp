@@ -9,7 +9,7 @@
 namespace lockmgr {
 
 LockManager::LockManager(const Limits& limits, const Policy& policy, Observer* observer)
-    : ledger_(limits), observer_(observer), policy_(policy) {}
+    : ledger_(limits), observer_(observer), leases_(policy.has_lease()), policy_(policy) {}
 
 LockManager::~LockManager() { assert(files_.empty() && by_node_.empty()); }
 
@@ -18,6 +18,7 @@ std::shared_ptr<FileLocks> LockManager::open_file(const FileKey& key,
   auto file = std::make_shared<FileLocks>(*this, key, std::move(backing));
   const std::lock_guard guard(registry_mutex_);
   files_.emplace(file.get(), file);
+  file->policy_ = policy_;  // a switch that came meanwhile has not met this file
   return file;
 }
 
@@ -29,6 +30,38 @@ void LockManager::forget_file(const FileLocks& file) noexcept {
 Policy LockManager::policy() const {
   const std::lock_guard guard(registry_mutex_);
   return policy_;
+}
+
+PolicySwitch LockManager::switch_policy(const Policy& to) {
+  PolicySwitch report;
+  report.to = to;
+  // Nobody parks a request that takes part in deadlock detection meanwhile.
+  const std::lock_guard block(block_mutex_);
+  {
+    const std::lock_guard guard(registry_mutex_);
+    std::vector<std::pair<Slot*, WaitNodes>> changed;
+    std::set<std::pair<WaitGraph::Node, Ticket>> by_node;
+    for (auto& [ticket, slot] : tickets_) {
+      if (slot.waiter == nullptr) continue;
+      const Waiter& waiter = *slot.waiter;
+      const auto& [where, nodes] =
+          changed.emplace_back(&slot, waiting_nodes(to, waiter.party(), waiter.request.caller));
+      for (const auto& node : nodes) {
+        if (node) by_node.emplace(*node, ticket);
+      }
+    }
+    // From here on nothing throws.
+    for (const auto& [slot, nodes] : changed) slot->nodes = nodes;
+    by_node_.swap(by_node);
+    report.from = std::exchange(policy_, to);
+    leases_.store(to.has_lease(), std::memory_order_relaxed);
+  }
+  const std::vector<std::shared_ptr<FileLocks>> all = files();
+  for (const auto& file : all) file->switch_policy(to, report);
+  if (to.deadlock != report.from.deadlock) {
+    for (const auto& file : all) file->refuse_cycles(report);
+  }
+  return report;
 }
 
 Ticket LockManager::new_ticket() {
@@ -116,9 +149,13 @@ void LockManager::shut_down(int error) noexcept {
 }
 
 void LockManager::relent(Clock::time_point now) noexcept {
-  if (!has_queued()) return;
+  const bool leases = leases_.load(std::memory_order_relaxed) && ledger_.waiters() != 0;
+  if (!has_queued() && !leases) return;
   try {
-    for (const auto& file : files()) file->relent(now);
+    for (const auto& file : files()) {
+      file->relent(now);
+      if (leases) file->break_leases(now);
+    }
   } catch (const std::bad_alloc&) {
     return;  // the next call comes soon
   }

@@ -41,11 +41,13 @@
 #include "lockmgr/histogram.h"
 #include "lockmgr/owner.h"
 #include "lockmgr/policy.h"
+#include "lockmgr/policy_switch.h"
 #include "lockmgr/wait_nodes.h"
 
 namespace lockmgr {
 
 class FileLocks;
+struct LockView;
 struct Waiter;
 
 /// Names a file: the backing's device and inode number, never a path.
@@ -94,6 +96,10 @@ class Observer {
   /// on: the cookies of processes, unless the policy counts other owners in.
   virtual void deadlock(const FileLocks&, const Request&,
                         const std::vector<std::uint64_t>& /*cycle*/) {}
+  /// `lock` is about to be broken because `waiter`, one of `waiting` requests, has waited for it
+  /// too long, or because there are too many (Policy::has_lease()).
+  virtual void lease_ended(const FileLocks&, const LockView& /*lock*/, const Request& /*waiter*/,
+                           std::uint64_t /*waiting*/) {}
   /// While LockManager::watch() is on: what happens to locks and requests. Calls on one file come
   /// in the order of what happened.
   virtual void event(const FileLocks&, const Event&) {}
@@ -168,12 +174,41 @@ class LockManager {
 
   /// The policy of files opened from now on, and, but for the moment of a switch, of all.
   Policy policy() const;
+  /// Switches all files to another policy. What is granted stays granted, also where the new policy
+  /// would not have granted it beside what else is held; who asks for such a lock again is refused
+  /// until the others let go. Flocks that the new policy carries in another way are carried anew
+  /// at once; where an outsider stands in the way the lock stays without. Whoever waits keeps
+  /// waiting by the new rules, in the new order: granted if these allow, refused with EDEADLK if
+  /// they find a cycle. Does not block on backings longer than their try calls. May throw
+  /// std::bad_alloc; then either nothing has changed, or some files follow with the next switch.
+  PolicySwitch switch_policy(const Policy& to);
+
   /// The manager's clock: the steady one, or the time it was last set to, where it stands still
   /// until it is set again: for simulations.
   Clock::time_point now() const noexcept {
     const Clock::rep set = set_time_.load(std::memory_order_relaxed);
-    return set == 0 ? Clock::now() : Clock::time_point(Clock::duration(set));
+    if (set != 0) return Clock::time_point(Clock::duration(set));
+    return moment_ == 0 ? Clock::now() : Clock::time_point(Clock::duration(moment_));
   }
+  /// While it lives, now() stands still for the calling thread (unless `time` is the clock's
+  /// epoch): all that a call does happens at a time that can be written down, and be gone through
+  /// again.
+  class Moment {
+   public:
+    explicit Moment(Clock::time_point time) noexcept
+        : outer_(std::exchange(moment_, time.time_since_epoch().count())) {}
+    ~Moment() { moment_ = outer_; }
+    Moment(const Moment&) = delete;
+    Moment& operator=(const Moment&) = delete;
+
+    /// Of the latest on the calling thread; the clock's epoch if there is none.
+    static Clock::time_point current() noexcept {
+      return Clock::time_point(Clock::duration(moment_));
+    }
+
+   private:
+    const Clock::rep outer_;
+  };
   /// `time` must not go back, nor be the clock's epoch.
   void set_time(Clock::time_point time) noexcept {
     set_time_.store(time.time_since_epoch().count(), std::memory_order_relaxed);
@@ -218,12 +253,15 @@ class LockManager {
   std::vector<std::shared_ptr<Waiter>> waiters_at(WaitGraph::Node node) const;
   void forget_file(const FileLocks& file) noexcept;
 
+  static inline constinit thread_local Clock::rep moment_ = 0;  ///< 0: none
+
   Ledger ledger_;
   Counters counters_;
   std::array<Histogram, static_cast<std::size_t>(Timing::kCount)> timings_;
   Observer* const observer_;
   std::atomic<Clock::rep> set_time_{0};  ///< 0: the clock runs
   std::atomic<bool> watched_{false};
+  std::atomic<bool> leases_;  ///< Policy::has_lease() of policy_
   std::atomic<std::uint64_t> next_wait_{1};
   std::atomic<std::uint64_t> outside_waits_{0};
   std::atomic<std::uint64_t> queued_{0};  ///< waiters that stand behind another waiter

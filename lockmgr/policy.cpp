@@ -11,6 +11,14 @@ namespace {
 
 // -- the values of each axis, in the order of its enum -------------------------------------------
 
+constexpr AxisValue kConflictSpace[] = {
+    {"unified",
+     "flock, POSIX and OFD locks exclude each other: an NFS server, to which all three "
+     "are byte ranges"},
+    {"separate",
+     "flocks exclude flocks only, and are carried to the backing as flocks, which NFS "
+     "clients do not see: Linux on local files"},
+};
 constexpr AxisValue kSameProcess[] = {
     {"conflict",
      "a flock and a record lock of one process exclude each other: an NFS client, where "
@@ -55,6 +63,45 @@ constexpr AxisValue kConversion[] = {
     {"drop", "it costs a flock its old lock: flock(2) of Linux and BSD"},
 };
 
+constexpr AxisValue kGuard[] = {
+    {"off", "flocks straight on the source are not seen: an NFS server"},
+    {"flock",
+     "while locks are granted on a file, it also carries a flock of the strongest mode, so "
+     "that local programs that flock the source are kept out; NFS clients do not mind"},
+};
+constexpr AxisValue kLease[] = {
+    {"none", "a lock is held until it is let go: POSIX, NFS"},
+    {"SECONDS",
+     "a lock that a request has waited for that long is broken, and its owner logged: "
+     "GlusterFS's features.locks-revocation-secs"},
+};
+constexpr AxisValue kLeaseWaiters[] = {
+    {"none", "any number may wait: POSIX, NFS"},
+    {"N",
+     "a lock that more than N requests wait for is broken, and its owner logged: GlusterFS's "
+     "features.locks-revocation-max-blocked"},
+};
+constexpr std::uint32_t kMostSeconds = 365 * 24 * 60 * 60;
+constexpr std::uint32_t kMostWaiters = 1'000'000;
+
+/// The row of an axis whose field is a number, 0 standing for "none".
+template <std::uint32_t Policy::*kField, const auto& kValues, std::uint32_t kMost>
+constexpr Axis number_of(std::string_view name, std::string_view question) {
+  return {name, question, kValues,
+          [](const Policy& policy) {
+            return policy.*kField == 0 ? std::string("none") : std::to_string(policy.*kField);
+          },
+          [](Policy& policy, std::string_view text) {
+            std::uint32_t number = 0;
+            const char* const end = text.data() + text.size();
+            const auto [stop, error] = std::from_chars(text.data(), end, number);
+            const bool good = error == std::errc{} && stop == end && number > 0 && number <= kMost;
+            if (!good && text != "none") return false;
+            policy.*kField = good ? number : 0;
+            return true;
+          }};
+}
+
 /// The row of an axis whose field is an enum.
 template <auto Policy::*kField, const auto& kValues>
 constexpr Axis axis_of(std::string_view name, std::string_view question) {
@@ -74,6 +121,8 @@ constexpr Axis axis_of(std::string_view name, std::string_view question) {
 }
 
 constexpr Axis kAxes[] = {
+    axis_of<&Policy::conflict_space, kConflictSpace>(
+        "conflict_space", "do flocks and record locks exclude each other"),
     axis_of<&Policy::same_process, kSameProcess>(
         "same_process", "do the flocks and record locks of one process exclude each other"),
     axis_of<&Policy::open_mode, kOpenMode>("open_mode", "must a flock fit the descriptor's mode"),
@@ -82,6 +131,11 @@ constexpr Axis kAxes[] = {
     axis_of<&Policy::deadlock, kDeadlock>("deadlock", "whose cycles of waiting are refused"),
     axis_of<&Policy::conversion, kConversion>("conversion",
                                               "what a change of mode that fails costs"),
+    axis_of<&Policy::guard, kGuard>("guard", "are flocks straight on the source kept out"),
+    number_of<&Policy::lease, kLease, kMostSeconds>("lease",
+                                                    "how long may a lock be held that others want"),
+    number_of<&Policy::lease_waiters, kLeaseWaiters, kMostWaiters>(
+        "lease_waiters", "how many may wait for a lock before it is broken"),
 };
 
 constexpr Preset kPresets[] = {
@@ -89,11 +143,27 @@ constexpr Preset kPresets[] = {
     {"dual",
      "nfs for programs that take both a flock and a record lock on one file",
      {.same_process = SameProcess::kExempt}},
+    {"guarded",
+     "nfs where local programs may not all be on the mount",
+     {.guard = BypassGuard::kFlock}},
+    {"linux",
+     "Linux's own locks on a local file",
+     {.conflict_space = ConflictSpace::kSeparate,
+      .open_mode = OpenMode::kRelaxed,
+      .order = Order::kNewcomers,
+      .conversion = Conversion::kDrop}},
     {"bsd",
      "FreeBSD's one lock manager for flock and POSIX",
      {.open_mode = OpenMode::kRelaxed,
       .deadlock = Deadlock::kAll,
       .conversion = Conversion::kDrop}},
+    {"gluster",
+     "GlusterFS with revocation on: nothing waits for ever on one that hangs",
+     {.open_mode = OpenMode::kRelaxed,
+      .order = Order::kNewcomers,
+      .deadlock = Deadlock::kOff,
+      .lease = 60,
+      .lease_waiters = 1000}},
     {"samba-friendly",
      "Samba's server, which takes flocks (share modes) and record locks of one "
      "file, on descriptors of either mode, and never waits in the kernel",

@@ -19,6 +19,7 @@
 
 #include <sys/types.h>
 
+#include <array>
 #include <cstdint>
 #include <optional>
 #include <span>
@@ -38,6 +39,14 @@ enum class HandOver : std::uint8_t { kFair, kLocal };
 enum class Deadlock : std::uint8_t { kProcess, kAll, kOff };
 enum class Conversion : std::uint8_t { kKeep, kDrop };
 enum class BypassGuard : std::uint8_t { kOff, kFlock };
+
+/// The conflict spaces of a file. Locks in different ones never exclude each other, and each is
+/// carried to the backing by a kind of lock of its own.
+enum class Space : std::uint8_t {
+  kRecords,  ///< as record locks, which is also what NFS clients' locks are there
+  kFlocks,   ///< as flocks, which NFS clients do not see
+};
+inline constexpr std::array<Space, 2> kSpaces{Space::kRecords, Space::kFlocks};
 
 /// An owner, and the process that the owner's present locks were taken by: fixed while the owner
 /// holds or awaits any. 0: unknown.
@@ -99,6 +108,13 @@ struct Policy {
            b.owner.type == OwnerType::kProcess;
   }
 
+  /// Where an owner of this type has its locks.
+  Space space_of(OwnerType type) const {
+    return conflict_space == ConflictSpace::kSeparate && type == OwnerType::kFlock
+               ? Space::kFlocks
+               : Space::kRecords;
+  }
+
   /// Checks the open mode a flock needs: 0, or EBADF as from an NFS client (nfs_flock(), since its
   /// server-side lock is a POSIX lock). The kernel checks the other types before anybody is asked.
   int check_open_mode(OwnerType type, Mode mode, bool readable, bool writable) const;
@@ -132,6 +148,17 @@ struct Policy {
   bool drops_refused_conversion(OwnerType type) const {
     return conversion == Conversion::kDrop && type == OwnerType::kFlock;
   }
+
+  /// Whether the strongest mode granted anywhere on a file is also carried as a flock of the whole
+  /// file. Where flocks are carried as flocks already it has no say: there they are a world apart.
+  bool guards() const {
+    return guard == BypassGuard::kFlock && conflict_space == ConflictSpace::kUnified;
+  }
+
+  /// Whether locks that others wait for can be broken: after `lease` seconds of waiting, or when
+  /// more than `lease_waiters` requests wait, as GlusterFS's revocation does. Looked at by
+  /// LockManager::relent().
+  bool has_lease() const { return lease != 0 || lease_waiters != 0; }
 
   /// A turn with this bit comes after all turns without.
   static constexpr std::uint64_t kLaterTurn = std::uint64_t{1} << 63;

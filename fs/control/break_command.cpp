@@ -78,7 +78,7 @@ class BreakReply final : public Reply {
   /// Returns 0 or an errno.
   int take_from(const lockmgr::OwnerId& id, const lockmgr::Caller& caller, std::string& out) {
     lockmgr::Range gone;
-    const int error = file_->revoke(id, range_, gone);
+    const int error = context_.lock_ops.revoke(*file_, id, range_, gone);
     if (error != 0) return error == ENOENT ? 0 : error;  // ENOENT: let go meanwhile
     ++broken_;
     Json json = file_json(context_, *file_);

@@ -12,6 +12,9 @@ const std::vector<Command>& commands() {
       {"watch", Access::kLook, watch},        //
       {"break", Access::kChange, take_away},  //
       {"set", Access::kChange, set},          //
+      {"policy", Access::kLook, policy},      //
+      {"set_policy", Access::kChange, set_policy},
+      {"record", Access::kChange, record},  //
   };
   return kCommands;
 }

@@ -53,14 +53,18 @@ Outcome dispatch(Context& context, const Call& call) {
 }  // namespace
 
 Context::Context(const Options& mount_options, Filesystem& fs, LockOps& ops)
-    : options(mount_options), current(mount_options), filesystem(fs), lock_ops(ops) {}
+    : options(mount_options),
+      current(mount_options),
+      filesystem(fs),
+      lock_ops(ops),
+      recorder(ops.tape()) {}
 
 void Context::note_mount() {
   if (const auto mount = find_mount(options.mountpoint_path)) mount_device = mount->device;
 }
 
 Outcome done(const Call& call, const char* name, Json value) {
-  return {line_of({{"id", call.id}, {"ok", true}, {name, std::move(value)}}), nullptr, {}};
+  return {line_of({{"id", call.id}, {"ok", true}, {name, std::move(value)}}), nullptr, {}, {}};
 }
 
 Outcome execute(Context& context, const std::string& line, const Peer& peer) {
@@ -80,9 +84,9 @@ Outcome execute(Context& context, const std::string& line, const Peer& peer) {
     }
     return dispatch(context, {request, id, peer});
   } catch (const Failure& failure) {
-    return {error_line(id, failure.code, failure.message), nullptr, {}};
+    return {error_line(id, failure.code, failure.message), nullptr, {}, {}};
   } catch (const Json::exception& error) {
-    return {error_line(id, "bad_request", error.what()), nullptr, {}};
+    return {error_line(id, "bad_request", error.what()), nullptr, {}, {}};
   }
 }
 

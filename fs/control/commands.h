@@ -14,6 +14,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -25,6 +26,7 @@
 #include "fs/filesystem.h"
 #include "fs/lock_ops.h"
 #include "fs/options.h"
+#include "fs/record/recorder.h"
 
 namespace lockfs::control {
 
@@ -48,6 +50,7 @@ struct Context {
   Filesystem& filesystem;
   LockOps& lock_ops;
   const std::chrono::steady_clock::time_point began = std::chrono::steady_clock::now();
+  Recorder recorder;
 };
 
 /// A reply under way.
@@ -96,6 +99,9 @@ struct Outcome {
   std::string lines;
   std::unique_ptr<Reply> more;       ///< may be null
   std::optional<WatchFilter> watch;  ///< the peer wants events from now on
+  /// If set, the connection is somebody else's from now on, who sends `unsent` first. Returns an
+  /// empty string, or why it cannot be; then the connection goes on. May throw std::bad_alloc.
+  std::function<std::string(UniqueFd& peer, const std::string& unsent)> hand_over = nullptr;
 };
 
 /// {"id":..,"ok":true,"<name>":<value>}: the whole of a short reply.
@@ -117,6 +123,10 @@ const std::vector<Command>& commands();
 /// Carries out one request line (without its newline). Bad ones are answered, never thrown. May
 /// throw std::bad_alloc.
 Outcome execute(Context& context, const std::string& line, const Peer& peer);
+
+/// Switches the mount to another policy, and logs by whom. May throw std::bad_alloc; then the
+/// policy is the old one, or the new one for some files.
+lockmgr::PolicySwitch switch_policy(Context& context, const lockmgr::Policy& to, const Peer& peer);
 
 // -- parts that several replies share
 // --------------------------------------------------------------
@@ -143,5 +153,8 @@ Outcome verify(Context& context, const Call& call);
 Outcome take_away(Context& context, const Call& call);  ///< "break"
 Outcome set(Context& context, const Call& call);
 Outcome watch(Context& context, const Call& call);
+Outcome policy(Context& context, const Call& call);
+Outcome set_policy(Context& context, const Call& call);
+Outcome record(Context& context, const Call& call);
 
 }  // namespace lockfs::control

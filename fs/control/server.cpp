@@ -44,6 +44,7 @@ void Server::stop() noexcept {
   while (write(stop_.get(), &one, sizeof one) < 0 && errno == EINTR) {
   }
   thread_.join();
+  context_.recorder.stop();
   stop_watching();
   connections_.clear();
   events_.clear();
@@ -214,6 +215,12 @@ bool Server::advance(Connection& c) {
   Outcome outcome = execute(context_, line, c.peer);
   c.output += outcome.lines;
   c.reply = std::move(outcome.more);
+  if (outcome.hand_over) {
+    const std::string refusal = outcome.hand_over(c.fd, c.output.substr(c.sent));
+    c.dead = refusal.empty();
+    if (!c.dead) c.output += error_line(nullptr, "failed", refusal);
+    return false;
+  }
   if (outcome.watch) {
     c.watch = outcome.watch;
     note_watchers();

@@ -27,7 +27,10 @@ std::vector<MountOption> changes_in(const Json& request) {
   return changes;
 }
 
-void apply(Context& context) {
+/// The policy comes first, since only that can fail (std::bad_alloc).
+void apply(Context& context, Options wanted, const Peer& peer) {
+  if (!(wanted.policy == context.current.policy)) switch_policy(context, wanted.policy, peer);
+  context.current = std::move(wanted);
   const Options& options = context.current;
   spdlog::set_level(spdlog::level::from_str(options.log_level));
   Filesystem::CacheTimes& times = context.filesystem.cache_times();
@@ -56,8 +59,7 @@ Outcome set(Context& context, const Call& call) {
   OptionChange planned = plan_change(context.current, changes);
   if (!planned.error.empty()) throw Failure{"bad_request", std::move(planned.error)};
   if (!call.request.value("check", false) && !changes.empty()) {
-    context.current = std::move(planned.wanted);
-    apply(context);
+    apply(context, std::move(planned.wanted), call.peer);
     report(changes, call.peer);
   }
   Json values;

@@ -25,7 +25,7 @@ _lockfs_values() {
         awk -v head="  $1=VALUE" 'index($0, head) == 1 { on = 1 }
           on { printf "%s ", $0 }
           on && /\(default/ { exit }' | tr -s ' ' |
-        sed -n 's/.*: \([a-z, ]*\) (default.*/\1/p' | tr -d ' ' | tr ',' '\n'
+        sed -n 's/.*: \([A-Za-z, ]*\) (default.*/\1/p' | tr -d ' ' | tr ',' '\n'
       ;;
   esac
 }

@@ -11,17 +11,25 @@ _lockfsctl_words() {
 }
 
 _lockfsctl() {
-  local cur=${COMP_WORDS[COMP_CWORD]} subcommand="" word words
+  local cur=${COMP_WORDS[COMP_CWORD]} said="" last="" word words
+  # The subcommands before the cursor: the words that the help of those before them lists.
+  words=$("$1" --help 2>/dev/null | _lockfsctl_words)
   for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
-    [[ $word == -* ]] || { subcommand=$word; break; }
+    grep -qxFe "$word" <<<"$words" || continue
+    said+=" $word" last=$word
+    # shellcheck disable=SC2086  # several words
+    words=$("$1" $said --help 2>/dev/null | _lockfsctl_words)
+    [[ $words ]] || break
   done
   COMPREPLY=()
   if [[ $cur == -* ]]; then
-    # shellcheck disable=SC2086  # no word at all when there is no subcommand
-    words=$("$1" $subcommand --help 2>/dev/null | _lockfsctl_words -o)
-  elif [[ -z $subcommand ]]; then
-    words=$("$1" --help 2>/dev/null | _lockfsctl_words)
-  else
+    # shellcheck disable=SC2086  # several words, or none
+    words=$("$1" $said --help 2>/dev/null | _lockfsctl_words -o)
+  elif [[ $said == " policy set" && $last == "${COMP_WORDS[COMP_CWORD-1]}" ]]; then
+    words=$(lockfs --help 2>/dev/null |
+      sed -n '/^Lock policy/,/^$/{s/^    \([a-z][a-z-]*\) .*/\1/p; s/^  \([a-z_]*=\).*/\1/p}')
+    compopt -o nospace 2>/dev/null
+  elif [[ ! $words ]]; then
     compopt -o filenames 2>/dev/null
     mapfile -t COMPREPLY < <(compgen -f -- "$cur")
     return

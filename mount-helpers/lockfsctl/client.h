@@ -7,6 +7,7 @@
 #include <functional>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "mount-helpers/lockfsctl/subcommand.h"
@@ -49,6 +50,8 @@ class Client {
 
   /// The next line, such as an event; nothing when the mount has gone. Blocks.
   std::optional<Json> next();
+  /// What has come and was not read as lines, once the rest of the connection is no lines.
+  std::string take_rest() { return std::exchange(input_, {}); }
   /// Whether next() has a line at once.
   [[nodiscard]] bool has_line() const { return input_.find('\n') != std::string::npos; }
   /// Reads what has come, without blocking. Returns false when the mount has gone.

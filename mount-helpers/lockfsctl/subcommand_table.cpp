@@ -9,8 +9,10 @@ const std::vector<Add>& subcommands() {
       add_who,     //
       add_graph,   //
       add_watch,   //
+      add_record,  //
       add_top,     //
       add_break,   //
+      add_policy,  //
       add_stats,   //
       add_verify,  //
       add_ping,    //

@@ -36,6 +36,13 @@ TEST(OptionChange, WhatMayChangeChanges) {
   EXPECT_EQ(wanted.workers, 9U) << "what nobody mentions stays";
 }
 
+TEST(OptionChange, ThePolicyMayChange) {
+  EXPECT_EQ(plan({{"policy", "dual"}}).wanted.policy.text(), "dual");
+  EXPECT_EQ(plan({{"fairness", "readers"}, {"lease", "9"}}).wanted.policy.text(),
+            "nfs,fairness=readers,lease=9");
+  EXPECT_NE(plan({{"policy", "nosuch"}}).error.find("unknown policy"), std::string::npos);
+}
+
 TEST(OptionChange, NothingIsNoChange) {
   const auto [wanted, error] = plan({});
   EXPECT_EQ(error, "");
@@ -49,8 +56,6 @@ TEST(OptionChange, TheRestMayOnlyBeRepeated) {
            {{"mirror", {}}, {"nomirror", {}}},
            {{"passthrough", "auto"}, {"passthrough", "off"}},
            {{"log_target", "auto"}, {"log_target", "syslog"}},
-           {{"policy", "nfs"}, {"policy", "bsd"}},
-           {{"deadlock", "process"}, {"deadlock", "off"}},
            {{"fsname", "/data"}, {"fsname", "/other"}},
            {{"control", "auto"}, {"control", "off"}},
            {{"allow_other", {}}, {"no_allow_other", {}}},

@@ -73,6 +73,26 @@ TEST_F(Remount, NewLimitsHoldAtOnce) {
   EXPECT_EQ(flock(second.get(), LOCK_EX | LOCK_NB), 0);
 }
 
+// As `lockfsctl policy set` does, and either knows what the other has done.
+TEST_F(Remount, SwitchesThePolicy) {
+  ASSERT_TRUE(write_file(source() + "/a", ""));
+  start({source(), mount()}, mount());
+  const UniqueFd first(open((mount() + "/a").c_str(), O_RDONLY | O_CLOEXEC));
+  EXPECT_EQ(flock(first.get(), LOCK_EX | LOCK_NB), -1);
+  EXPECT_EQ(errno, EBADF);
+  accepted("policy=bsd,fairness=readers");
+  EXPECT_EQ(value("policy"), "bsd,fairness=readers");
+  EXPECT_EQ(flock(first.get(), LOCK_EX | LOCK_NB), 0);
+  control::Client client;
+  ASSERT_EQ(client.connect(control::control_socket_path(control::control_folder(), mount(), 0)), 0);
+  control::Json reply;
+  ASSERT_EQ(client.ask({{"cmd", "set_policy"}, {"policy", "open_mode=strict"}}, reply), "");
+  EXPECT_EQ(value("open_mode"), "strict");
+  accepted("lease=7");
+  EXPECT_EQ(value("open_mode"), "strict") << "what is not mentioned stays";
+  EXPECT_EQ(value("lease"), 7);
+}
+
 TEST_F(Remount, ChangesFlagsOfTheMount) {
   start({source(), mount()}, mount());
   accepted("ro,nosuid,noatime");

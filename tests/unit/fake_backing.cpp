@@ -188,6 +188,11 @@ void FakeBacking::recall(WaitId id) noexcept {
   pending_.erase(it);
 }
 
+FakeBacking& FakeBacking::flocks() noexcept {
+  if (flocks_ == nullptr) flocks_ = std::make_unique<FakeBacking>();
+  return *flocks_;
+}
+
 bool FakeBacking::outsiders_waiting() noexcept {
   const std::lock_guard guard(mutex_);
   return std::any_of(pending_.begin(), pending_.end(),

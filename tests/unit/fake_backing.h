@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <optional>
 #include <string>
@@ -67,6 +68,10 @@ class FakeBacking final : public Backing {
            WaitDone done) noexcept override;
   void recall(WaitId id) noexcept override;
   bool outsiders_waiting() noexcept override;
+  /// A FakeBacking of its own, whose outsiders take flocks.
+  FakeBacking& flocks() noexcept override;
+  /// Null while nobody has asked for it.
+  [[nodiscard]] FakeBacking* known_flocks() const { return flocks_.get(); }
   Inspector inspector() override;
 
   // -- outsiders -----------------------------------------------------------------------------
@@ -133,6 +138,8 @@ class FakeBacking final : public Backing {
   bool is_refused(Who who, const Range& range, Mode mode) const;
   bool may_take(std::size_t position, bool outsiders) const;
   void pump(bool outsiders);
+
+  std::unique_ptr<FakeBacking> flocks_;  ///< made when first asked for, by one thread at a time
 
   mutable std::mutex mutex_;  ///< guards all that follows
   std::map<Who, Holding> held_;

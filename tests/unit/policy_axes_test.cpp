@@ -27,6 +27,50 @@ struct PolicyWorld : World {
   explicit PolicyWorld(std::string_view text) : World({}, 1, policy_of(text)) {}
 };
 
+// -- conflict space
+// --------------------------------------------------------------------------------
+
+TEST(Separate, FlocksAndRecordLocksDoNotMeet) {
+  PolicyWorld w("conflict_space=separate");
+  ASSERT_EQ(w.lock(flock_of(1), kWholeFile, kX), 0);
+  EXPECT_EQ(w.lock(process(2), {0, 9}, kX), 0);
+  EXPECT_EQ(w.lock(ofd(3), {20, 29}, kX), 0);
+  EXPECT_EQ(w.lock(flock_of(4), kWholeFile, kS), EAGAIN);
+  EXPECT_EQ(w.lock(ofd(4), {0, 9}, kS), EAGAIN);
+  EXPECT_EQ(to_text(w.backing().held()), "X[0,9] X[20,29] ");
+  EXPECT_EQ(to_text(w.backing().flocks().held()), "X[0,EOF] ");
+  w.unlock(flock_of(1), kWholeFile);
+  EXPECT_EQ(to_text(w.backing().held()), "X[0,9] X[20,29] ");
+  EXPECT_EQ(to_text(w.backing().flocks().held()), "nothing");
+}
+
+TEST(Separate, EachIsRefusedByItsOwnOutsiders) {
+  PolicyWorld w("conflict_space=separate");
+  ASSERT_EQ(w.backing().outsider_set(1, kWholeFile, kX), 0);
+  EXPECT_EQ(w.lock(flock_of(1), kWholeFile, kX), 0) << "an NFS client's lock is no flock";
+  EXPECT_EQ(w.lock(ofd(2), {0, 9}, kS), EAGAIN);
+  w.unlock(flock_of(1), kWholeFile);
+  ASSERT_EQ(w.backing().flocks().outsider_set(1, kWholeFile, kS), 0);
+  EXPECT_EQ(w.lock(flock_of(1), kWholeFile, kX), EAGAIN);
+  EXPECT_EQ(w.lock(flock_of(1), kWholeFile, kS), 0);
+}
+
+TEST(Separate, WaitsForAnOutsidersFlock) {
+  PolicyWorld w("conflict_space=separate");
+  ASSERT_EQ(w.backing().flocks().outsider_set(1, kWholeFile, kX), 0);
+  const AnswerPtr waiting = w.wait(flock_of(1), kWholeFile, kX);
+  EXPECT_EQ(w.place(waiting), Place::kOutside);
+  EXPECT_TRUE(w.wait(process(1), kWholeFile, kX)->granted());
+  w.backing().flocks().outsider_leaves(1);
+  w.deliver();
+  EXPECT_TRUE(waiting->granted());
+  const AnswerPtr next = w.wait(flock_of(2), kWholeFile, kX);
+  w.unlock(process(1), kWholeFile);
+  EXPECT_TRUE(next->waiting());
+  w.unlock(flock_of(1), kWholeFile);
+  EXPECT_TRUE(next->granted());
+}
+
 // -- same process
 // ----------------------------------------------------------------------------------
 
@@ -302,6 +346,145 @@ TEST(Conversion, DropAppliesAgainstOutsiders) {
   EXPECT_EQ(w.lock(flock_of(1), kWholeFile, kX), EAGAIN);
   EXPECT_EQ(w.held(flock_of(1)), "nothing");
   EXPECT_EQ(to_text(w.backing().held()), "nothing");
+}
+
+// -- bypass guard
+// ----------------------------------------------------------------------------------
+
+TEST(Guard, CarriesTheStrongestModeAsAFlock) {
+  PolicyWorld w("guard=flock");
+  ASSERT_EQ(w.lock(ofd(1), {0, 9}, kS), 0);
+  EXPECT_EQ(to_text(w.backing().flocks().held()), "S[0,EOF] ");
+  ASSERT_EQ(w.lock(process(2), {20, 29}, kX), 0);
+  EXPECT_EQ(to_text(w.backing().flocks().held()), "X[0,EOF] ");
+  EXPECT_EQ(w.backing().flocks().outsider_set(1, kWholeFile, kS), EAGAIN);
+  EXPECT_EQ(w.backing().outsider_set(1, {50, 59}, kX), 0) << "an NFS client does not mind";
+  w.unlock(process(2), kWholeFile);
+  EXPECT_EQ(to_text(w.backing().flocks().held()), "S[0,EOF] ");
+  w.unlock(ofd(1), kWholeFile);
+  EXPECT_EQ(to_text(w.backing().flocks().held()), "nothing");
+}
+
+TEST(Guard, AFlockOnTheSourceRefusesAndMakesWait) {
+  PolicyWorld w("guard=flock");
+  FakeBacking& flocks = w.backing().flocks();
+  ASSERT_EQ(flocks.outsider_set(1, kWholeFile, kS), 0);
+  EXPECT_EQ(w.lock(ofd(1), {0, 9}, kX), EAGAIN);
+  EXPECT_EQ(to_text(w.backing().held()), "nothing");
+  EXPECT_EQ(w.lock(ofd(1), {0, 9}, kS), 0);
+  const AnswerPtr writer = w.wait(ofd(2), {50, 59}, kX);
+  EXPECT_EQ(w.place(writer), Place::kOutside);
+  EXPECT_EQ(to_text(flocks.held()), "S[0,EOF] ");
+  flocks.outsider_leaves(1);
+  w.deliver();
+  EXPECT_TRUE(writer->granted());
+  EXPECT_EQ(to_text(flocks.held()), "X[0,EOF] ");
+  w.unlock(ofd(2), kWholeFile);
+  EXPECT_EQ(to_text(flocks.held()), "S[0,EOF] ");
+}
+
+TEST(Guard, IsLetGoWhenTheRecordLockIsRefused) {
+  PolicyWorld w("guard=flock");
+  ASSERT_EQ(w.backing().outsider_set(1, {0, 9}, kX), 0);
+  EXPECT_EQ(w.lock(ofd(1), {0, 9}, kX), EAGAIN);
+  EXPECT_EQ(to_text(w.backing().flocks().held()), "nothing");
+  const AnswerPtr waiting = w.wait(ofd(1), {0, 9}, kX);
+  EXPECT_EQ(to_text(w.backing().flocks().held()), "nothing");
+  ASSERT_EQ(w.backing().flocks().outsider_set(2, kWholeFile, kX), 0);
+  w.backing().outsider_leaves(1);
+  w.deliver();
+  EXPECT_TRUE(waiting->waiting()) << "now the flock is in the way";
+  w.backing().flocks().outsider_leaves(2);
+  w.deliver();
+  EXPECT_TRUE(waiting->granted());
+}
+
+TEST(Guard, AWaitForItStandsBackForASharedLockThatCanBeHad) {
+  PolicyWorld w("guard=flock");
+  FakeBacking& flocks = w.backing().flocks();
+  ASSERT_EQ(flocks.outsider_set(1, kWholeFile, kS), 0);
+  const AnswerPtr writer = w.wait(ofd(1), {0, 9}, kX);
+  const AnswerPtr reader = w.wait(ofd(2), {50, 59}, kS);
+  w.deliver();
+  EXPECT_TRUE(reader->granted());
+  EXPECT_TRUE(writer->waiting());
+  EXPECT_EQ(to_text(flocks.held()), "S[0,EOF] ");
+  flocks.outsider_leaves(1);
+  w.deliver();
+  EXPECT_TRUE(writer->granted());
+}
+
+// -- lease
+// -----------------------------------------------------------------------------------------
+
+using std::chrono::seconds;
+
+struct LeaseWorld : PolicyWorld {
+  using PolicyWorld::PolicyWorld;
+  void pass(seconds time) {
+    now_ += time;
+    manager().set_time(now_);
+    relent(seconds(0));
+  }
+
+ private:
+  LockManager::Clock::time_point now_ = [this] {
+    const LockManager::Clock::time_point start(seconds(1000));
+    manager().set_time(start);
+    return start;
+  }();
+};
+
+TEST(Lease, BreaksALockThatOthersHaveWaitedForThatLong) {
+  LeaseWorld w("lease=10");
+  ASSERT_EQ(w.lock(process(1), {0, 99}, kX), 0);
+  w.pass(seconds(100));
+  EXPECT_EQ(w.held(process(1)), "X[0,99] ") << "nobody wants it";
+  const AnswerPtr waiting = w.wait(ofd(2), {50, 59}, kX);
+  w.pass(seconds(9));
+  EXPECT_TRUE(waiting->waiting());
+  w.pass(seconds(1));
+  EXPECT_TRUE(waiting->granted());
+  EXPECT_EQ(w.held(process(1)), "nothing");
+  ASSERT_EQ(w.notes().leases.size(), 1U);
+  EXPECT_EQ(w.notes().leases.front().owner, process(1));
+  EXPECT_EQ(w.count(Counter::kRevocations), 1U);
+}
+
+TEST(Lease, CountsFromTheGrantForOneWhoWaitedBefore) {
+  LeaseWorld w("lease=10");
+  ASSERT_EQ(w.lock(ofd(1), kWholeFile, kX), 0);
+  const AnswerPtr first = w.wait(ofd(2), kWholeFile, kX);
+  const AnswerPtr second = w.wait(ofd(3), kWholeFile, kX);
+  w.pass(seconds(11));
+  EXPECT_TRUE(first->granted());
+  w.pass(seconds(9));
+  EXPECT_TRUE(second->waiting());
+  w.pass(seconds(2));
+  EXPECT_TRUE(second->granted());
+}
+
+TEST(Lease, BreaksOnlyWhatStandsInTheWay) {
+  LeaseWorld w("lease=10");
+  ASSERT_EQ(w.lock(ofd(1), {0, 9}, kX), 0);
+  ASSERT_EQ(w.lock(ofd(1), {20, 29}, kX), 0);
+  const AnswerPtr waiting = w.wait(ofd(2), {0, 9}, kS);
+  w.pass(seconds(11));
+  EXPECT_TRUE(waiting->granted());
+  EXPECT_EQ(w.held(ofd(1)), "X[20,29] ");
+}
+
+TEST(LeaseWaiters, BreaksALockThatTooManyWaitFor) {
+  LeaseWorld w("lease_waiters=3");
+  ASSERT_EQ(w.lock(ofd(1), kWholeFile, kX), 0);
+  std::vector<AnswerPtr> waiting;
+  for (std::uint64_t n = 2; n < 5; ++n) waiting.push_back(w.wait(ofd(n), kWholeFile, kX));
+  w.pass(seconds(3600));
+  EXPECT_TRUE(waiting.front()->waiting());
+  waiting.push_back(w.wait(ofd(5), kWholeFile, kX));
+  w.pass(seconds(0));
+  EXPECT_TRUE(waiting.front()->granted());
+  EXPECT_TRUE(waiting[1]->waiting());
 }
 
 }  // namespace

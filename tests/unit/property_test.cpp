@@ -53,8 +53,10 @@ class Run {
  public:
   Run(std::uint64_t seed, const Mix& mix)
       : random_(seed), mix_(mix), policy_(policy_of(mix.policy)), world_({}, 1, policy_) {
-    world_.backing().lazy_recalls = mix.lazy;
-    world_.backing().lazy_outsiders = mix.lazy;
+    for (FakeBacking* backing : backings()) {
+      backing->lazy_recalls = mix.lazy;
+      backing->lazy_outsiders = mix.lazy;
+    }
   }
 
   void step() {
@@ -81,13 +83,20 @@ class Run {
 
   void drain() {
     if (mix_.lazy) {
-      world_.backing().let_outsiders_in();
-      world_.backing().land_recalls();
+      for (FakeBacking* backing : backings()) {
+        backing->let_outsiders_in();
+        backing->land_recalls();
+      }
     }
-    for (int i = 0; world_.backing().deliver(); ++i) {
+    const auto deliver = [this] {
+      const auto all = backings();
+      return std::any_of(all.begin(), all.end(), [](FakeBacking* b) { return b->deliver(); });
+    };
+    for (int i = 0; deliver(); ++i) {
       ASSERT_LT(i, 2000) << "waits end and begin again without end";
       settle();
-      if (mix_.lazy) world_.backing().land_recalls();
+      if (!mix_.lazy) continue;
+      for (FakeBacking* backing : backings()) backing->land_recalls();
     }
   }
 
@@ -124,6 +133,7 @@ class Run {
   bool exclusive_of(const OwnerId& a, const OwnerId& b) const {
     if (a == b) return false;
     const bool mixed = (a.type == OwnerType::kFlock) != (b.type == OwnerType::kFlock);
+    if (mixed && policy_.conflict_space == ConflictSpace::kSeparate) return false;
     if (mixed && policy_.same_process == SameProcess::kExempt && pid_of(a) == pid_of(b)) {
       return false;
     }
@@ -150,14 +160,29 @@ class Run {
     return a.span.overlaps(b.span) && modes_conflict(a.mode, b.mode) &&
            exclusive_of(a.owner, b.owner);
   }
-  bool outsiders_refuse(const Span& span, Mode mode) {
-    return world_.backing().refused(FakeBacking::kManager, span.range(), mode);
+  /// Of record locks, and of flocks where they are apart.
+  std::vector<FakeBacking*> backings() {
+    std::vector<FakeBacking*> all{&world_.backing()};
+    if (policy_.conflict_space == ConflictSpace::kSeparate || policy_.guards()) {
+      all.push_back(&world_.backing().flocks());
+    }
+    return all;
+  }
+  FakeBacking& backing_of(const OwnerId& owner) {
+    return policy_.space_of(owner.type) == Space::kFlocks ? world_.backing().flocks()
+                                                          : world_.backing();
+  }
+  bool outsiders_refuse(const OwnerId& owner, const Span& span, Mode mode) {
+    return backing_of(owner).refused(FakeBacking::kManager, span.range(), mode) ||
+           (policy_.guards() &&
+            world_.backing().flocks().refused(FakeBacking::kManager, kWholeFile, mode));
   }
   /// A wait of the manager under way that may take a part of `span`.
-  bool wait_under_way(const Span& span) {
-    for (const Segment& s : world_.backing().under_way()) {
+  bool wait_under_way(const OwnerId& owner, const Span& span) {
+    for (const Segment& s : backing_of(owner).under_way()) {
       if (s.range.overlaps(span.range())) return true;
     }
+    if (policy_.guards()) return !world_.backing().flocks().under_way().empty();
     return false;
   }
 
@@ -274,8 +299,8 @@ class Run {
     if (mix_.restarts && random_.one_in(8)) world_.backing().restart_next = true;
 
     const bool conflict = conflicts(p.owner, p.span, p.mode);
-    const bool outside = outsiders_refuse(p.span, p.mode);
-    const bool under_way = wait_under_way(p.span);
+    const bool outside = outsiders_refuse(p.owner, p.span, p.mode);
+    const bool under_way = wait_under_way(p.owner, p.span);
     bool queue = false;
     for (const Pending& other : pending_) queue |= other.wait && in_each_others_way(other, p);
     queue = queue && policy_.queues_behind_waiters();
@@ -350,14 +375,15 @@ class Run {
   }
 
   void outside() {
-    FakeBacking& backing = world_.backing();
+    const auto all = backings();
+    FakeBacking& backing = *all[random_.below(all.size())];
     if (random_.one_in(2)) {
       backing.deliver(random_.below(3));
       return;
     }
     if (!mix_.outsiders) return;
     const FakeBacking::Who who = random_.between(1, 3);
-    const Span span = some_span(ofd(0));
+    const Span span = &backing == &world_.backing() ? some_span(ofd(0)) : Span{0, kTail};
     switch (random_.below(mix_.lazy ? 6 : 4)) {
       case 0:
         backing.outsider_set(who, span.range(), random_.one_in(2) ? kX : kS);
@@ -454,8 +480,11 @@ class Run {
 
   /// Once all that is due was delivered, every waiter has something in its way.
   void check_reasons() {
-    if (world_.backing().due() != 0) return;
-    const bool quiet = world_.backing().under_way().empty();
+    bool quiet = true;
+    for (FakeBacking* backing : backings()) {
+      if (backing->due() != 0) return;
+      quiet = quiet && backing->under_way().empty();
+    }
     for (std::size_t i = 0; i < pending_.size(); ++i) {
       const Pending& p = pending_[i];
       if (conflicts(p.owner, p.span, p.mode)) continue;
@@ -466,8 +495,8 @@ class Run {
       if (queued && p.wait && policy_.queues_behind_waiters()) continue;
       EXPECT_FALSE(quiet) << "waiter " << i << " of " << pending_.size() << " waits for nothing";
       // A wait of the manager is under way; unless things take effect late, outsiders are why.
-      if (!mix_.lazy && !outsiders_refuse(p.span, p.mode)) {
-        EXPECT_TRUE(wait_under_way(p.span));
+      if (!mix_.lazy && !outsiders_refuse(p.owner, p.span, p.mode)) {
+        EXPECT_TRUE(wait_under_way(p.owner, p.span));
       }
     }
   }
@@ -543,7 +572,9 @@ TEST_P(PropertyOfPolicy, Outsiders) {
 INSTANTIATE_TEST_SUITE_P(Values, PropertyOfPolicy,
                          ::testing::Values("dual", "nfs,fairness=readers", "nfs,fairness=writers",
                                            "nfs,fairness=newcomers", "nfs,handover=local",
-                                           "nfs,conversion=drop", "nfs,deadlock=off",
+                                           "nfs,conversion=drop", "nfs,deadlock=off", "linux",
+                                           "nfs,conflict_space=separate", "guarded",
+                                           "dual,guard=flock,handover=local",
                                            "bsd,deadlock=process,fairness=writers,handover=local",
                                            "samba-friendly,fairness=readers,handover=local"));
 

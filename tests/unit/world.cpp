@@ -1,5 +1,6 @@
 #include "tests/unit/world.h"
 
+#include <array>
 #include <cerrno>
 
 namespace lockmgr::testing {
@@ -14,6 +15,13 @@ World::World(const Limits& limits, int files, const Policy& policy)
   }
 }
 
+void World::land_recalls() {
+  for (FakeBacking* backing : backings_) {
+    backing->land_recalls();
+    if (FakeBacking* flocks = backing->known_flocks()) flocks->land_recalls();
+  }
+}
+
 World::~World() {
   // Everybody leaves; nothing may remain.
   for (FakeBacking* backing : backings_) {
@@ -24,12 +32,12 @@ World::~World() {
   for (const AnswerPtr& answer : answers_) {
     if (answer->waiting()) manager_.cancel(answer->ticket, EINTR);
   }
-  for (FakeBacking* backing : backings_) backing->land_recalls();
+  land_recalls();
   deliver();
   for (auto& [where, opened] : opened_) {
     files_[static_cast<std::size_t>(where.first)]->close(*opened);
   }
-  for (FakeBacking* backing : backings_) backing->land_recalls();
+  land_recalls();
   deliver();
   for (const AnswerPtr& answer : answers_) {
     EXPECT_TRUE(answer->error.has_value()) << "a request was never answered";
@@ -38,6 +46,9 @@ World::~World() {
   for (std::size_t i = 0; i < files_.size(); ++i) {
     EXPECT_TRUE(files_[i]->quiet());
     EXPECT_EQ(to_text(backings_[i]->held()), "nothing");
+    if (FakeBacking* flocks = backings_[i]->known_flocks()) {
+      EXPECT_EQ(to_text(flocks->held()), "nothing");
+    }
   }
   EXPECT_STREQ(manager_.check(), nullptr);
   EXPECT_EQ(manager_.ledger().locks(), 0U);
@@ -122,7 +133,11 @@ void World::deliver() {
   bool again = true;
   while (again) {
     again = false;
-    for (FakeBacking* backing : backings_) again = backing->deliver_all() != 0 || again;
+    for (FakeBacking* backing : backings_) {
+      again = backing->deliver_all() != 0 || again;
+      if (FakeBacking* flocks = backing->known_flocks())
+        again = flocks->deliver_all() != 0 || again;
+    }
   }
   inspect();
 }
@@ -151,8 +166,20 @@ void World::inspect() {
   EXPECT_STREQ(manager_.check(), nullptr);
   if (!mirror_checked) return;
   for (std::size_t i = 0; i < files_.size(); ++i) {
-    const std::string difference = backings_[i]->compare(files_[i]->locks());
-    EXPECT_EQ(difference, "") << "file " << i;
+    const Policy policy = manager_.policy();
+    std::array<std::vector<LockView>, kSpaces.size()> granted;
+    for (const LockView& lock : files_[i]->locks()) {
+      granted[static_cast<std::size_t>(policy.space_of(lock.owner.type))].push_back(lock);
+    }
+    EXPECT_EQ(backings_[i]->compare(granted[0]), "") << "file " << i;
+    if (policy.guards()) {
+      Mode strongest = Mode::kNone;
+      for (const LockView& lock : granted[0]) strongest = std::max(strongest, lock.mode);
+      granted[1].push_back({{}, {}, kWholeFile, strongest});
+    }
+    if (FakeBacking* flocks = backings_[i]->known_flocks()) {
+      EXPECT_EQ(flocks->compare(granted[1]), "") << "flocks of file " << i;
+    }
   }
 }
 

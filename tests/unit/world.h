@@ -58,6 +58,10 @@ class Notes final : public Observer {
   }
   void event(const FileLocks&, const Event& event) override { events.push_back(event); }
 
+  void lease_ended(const FileLocks&, const LockView& lock, const Request&, std::uint64_t) override {
+    leases.push_back(lock);
+  }
+
   struct Failure {
     Range range;
     Mode mode;
@@ -67,6 +71,7 @@ class Notes final : public Observer {
   std::vector<std::pair<Limit, std::uint64_t>> limits;
   std::vector<Failure> failures;
   std::vector<std::vector<std::uint64_t>> cycles;
+  std::vector<LockView> leases;
   std::vector<Event> events;  ///< while LockManager::watch() is on
   Request last_refused;
 };
@@ -127,6 +132,7 @@ class World {
   bool mirror_checked = true;
 
  private:
+  void land_recalls();
   AnswerPtr send(const OwnerId& owner, const Range& range, Mode mode, bool wait, const How& how);
 
   Notes notes_;

@@ -53,9 +53,13 @@ class Model {
     return range.length == 0 ? kBytes - 1 : range.start + range.length - 1;
   }
 
+  /// `separate`: flocks exclude flocks only, as on a plain file.
+  explicit Model(bool separate = false) : separate_(separate) {}
+
   /// One open file's flock and OFD locks do not exclude each other.
-  static bool exclude_each_other(const OwnerKey& a, const OwnerKey& b) {
+  [[nodiscard]] bool exclude_each_other(const OwnerKey& a, const OwnerKey& b) const {
     if (a == b) return false;
+    if (separate_ && (a.kind == kFlock) != (b.kind == kFlock)) return false;
     return a.kind == kPosix || b.kind == kPosix || a.process != b.process || a.file != b.file;
   }
 
@@ -140,6 +144,7 @@ class Model {
   }
 
  private:
+  bool separate_;
   std::map<OwnerKey, Map> owners_;
 };
 

@@ -165,5 +165,55 @@ TEST_F(PolicyTest, ConversionDropLosesTheOldFlock) {
   EXPECT_EQ(two.try_lock(kFlock, kExclusive), 0);
 }
 
+TEST_F(PolicyTest, GuardKeepsFlocksOnTheSourceOut) {
+  start("guard=flock");
+  Locker one(inside());
+  Locker two(inside());
+  Locker local(source());
+  Locker client(source());
+  ASSERT_EQ(one.try_lock(kPosix, kShared, {0, 10}), 0);
+  EXPECT_EQ(local.try_lock(kFlock, kExclusive), EAGAIN);
+  EXPECT_EQ(local.try_lock(kFlock, kShared), 0);
+  EXPECT_EQ(client.try_lock(kPosix, kExclusive, {50, 10}), 0) << "an NFS client does not mind";
+  EXPECT_EQ(two.try_lock(kOfd, kExclusive, {20, 10}), EAGAIN);
+  // By somebody else: a refused upgrade would cost `local` its flock.
+  Locker other(source());
+  EXPECT_EQ(other.try_lock(kFlock, kExclusive), EAGAIN) << "the guard is still there";
+  two.start_lock(kOfd, kExclusive, {20, 10});
+  ASSERT_TRUE(two.waits());
+  EXPECT_EQ(local.unlock(kFlock), 0);
+  EXPECT_EQ(two.result(), 0);
+  EXPECT_EQ(local.try_lock(kFlock, kShared), EAGAIN);
+  EXPECT_EQ(two.unlock(kOfd), 0);
+  EXPECT_EQ(local.try_lock(kFlock, kShared), 0);
+  EXPECT_EQ(local.unlock(kFlock), 0);
+  EXPECT_EQ(one.unlock(kPosix), 0);
+  EXPECT_EQ(local.try_lock(kFlock, kExclusive), 0);
+}
+
+TEST_F(PolicyTest, LeaseBreaksALockThatIsWaitedFor) {
+  start("lease=1");
+  Locker holder(inside());
+  Locker waiting(inside());
+  ASSERT_EQ(holder.try_lock(kFlock, kExclusive), 0);
+  waiting.start_lock(kPosix, kExclusive);
+  EXPECT_EQ(waiting.result(), 0);
+  EXPECT_EQ(holder.try_lock(kFlock, kShared), EAGAIN);
+  EXPECT_NE(mount().log().find("its lease has ended"), std::string::npos);
+}
+
+TEST_F(PolicyTest, LeaseWaitersBreaksALockThatTooManyWaitFor) {
+  start("lease_waiters=1");
+  Locker holder(inside());
+  Locker first(inside());
+  Locker second(inside());
+  ASSERT_EQ(holder.try_lock(kFlock, kExclusive), 0);
+  first.start_lock(kFlock, kExclusive);
+  ASSERT_TRUE(first.waits());
+  second.start_lock(kFlock, kExclusive);
+  EXPECT_EQ(first.result(), 0);
+  ASSERT_TRUE(second.waits());
+}
+
 }  // namespace
 }  // namespace lockfs::test

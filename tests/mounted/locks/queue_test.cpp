@@ -56,7 +56,7 @@ class RandomQueueTest : public SharedMountTest {
     for (const Party& other : parties_) {
       if (!other.waiting || &other == &party) continue;
       if (other.arrival >= party.arrival && other.answer != 0) continue;
-      if (!Model::exclude_each_other(other.owner, party.owner)) continue;
+      if (!model_.exclude_each_other(other.owner, party.owner)) continue;
       if (other.mode == kShared && party.mode == kShared) continue;
       if (overlap(other.range, party.range)) return false;
     }

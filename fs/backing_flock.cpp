@@ -1,0 +1,150 @@
+#include "fs/backing_flock.h"
+
+#include <fcntl.h>
+#include <sys/file.h>
+
+#include <atomic>
+#include <cerrno>
+#include <chrono>
+#include <ctime>
+#include <new>
+#include <utility>
+
+#include "fs/kick.h"
+#include "fs/proc_locks.h"
+
+namespace lockfs {
+
+namespace {
+
+using namespace std::chrono_literals;
+using lockmgr::Mode;
+
+/// How often a wait for an upgrade looks.
+constexpr auto kUpgradeLook = 20ms;
+/// How long an outsider who was woken by a release gets to take the flock, and how often to look.
+constexpr auto kTurn = 10ms;
+constexpr auto kTurnLook = 500us;
+
+int operation_of(Mode mode) {
+  if (mode == Mode::kNone) return LOCK_UN;
+  return mode == Mode::kExclusive ? LOCK_EX : LOCK_SH;
+}
+
+void pause(std::chrono::nanoseconds time) {
+  const timespec request{0, time.count()};
+  nanosleep(&request, nullptr);
+}
+
+/// Takes `mode` without waiting; a refused upgrade takes back what was held. REQUIRES: held.mutex.
+int take(BackingFlock::Held& held, Mode mode) {
+  while (flock(held.fd.get(), operation_of(mode) | LOCK_NB) != 0) {
+    if (errno == EINTR) continue;
+    const int error = errno;
+    if (held.mode != Mode::kNone && flock(held.fd.get(), operation_of(held.mode) | LOCK_NB) != 0) {
+      held.mode = Mode::kNone;
+    }
+    return error;  // EWOULDBLOCK is EAGAIN
+  }
+  held.mode = mode;
+  return 0;
+}
+
+/// Those who waited in flock() are woken by a release and take it when they get to run. Waits until
+/// one of them has, or none cared to.
+void let_others_go_first(ino_t ino, Mode mode, const std::atomic<bool>& recalled) {
+  const auto until = std::chrono::steady_clock::now() + kTurn;
+  while (!recalled && std::chrono::steady_clock::now() < until && !foreign_flock(ino, mode)) {
+    pause(kTurnLook);
+  }
+}
+
+int wait_for_upgrade(BackingFlock::Held& held, ino_t ino, Mode mode,
+                     const std::atomic<bool>& recalled) {
+  for (; !recalled; pause(kUpgradeLook)) {
+    // A try is not free of risk: it lets go for a moment.
+    if (foreign_flock(ino, mode)) continue;
+    const std::lock_guard lock(held.mutex);
+    if (const int error = take(held, mode); error != EAGAIN) return error;
+  }
+  return EINTR;
+}
+
+int wait_for_flock(BackingFlock::Held& held, ino_t ino, Mode mode, bool yield_first,
+                   const std::atomic<bool>& recalled) {
+  if (yield_first) let_others_go_first(ino, mode, recalled);
+  bool upgrades = false;
+  {
+    const std::lock_guard lock(held.mutex);
+    upgrades = held.mode != Mode::kNone;
+  }
+  if (upgrades) return wait_for_upgrade(held, ino, mode, recalled);
+  const KickableDescriptor kickable(held.fd.get());
+  if (kickable.get() < 0) return ENOLCK;
+  if (recalled) return EINTR;
+  if (flock(kickable.get(), operation_of(mode)) != 0) return recalled ? EINTR : errno;
+  const std::lock_guard lock(held.mutex);
+  held.mode = mode;
+  return 0;
+}
+
+}  // namespace
+
+BackingFlock::BackingFlock(InodePtr inode, WaitThreads& threads)
+    : inode_(std::move(inode)), threads_(threads) {}
+
+/// Returns 0 or the errno of the open.
+int BackingFlock::open() {
+  if (held_ != nullptr) return 0;
+  // Read-write, since network filesystems ask that of an exclusive flock.
+  int fd = inode_->reopen(O_RDWR | O_NONBLOCK);
+  if (fd < 0) fd = inode_->reopen(O_RDONLY | O_NONBLOCK);
+  if (fd < 0) return -fd;
+  UniqueFd opened(fd);
+  held_ = std::make_shared<Held>(opened.get());
+  static_cast<void>(opened.release());
+  return 0;
+}
+
+int BackingFlock::set(const lockmgr::Range& /*range*/, Mode mode,
+                      const Carried& /*carried*/) noexcept {
+  try {
+    if (mode == Mode::kNone && held_ == nullptr) return 0;
+    if (const int error = open(); error != 0) return error;
+    const std::lock_guard lock(held_->mutex);
+    return take(*held_, mode);
+  } catch (const std::bad_alloc&) {
+    return ENOLCK;
+  }
+}
+
+int BackingFlock::test(const lockmgr::Range& /*range*/, Mode mode,
+                       std::optional<lockmgr::OutsideLock>& found) noexcept {
+  found = foreign_flock(inode_->id().ino, mode);
+  return 0;
+}
+
+int BackingFlock::wait(WaitId id, const lockmgr::Range& /*range*/, Mode mode, bool yield_first,
+                       WaitDone done) noexcept {
+  try {
+    if (const int error = open(); error != 0) return error;
+    WaitThreads::Wait wait;
+    wait.id = id;
+    wait.sit = [held = held_, ino = inode_->id().ino, mode,
+                yield_first](const std::atomic<bool>& recalled) {
+      return wait_for_flock(*held, ino, mode, yield_first, recalled);
+    };
+    wait.done = std::move(done);
+    return threads_.start(std::move(wait));
+  } catch (const std::bad_alloc&) {
+    return ENOLCK;
+  }
+}
+
+void BackingFlock::recall(WaitId id) noexcept { threads_.recall(id); }
+
+bool BackingFlock::outsiders_waiting() noexcept { return look_.anybody_waits(inode_->id().ino); }
+
+std::string BackingFlock::name() const { return inode_->path(); }
+
+}  // namespace lockfs

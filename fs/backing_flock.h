@@ -1,0 +1,59 @@
+/// flock(2) on the backing file, for what the policy carries as flocks: one open file description
+/// that holds the strongest mode of them.
+///
+/// flock() converts by dropping first, and nobody can ask who stands in the way. So a refused
+/// upgrade takes back what was held before, and a wait for an upgrade does not sit in flock(),
+/// where it would hold nothing, but looks at /proc/locks now and then; all other waits sit in
+/// flock().
+///
+/// Thread safety: as lockmgr::Backing demands.
+///
+/// Invariants:
+///  1. Held::mode is what the manager was told is held, by set() or by the end of a wait.
+#pragma once
+
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+
+#include "fs/inode.h"
+#include "fs/proc_locks.h"
+#include "fs/unique_fd.h"
+#include "fs/wait_threads.h"
+#include "lockmgr/backing.h"
+
+namespace lockfs {
+
+class BackingFlock final : public lockmgr::Backing {
+ public:
+  /// The descriptor that holds the flock, shared with waits under way.
+  struct Held {
+    explicit Held(int opened) : fd(opened) {}
+    const UniqueFd fd;
+    std::mutex mutex;
+    lockmgr::Mode mode = lockmgr::Mode::kNone;  ///< guarded by mutex
+  };
+
+  BackingFlock(InodePtr inode, WaitThreads& threads);
+
+  int set(const lockmgr::Range& range, lockmgr::Mode mode,
+          const Carried& carried) noexcept override;
+  int test(const lockmgr::Range& range, lockmgr::Mode mode,
+           std::optional<lockmgr::OutsideLock>& found) noexcept override;
+  int wait(WaitId id, const lockmgr::Range& range, lockmgr::Mode mode, bool yield_first,
+           WaitDone done) noexcept override;
+  void recall(WaitId id) noexcept override;
+  bool outsiders_waiting() noexcept override;
+  std::string name() const override;
+
+ private:
+  int open();
+
+  const InodePtr inode_;
+  WaitThreads& threads_;
+  std::shared_ptr<Held> held_;  ///< null until the first flock
+  OutsiderLook look_;
+};
+
+}  // namespace lockfs
