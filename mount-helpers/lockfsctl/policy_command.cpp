@@ -61,7 +61,9 @@ int list(const Globals& globals, const std::string& path) {
   return 0;
 }
 
-int set(const Globals& globals, const std::string& policy, const std::string& path) {
+int set(const Globals& globals, std::string policy, const std::string& path) {
+  // As -o has it.
+  if (policy.starts_with("policy=")) policy.erase(0, sizeof "policy=" - 1);
   Target target = find_one(globals, path);
   const Json r = target.client.call("set_policy", {{"policy", policy}}).at("result");
   const auto number = [&r](const char* name) { return r.at(name).get<std::uint64_t>(); };
