@@ -103,23 +103,6 @@ Handle& Handle::of(const fuse_file_info& fi) noexcept {
   return *reinterpret_cast<Handle*>(static_cast<std::uintptr_t>(fi.fh));
 }
 
-namespace {
-
-/// Whether the kernel opens a file that was removed or replaced on the source by a name that it
-/// still believes. It looks all names up again when told so (ESTALE, do_filp_open()); a thread that
-/// comes back with the same file used no name: it opens its own descriptor once more
-/// (/proc/PID/fd).
-bool by_stale_name(fuse_req_t req, Inode& inode) noexcept {
-  struct stat st {};
-  if (inode.type() != S_IFREG || ::fstat(inode.fd(), &st) != 0 || st.st_nlink > 0) return false;
-  const pid_t opener = fuse_req_ctx(req)->pid;
-  if (inode.refused_opener.exchange(opener) != opener) return true;
-  inode.refused_opener.store(-1);
-  return false;
-}
-
-}  // namespace
-
 int Filesystem::open_descriptor(fuse_req_t req, const Inode& inode, int flags, UniqueFd& fd) {
   // Truncation clears set-ID bits unless the caller has CAP_FSETID. With ATOMIC_O_TRUNC the kernel
   // leaves that to this open.
@@ -136,7 +119,10 @@ int Filesystem::open(fuse_req_t req, fuse_ino_t nodeid, fuse_file_info* fi) {
   InodePtr inode;
   UniqueFd fd;
   if (const int error = inodes_.acquire(nodeid, inode); error != 0) return error;
-  if (by_stale_name(req, *inode)) return ESTALE;
+  if (struct stat st{}; inode->type() == S_IFREG && ::fstat(inode->fd(), &st) == 0 &&
+                        stale_names_.refuses(fuse_req_ctx(req)->pid, st.st_nlink)) {
+    return ESTALE;
+  }
   nfs_watch_.note_open(fuse_req_ctx(req)->pid, [&inode] { return inode->path(); });
   if (const int error = open_descriptor(req, *inode, fi->flags, fd); error != 0) return error;
   auto handle = std::make_unique<Handle>(std::move(inode), std::move(fd), fi->flags);
@@ -154,8 +140,10 @@ int Filesystem::create(fuse_req_t req, fuse_ino_t parent, const char* name, mode
   if (const int error = inodes_.acquire(parent, directory); error != 0) return error;
   UniqueFd fd;
   if (const int error = create_descriptor(req, *directory, name, mode, fi->flags, fd); error != 0) {
+    if (error == ESTALE) stale_names_.mark(fuse_req_ctx(req)->pid);
     return error;
   }
+  stale_names_.forget(fuse_req_ctx(req)->pid);
   Entry entry;
   UniqueFd path_fd(::open(ProcPath(fd.get()).c_str(), O_PATH | O_CLOEXEC));
   if (!path_fd) return errno;

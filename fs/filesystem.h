@@ -34,6 +34,7 @@
 #include "fs/listing_habits.h"
 #include "fs/nfs_watch.h"
 #include "fs/options.h"
+#include "fs/stale_names.h"
 
 namespace lockfs {
 
@@ -174,6 +175,7 @@ class Filesystem {
 
   const Options& options_;
   CacheTimes cache_times_;
+  StaleNames stale_names_;
   LockOps* lock_ops_ = nullptr;
   DataPassthroughTable passthrough_;  ///< before inodes_, which hold registrations
   InodeTable inodes_;

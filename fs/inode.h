@@ -105,10 +105,6 @@ class Inode {
 
   DataMode data_mode;
 
-  /// The thread that was told last that the name by which it opens this removed file is stale; -1:
-  /// none.
-  std::atomic<pid_t> refused_opener{-1};
-
  private:
   friend class InodePtr;
   friend class InodeTable;

@@ -100,6 +100,7 @@ int Filesystem::lookup(fuse_req_t req, fuse_ino_t parent, const char* name) {
     if (entry.inode->type() != S_IFDIR) habits_.note_lookup(fuse_req_ctx(req)->pid);
     return reply_entry(req, entry);
   }
+  if (error == ENOENT) stale_names_.forget(fuse_req_ctx(req)->pid);
   if (error != ENOENT || cache_times_.negative <= 0) return error;
   fuse_entry_param missing{};  // nodeid 0: the kernel may remember that the name does not exist
   missing.entry_timeout = cache_times_.negative;
