@@ -85,7 +85,7 @@ class Holders {
                         lockmgr::Mode mode, Nanoseconds now);
   void end_stay(const Key& key, Held& held, Nanoseconds now);
 
-  const lockmgr::Policy nfs_;
+  const lockmgr::Policy nfs_{};
   std::map<Key, Held> held_;
   std::vector<Hazard> hazards_;
   std::vector<Stay> stays_;

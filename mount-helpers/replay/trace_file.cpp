@@ -34,7 +34,7 @@ std::string read_trace(const std::string& path, bool partial, lockmgr::trace::Tr
   lockmgr::trace::Decoded decoded = lockmgr::trace::decode(bytes);
   trace = std::move(decoded.trace);
   if (!decoded.damage) return {};
-  const std::string text = path + ": " + decoded.damage->text;
+  std::string text = path + ": " + decoded.damage->text;
   if (decoded.damage->kind == Kind::kNotATrace || decoded.damage->kind == Kind::kNewer) return text;
   if (partial) return "note: " + text + "; what precedes is used";
   return text + "; --partial uses what precedes";

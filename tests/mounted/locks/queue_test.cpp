@@ -119,11 +119,24 @@ class RandomQueueTest : public SharedMountTest {
     return !unexplained;
   }
 
+  /// Who waits, as the model has it.
+  std::string waiting() const {
+    std::ostringstream text;
+    for (const Party& party : parties_) {
+      if (!party.waiting) continue;
+      text << "\n  process " << party.owner.process << ", arrival " << party.arrival << ": "
+           << party.owner.kind << " " << party.mode << " " << party.range;
+      if (party.answer) text << ", answered " << *party.answer;
+      if (is_due(party)) text << ", due";
+    }
+    return text.str();
+  }
+
   /// Waits for everybody who is due. A grant may show before the one that made room for it, of an
   /// owner who shares what he held exclusively; so it is wrong only if it stays unexplained.
   void collect() {
     ASSERT_TRUE(eventually([this] { return take_results(); }))
-        << "somebody was granted a conflicting lock, or is due and still waits";
+        << "somebody was granted a conflicting lock, or is due and still waits:" << waiting();
   }
 
   /// Enters the outcome of a request that does not wait. A waiter may have been let through just
