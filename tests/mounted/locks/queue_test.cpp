@@ -6,8 +6,6 @@
 
 #include <signal.h>
 
-#include <algorithm>
-#include <chrono>
 #include <cstdio>
 #include <memory>
 #include <optional>
@@ -32,7 +30,6 @@ class RandomQueueTest : public SharedMountTest {
     bool waiting = false;
     std::optional<int> answer;  ///< result that the model cannot explain yet
     int arrival = 0;
-    std::chrono::steady_clock::time_point since;
     OwnerKey owner;
     Mode mode = kShared;
     Range range;
@@ -52,22 +49,13 @@ class RandomQueueTest : public SharedMountTest {
     return a.start <= Model::last_of(b) && b.start <= Model::last_of(a);
   }
 
-  /// Whether it may have passed others that stood still for a second, and now waits for an
-  /// outsider; until that wait ends, earlier requests that conflict with it stand aside.
-  bool may_wait_outside(const Party& party) const {
-    if (std::chrono::steady_clock::now() - party.since < std::chrono::seconds(1)) return false;
-    const auto blockers = model_.blockers(party.owner, party.mode, party.range);
-    return !blockers.empty() && std::all_of(blockers.begin(), blockers.end(),
-                                            [](const auto& key) { return key.process >= kInside; });
-  }
-
   /// Whether `party` needs nobody's leave: nothing held is in its way, nor did anybody come earlier
   /// whose request conflicts with it.
   bool is_due(const Party& party) const {
     if (model_.conflicts(party.owner, party.mode, party.range)) return false;
     for (const Party& other : parties_) {
       if (!other.waiting || &other == &party) continue;
-      if (other.arrival >= party.arrival && other.answer != 0 && !may_wait_outside(other)) continue;
+      if (other.arrival >= party.arrival && other.answer != 0) continue;
       if (!model_.exclude_each_other(other.owner, party.owner)) continue;
       if (other.mode == kShared && party.mode == kShared) continue;
       if (overlap(other.range, party.range)) return false;
@@ -220,7 +208,6 @@ TEST_F(RandomQueueTest, NobodyIsForgottenAndNobodyHoldsTooMuch) {
       process.start_lock(kind, mode, range);
       party.waiting = true;
       party.arrival = ++arrivals_;
-      party.since = std::chrono::steady_clock::now();
       party.owner = owner;
       party.mode = mode;
       party.range = range;
