@@ -119,13 +119,15 @@ int Filesystem::open(fuse_req_t req, fuse_ino_t nodeid, fuse_file_info* fi) {
   InodePtr inode;
   UniqueFd fd;
   if (const int error = inodes_.acquire(nodeid, inode); error != 0) return error;
-  if (struct stat st{}; inode->type() == S_IFREG && ::fstat(inode->fd(), &st) == 0 &&
-                        stale_names_.refuses(fuse_req_ctx(req)->pid, st.st_nlink)) {
+  struct stat st {};
+  if (inode->type() == S_IFREG && ::fstat(inode->fd(), &st) == 0 &&
+      stale_names_.refuses(fuse_req_ctx(req)->pid, st.st_nlink)) {
     return ESTALE;
   }
   nfs_watch_.note_open(fuse_req_ctx(req)->pid, [&inode] { return inode->path(); });
   if (const int error = open_descriptor(req, *inode, fi->flags, fd); error != 0) return error;
   auto handle = std::make_unique<Handle>(std::move(inode), std::move(fd), fi->flags);
+  // Not by `st`: to open may take long, or set-ID bits away.
   const proto::OpenOut out = wire_open(*handle, passthrough_.attach(*handle));
   Handle* const given = files_.add(std::move(handle));
   if (fuse_reply_buf(req, reinterpret_cast<const char*>(&out), sizeof out) != 0) {

@@ -4,9 +4,8 @@
 /// mutex each; none is held across a system call.
 ///
 /// Invariants:
-///   1. An inode is found by its nodeid while it exists, and by its FileId until a newer file is
-///   met
-///      under the same number.
+///   1. An inode is found by its nodeid while it exists, and by its FileId until a newer file with
+///      the same number is met.
 ///   2. At most `pin_limit` descriptors are kept for inodes that nobody uses and whose filesystem
 ///      can find them again; the least recently used are closed first (clock algorithm).
 ///   3. A nodeid names its shard, and is never given to a second live inode.

@@ -7,15 +7,15 @@
 /// one sees ESTALE.
 ///
 /// Invariants:
-///  1. A thread is marked from the ESTALE it is told until its path turns out to lead nowhere, or
-///  it
-///     has opened or created a file.
+///  1. A thread is marked from the ESTALE it is told until it has opened or created a file, or its
+///     path turns out to lead nowhere.
 #pragma once
 
 #include <sys/types.h>
 
-#include <array>
-#include <atomic>
+#include <cstdint>
+
+#include "fs/thread_notes.h"
 
 namespace lockfs {
 
@@ -32,24 +32,19 @@ class StaleNames {
   }
 
   /// ESTALE is told for another reason.
-  void mark(pid_t thread) noexcept { slot(thread).store(value(thread), std::memory_order_relaxed); }
+  void mark(pid_t thread) noexcept { notes_.set(thread, Note::kMarked); }
 
   /// The thread's path leads nowhere, or it has got its file.
   void forget(pid_t thread) noexcept {
-    if (is_marked(thread)) slot(thread).store(0, std::memory_order_relaxed);
+    if (is_marked(thread)) notes_.set(thread, Note::kNone);
   }
 
  private:
-  /// Never 0, although threads of other pid namespaces are all number 0.
-  static pid_t value(pid_t thread) noexcept { return thread + 1; }
-  std::atomic<pid_t>& slot(pid_t thread) noexcept {
-    return slots_[static_cast<std::size_t>(thread) % slots_.size()];
-  }
-  bool is_marked(pid_t thread) noexcept {
-    return slot(thread).load(std::memory_order_relaxed) == value(thread);
-  }
+  enum class Note : std::uint8_t { kNone, kMarked };
 
-  std::array<std::atomic<pid_t>, 1024> slots_{};
+  bool is_marked(pid_t thread) const noexcept { return notes_.get(thread) == Note::kMarked; }
+
+  ThreadNotes<Note, 1024> notes_;
 };
 
 }  // namespace lockfs
