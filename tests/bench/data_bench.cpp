@@ -17,6 +17,7 @@
 
 #include "tests/bench/compare.h"
 #include "tests/bench/mounts.h"
+#include "tests/bench/places.h"
 
 namespace lockfs::bench {
 namespace {
@@ -132,7 +133,7 @@ void run_data_benchmarks(Report& report, const Settings& settings) {
   const std::string through_daemon = "lockfs, through daemon";
   const Mount mount = Mount::lockfs(settings, "data", "");
   const Mount daemon = Mount::lockfs(settings, "data-daemon", "passthrough=off");
-  const std::optional<Mount> bindfs = Mount::bindfs(settings, "data-bindfs", 1);
+  const std::optional<Mount> bindfs = mount_of("bindfs", settings, "data", 1);
   std::vector<Target> targets = {
       {kBacking, make_folder(settings, "data-backing") + "/file"},
       {"lockfs", mount.dir() + "/file"},

@@ -14,31 +14,7 @@
 #include "tests/bench/programs.h"
 
 namespace lockfs::bench {
-namespace {
-
-/// Starts a FUSE program of another project over a new folder. Returns false when it is not
-/// installed.
-bool start_peer(const Settings& settings, const std::string& program, const std::string& options,
-                std::string& source, std::string& dir) {
-  if (!has_program(program)) {
-    std::fprintf(stderr, "%s is not installed: left out\n", program.c_str());
-    return false;
-  }
-  source = make_folder(settings, dir + ".source");
-  dir = make_folder(settings, dir);
-  // It returns once it is mounted, leaving a daemon in the background.
-  if (wait_for(spawn({program, "-o", options, source, dir})) != 0) {
-    throw std::runtime_error(program + " could not mount " + dir);
-  }
-  return true;
-}
-
-std::string cache_options(int seconds, const char* attributes, const char* entries) {
-  const std::string time = std::to_string(seconds);
-  return std::string(attributes) + "=" + time + "," + entries + "=" + time;
-}
-
-}  // namespace
+namespace {}  // namespace
 
 void check(bool ok, const std::string& what) {
   if (!ok) throw std::runtime_error(what + ": " + std::strerror(errno));
@@ -63,21 +39,18 @@ Mount Mount::lockfs(const Settings& settings, const std::string& name, const std
   return {std::move(dir), std::move(source), -1};
 }
 
-std::optional<Mount> Mount::bindfs(const Settings& settings, const std::string& name,
-                                   int cache_seconds) {
-  std::string source;
-  std::string dir = name;
-  const std::string options = cache_options(cache_seconds, "attr_timeout", "entry_timeout");
-  if (!start_peer(settings, "bindfs", options, source, dir)) return std::nullopt;
-  return Mount(std::move(dir), std::move(source), -1);
-}
-
-std::optional<Mount> Mount::mergerfs(const Settings& settings, const std::string& name,
-                                     int cache_seconds) {
-  std::string source;
-  std::string dir = name;
-  const std::string options = cache_options(cache_seconds, "cache.attr", "cache.entry");
-  if (!start_peer(settings, "mergerfs", options, source, dir)) return std::nullopt;
+std::optional<Mount> Mount::peer(const Settings& settings, const std::string& program,
+                                 const std::string& name, const std::string& options) {
+  if (!has_program(program)) {
+    std::fprintf(stderr, "%s is not installed: left out\n", program.c_str());
+    return std::nullopt;
+  }
+  std::string source = make_folder(settings, name + ".source");
+  std::string dir = make_folder(settings, name);
+  // It returns once it is mounted, leaving a daemon in the background.
+  if (wait_for(spawn({program, "-o", options, source, dir})) != 0) {
+    throw std::runtime_error(program + " could not mount " + dir);
+  }
   return Mount(std::move(dir), std::move(source), -1);
 }
 

@@ -16,12 +16,10 @@ class Mount {
   /// lockfs over a new folder `source()`, with `options` as for -o (may be empty).
   static Mount lockfs(const Settings& settings, const std::string& name,
                       const std::string& options);
-  /// bindfs and mergerfs over a new folder, attributes and names cached for so many seconds, else
-  /// as they are by default. None when the program is not installed.
-  static std::optional<Mount> bindfs(const Settings& settings, const std::string& name,
-                                     int cache_seconds);
-  static std::optional<Mount> mergerfs(const Settings& settings, const std::string& name,
-                                       int cache_seconds);
+  /// A FUSE program of another project over a new folder `source()`, with `options` as for -o. None
+  /// when it is not installed.
+  static std::optional<Mount> peer(const Settings& settings, const std::string& program,
+                                   const std::string& name, const std::string& options);
   /// The do-nothing daemon; it shows one file, "file".
   static Mount null(const Settings& settings);
 

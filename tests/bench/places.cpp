@@ -7,9 +7,15 @@ namespace lockfs::bench {
 std::optional<Mount> mount_of(const std::string& filesystem, const Settings& settings,
                               const std::string& name, int cache_seconds) {
   const std::string folder = name + "-" + filesystem;
-  if (filesystem == "bindfs") return Mount::bindfs(settings, folder, cache_seconds);
-  if (filesystem == "mergerfs") return Mount::mergerfs(settings, folder, cache_seconds);
-  return Mount::lockfs(settings, folder, "cache=" + std::to_string(cache_seconds));
+  const std::string time = std::to_string(cache_seconds);
+  if (filesystem == "bindfs") {
+    return Mount::peer(settings, filesystem, folder,
+                       "attr_timeout=" + time + ",entry_timeout=" + time);
+  }
+  if (filesystem == "mergerfs") {
+    return Mount::peer(settings, filesystem, folder, "cache.attr=" + time + ",cache.entry=" + time);
+  }
+  return Mount::lockfs(settings, folder, "cache=" + time);
 }
 
 namespace {
