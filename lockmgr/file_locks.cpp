@@ -660,6 +660,19 @@ void FileLocks::count_pass(const Party& party, const Request& request, std::uint
   });
 }
 
+/// What to do about a wait outside that a grant would collide with. To call it back costs it its
+/// turn there: only for one whom outsiders do not refuse as well, or whose own turn comes first.
+/// relent() looks after the others.
+FileLocks::Attempt FileLocks::collision(OutsideWait& wait, const Request& request,
+                                        std::uint64_t turn) const noexcept {
+  const bool first = request.wait && std::all_of(wait.attached.begin(), wait.attached.end(),
+                                                 [&](const Waiter& w) { return turn < w.turn; });
+  const bool refused = !first && outsider_refuses(policy_.space_of(request.owner.type),
+                                                  request.range, request.mode, request.wait);
+  if (refused && !request.wait) return {.verdict = Verdict::kOutside};
+  return {.verdict = Verdict::kCollides, .collision = &wait, .recalls = !refused};
+}
+
 FileLocks::Attempt FileLocks::attempt(Owner& owner, const Request& request, std::uint64_t turn,
                                       bool queues, const OutsideWait* have, bool yields,
                                       Outcomes& out) noexcept {
@@ -679,10 +692,7 @@ FileLocks::Attempt FileLocks::attempt(Owner& owner, const Request& request, std:
   if (find_conflict(party, &owner, range, mode) != nullptr) return {.verdict = Verdict::kBlocked};
   if (!outside_.empty()) {
     if (OutsideWait* wait = find_collision(party, range, mode)) {
-      // To call that wait back costs it its turn outside: not for one whom outsiders refuse anyway.
-      const bool refused = outsider_refuses(space, range, mode, request.wait);
-      if (refused && !request.wait) return {.verdict = Verdict::kOutside};
-      return {.verdict = Verdict::kCollides, .collision = wait, .recalls = !refused};
+      return collision(*wait, request, turn);
     }
   }
   // Two more is the most that one request can add: itself, and the tail of a lock it splits.
@@ -699,11 +709,7 @@ FileLocks::Attempt FileLocks::attempt(Owner& owner, const Request& request, std:
     return {.verdict = Verdict::kOutside, .yields = true};
   }
   if (policy_.guards()) {
-    if (OutsideWait* wait = find_guard_collision(mode)) {
-      const bool refused = outsider_refuses(space, range, mode, request.wait);
-      if (refused && !request.wait) return {.verdict = Verdict::kOutside};
-      return {.verdict = Verdict::kCollides, .collision = wait, .recalls = !refused};
-    }
+    if (OutsideWait* wait = find_guard_collision(mode)) return collision(*wait, request, turn);
     const int error = raise_guard(mode, have);
     if (error == EAGAIN) return {.verdict = Verdict::kOutside, .guard = true};
     if (error != 0) return failed(error);
@@ -986,8 +992,7 @@ void FileLocks::place(Waiter& waiter, const Attempt& attempt, Outcomes& out) noe
       waiter.place = Waiter::Place::kBehind;
       waiter.ahead = attempt.ahead;
       attempt.ahead->followers.push_back(waiter);
-      ++queued_;
-      manager_.queued_.fetch_add(1, std::memory_order_relaxed);
+      count_queued(1);
       return;
     case Verdict::kBlocked:
       waiter.place = Waiter::Place::kBlocked;
@@ -997,6 +1002,7 @@ void FileLocks::place(Waiter& waiter, const Attempt& attempt, Outcomes& out) noe
       waiter.place = Waiter::Place::kAside;
       waiter.outside = attempt.collision;
       attempt.collision->aside.push_back(waiter);
+      count_queued(1);
       // It got past the queue, so it need not wait for a mere waiter.
       if (attempt.recalls) recall(*attempt.collision);
       return;
@@ -1154,14 +1160,19 @@ void FileLocks::outside_ended(Backing::WaitId id, int error) noexcept {
   announce(out);
 }
 
+void FileLocks::count_queued(int change) noexcept {
+  const auto more = static_cast<std::uint64_t>(static_cast<std::int64_t>(change));
+  queued_ += more;
+  manager_.queued_.fetch_add(more, std::memory_order_relaxed);
+}
+
 /// Takes a waiter out of its place; it stays in the queue.
 void FileLocks::detach(Waiter& waiter) noexcept {
   switch (waiter.place) {
     case Waiter::Place::kBehind:
       waiter.ahead->followers.erase(Waiter::PeerList::s_iterator_to(waiter));
       waiter.ahead = nullptr;
-      --queued_;
-      manager_.queued_.fetch_sub(1, std::memory_order_relaxed);
+      count_queued(-1);
       break;
     case Waiter::Place::kBlocked:
       blocked_.erase(waiter);
@@ -1173,6 +1184,7 @@ void FileLocks::detach(Waiter& waiter) noexcept {
     case Waiter::Place::kAside:
       waiter.outside->aside.erase(Waiter::PeerList::s_iterator_to(waiter));
       waiter.outside = nullptr;
+      count_queued(-1);
       break;
     case Waiter::Place::kNowhere:
     case Waiter::Place::kDone:
@@ -1309,6 +1321,11 @@ void FileLocks::relent(LockManager::Clock::time_point now) noexcept {
     int steps = kDependencySteps;
     queue_.for_each([&](Waiter& w) {
       const Request& r = w.request;
+      // The outsider that refused it may have gone, and another keep that wait going.
+      if (w.place == Waiter::Place::kAside && !w.outside->recalled &&
+          !outsider_refuses(policy_.space_of(r.owner.type), r.range, r.mode, true)) {
+        recall(*w.outside);
+      }
       if (w.place == Waiter::Place::kBehind && now - w.since >= patience_ &&
           find_conflict(w.party(), w.owner, r.range, r.mode) == nullptr &&
           now - front_of(w).placed >= patience_ &&
@@ -1464,12 +1481,12 @@ const char* FileLocks::check_waiters() const {
   if (const char* broken = queue_.check()) return broken;
   if (const char* broken = blocked_.check()) return broken;
   const char* broken = nullptr;
-  std::uint64_t behind = 0;
+  std::uint64_t queued = 0;
   queue_.for_each([&](const Waiter& w) {
     const Request& r = w.request;
     switch (w.place) {
       case Waiter::Place::kBehind:
-        ++behind;
+        ++queued;
         if (w.ahead == nullptr || w.ahead->turn >= w.turn) {
           broken = "a waiter stands behind one whose turn comes later";
         } else if (!w.ahead->request.range.overlaps(r.range) ||
@@ -1484,8 +1501,10 @@ const char* FileLocks::check_waiters() const {
           broken = "a blocked waiter has nothing in its way";
         }
         break;
-      case Waiter::Place::kOutside:
       case Waiter::Place::kAside:
+        ++queued;
+        [[fallthrough]];
+      case Waiter::Place::kOutside:
         if (w.outside == nullptr) broken = "a waiter outside is attached to nothing";
         break;
       case Waiter::Place::kNowhere:
@@ -1495,7 +1514,7 @@ const char* FileLocks::check_waiters() const {
     }
     return broken == nullptr;
   });
-  if (broken == nullptr && behind != queued_) broken = "the number of queued waiters has drifted";
+  if (broken == nullptr && queued != queued_) broken = "the number of queued waiters has drifted";
   for (const auto& wait : outside_) {
     if (broken == nullptr && wait->attached.empty() && !wait->recalled) {
       broken = "a wait outside serves nobody and was not recalled";

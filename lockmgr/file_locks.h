@@ -15,7 +15,8 @@
 ///   blocked  in the tree of those that a granted lock stands in the way of; a release looks up the
 ///            ones that overlap what was released.
 ///   outside  attached to a wait for an outsider on the backing (OutsideWait).
-///   aside    until an OutsideWait that its grant would collide with has come to its end.
+///   aside    until an OutsideWait that its grant would collide with has come to its end; it is
+///            called back when nothing else stands in the way.
 ///
 /// The mirror: at every byte the backing carries exactly the strongest mode granted there. A grant
 /// that raises it is carried first and committed when the backing accepts; a release is committed
@@ -481,6 +482,7 @@ class FileLocks final : public std::enable_shared_from_this<FileLocks> {
   // -- granting and releasing ------------------------------------------------------------------
   /// `turn` is the asker's place in the queue; `queues`: earlier waiters come first; `have`:
   /// a wait that has just taken the lock at the backing; `yields`: outsiders who wait come first.
+  Attempt collision(OutsideWait& wait, const Request& request, std::uint64_t turn) const noexcept;
   Attempt attempt(Owner& owner, const Request& request, std::uint64_t turn, bool queues,
                   const OutsideWait* have, bool yields, Outcomes& out) noexcept;
   bool queues(const Request& request) const;
@@ -543,6 +545,7 @@ class FileLocks final : public std::enable_shared_from_this<FileLocks> {
   std::optional<Range> outside_range(const Request& request) const;
   void outside_ended(Backing::WaitId id, int error) noexcept;
   void recall(OutsideWait& wait) noexcept;
+  void count_queued(int change) noexcept;
   void detach(Waiter& waiter) noexcept;
   void finish(Waiter& waiter, int error, Outcomes& out) noexcept;
   void abandon(Waiter& waiter, int error, Outcomes& out) noexcept;
@@ -601,7 +604,7 @@ class FileLocks final : public std::enable_shared_from_this<FileLocks> {
   PassBound passes_;
   Mode guard_ = Mode::kNone;   ///< the flock that the backing carries as a bypass guard
   std::uint16_t epoch_ = 0;    ///< how often the policy was switched
-  std::uint64_t queued_ = 0;   ///< waiters that are kBehind
+  std::uint64_t queued_ = 0;   ///< waiters that are kBehind or kAside: see relent()
   std::uint64_t changes_ = 0;  ///< of what is granted, carried or waited for outside; for audit()
   LockManager::Clock::duration patience_;  ///< see relent()
 };

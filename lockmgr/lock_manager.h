@@ -167,8 +167,10 @@ class LockManager {
 
   /// Lets waiters pass that stand behind a waiter ahead while nothing granted is in their own way,
   /// and have done so for `Patience`: the one ahead may depend on them in a way no lock manager can
-  /// see. Of those in each other's way only the earliest passes. To be called a few times a second
-  /// while has_queued() is true. Does not block on files' backings longer than their try calls.
+  /// see. Of those in each other's way only the earliest passes. Also calls
+  /// a wait for outsiders back that keeps aside a request which outsiders refuse no longer. To be
+  /// called a few times a second while has_queued() is true. Does not block on files' backings
+  /// longer than their try calls.
   void relent(Clock::time_point now) noexcept;
   bool has_queued() const noexcept { return queued_.load(std::memory_order_relaxed) != 0; }
 
@@ -264,7 +266,7 @@ class LockManager {
   std::atomic<bool> leases_;  ///< Policy::has_lease() of policy_
   std::atomic<std::uint64_t> next_wait_{1};
   std::atomic<std::uint64_t> outside_waits_{0};
-  std::atomic<std::uint64_t> queued_{0};  ///< waiters that stand behind another waiter
+  std::atomic<std::uint64_t> queued_{0};  ///< waiters that relent() looks at
   std::atomic<int> closed_{0};            ///< error of shut_down(), 0 before
 
   std::mutex block_mutex_;  ///< serialises parking of requests that take part in deadlock detection

@@ -236,6 +236,12 @@ void FakeBacking::let_outsiders_in() {
 // -- waits
 // -----------------------------------------------------------------------------------------
 
+void FakeBacking::stop_yielding() {
+  const std::lock_guard guard(mutex_);
+  for (Pending& pending : pending_) pending.yields = false;
+  pump(!lazy_outsiders);
+}
+
 std::size_t FakeBacking::due() const {
   const std::lock_guard guard(mutex_);
   return due_.size();

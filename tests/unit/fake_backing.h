@@ -95,6 +95,8 @@ class FakeBacking final : public Backing {
   bool fail_pending(int error);
   /// With lazy_recalls: recalled waits that have not got their lock end now.
   void land_recalls();
+  /// Outsiders had their time: waits that let them go first do so no longer.
+  void stop_yielding();
   /// The waits that have not been delivered, with their ranges and modes.
   std::vector<Segment> under_way() const;
 

@@ -536,6 +536,58 @@ TEST(Aside, TwoWaitsOfOneProcessDoNotCallEachOtherBackForEver) {
   EXPECT_TRUE(b->granted());
 }
 
+/// An upgrade that waits for one outsider has passed a reader who came earlier; the upgrade is of
+/// open file 1, the reader of open file 2, whom another outsider refuses as well.
+struct PassedReader {
+  PassedReader() {
+    EXPECT_EQ(w.lock(ofd(1), {0, 10}, kS), 0);
+    EXPECT_EQ(w.lock(ofd(3), {15, 15}, kX), 0);
+    reader = w.wait(ofd(2), {8, 20}, kS);
+    // It queues behind the reader, and waits for open file 1, which therefore passes both.
+    writer = w.wait(ofd(4), {0, 10}, kX);
+    EXPECT_EQ(w.backing().outsider_set(kOne, {5, 5}, kS), 0);
+    upgrade = w.wait(ofd(1), {0, 10}, kX);
+    EXPECT_EQ(w.place(reader), Place::kBlocked);
+    EXPECT_EQ(w.place(upgrade), Place::kOutside);
+    EXPECT_EQ(w.backing().outsider_set(kTwo, {18, 18}, kX), 0);
+    w.unlock(ofd(3), kWholeFile);
+    w.deliver();
+  }
+  World w;
+  AnswerPtr reader;
+  AnswerPtr writer;
+  AnswerPtr upgrade;
+};
+
+TEST(Aside, TheEarlierOneCallsTheWaitOfALaterOneBack) {
+  PassedReader t;
+  EXPECT_EQ(t.w.place(t.reader), Place::kOutside);
+  EXPECT_EQ(t.w.place(t.upgrade), Place::kAside);
+  t.w.backing().outsider_leaves(kTwo);
+  t.w.deliver();
+  EXPECT_TRUE(t.reader->granted());
+  EXPECT_EQ(t.w.place(t.upgrade), Place::kBlocked);
+  t.w.unlock(ofd(2), kWholeFile);
+  t.w.backing().outsider_leaves(kOne);
+  t.w.deliver();
+  EXPECT_TRUE(t.upgrade->granted());
+}
+
+// The outsider in its own way leaves, and the other keeps that of the earlier one waiting.
+TEST(Aside, NobodyStaysThereForAnOutsiderOfSomebodyElse) {
+  PassedReader t;
+  ASSERT_EQ(t.w.place(t.upgrade), Place::kAside);
+  t.w.backing().outsider_leaves(kOne);
+  t.w.relent({});
+  t.w.deliver();
+  EXPECT_TRUE(t.upgrade->granted());
+  EXPECT_EQ(t.w.place(t.reader), Place::kBlocked);
+  t.w.unlock(ofd(1), kWholeFile);
+  t.w.backing().outsider_leaves(kTwo);
+  t.w.deliver();
+  EXPECT_TRUE(t.reader->granted());
+}
+
 TEST(Aside, RelentingWaitersDoNotCallEachOtherBackForEver) {
   World w;
   ASSERT_EQ(w.backing().outsider_set(kOne, kWholeFile, kX), 0);

@@ -81,23 +81,15 @@ class Run {
     settle();
   }
 
+  /// Lets everything under way come to its end, and the manager know that time passes: then nobody
+  /// may wait for nothing.
   void drain() {
-    if (mix_.lazy) {
-      for (FakeBacking* backing : backings()) {
-        backing->let_outsiders_in();
-        backing->land_recalls();
-      }
-    }
-    const auto deliver = [this] {
-      const auto all = backings();
-      return std::any_of(all.begin(), all.end(), [](FakeBacking* b) { return b->deliver(); });
-    };
-    for (int i = 0; deliver(); ++i) {
-      ASSERT_LT(i, 2000) << "waits end and begin again without end";
-      settle();
-      if (!mix_.lazy) continue;
-      for (FakeBacking* backing : backings()) backing->land_recalls();
-    }
+    let_end();
+    world_.relent({});
+    do {
+      let_end();
+    } while (stir_all());
+    check_nobody_is_due();
   }
 
   int granted = 0;
@@ -254,6 +246,37 @@ class Run {
       }
     }
     return reached.contains(owner.cookie);
+  }
+
+  /// Lets take effect what is late.
+  void stir() {
+    if (!mix_.lazy) return;
+    for (FakeBacking* backing : backings()) {
+      backing->let_outsiders_in();
+      backing->land_recalls();
+    }
+  }
+
+  /// The same for what waits for others, but not for ever. Returns whether a wait has ended.
+  bool stir_all() {
+    stir();
+    const auto all = backings();
+    for (FakeBacking* backing : all) backing->stop_yielding();
+    return std::any_of(all.begin(), all.end(), [](FakeBacking* b) { return b->due() != 0; });
+  }
+
+  void let_end() {
+    stir();
+    const auto deliver = [this] {
+      const auto all = backings();
+      return std::any_of(all.begin(), all.end(), [](FakeBacking* b) { return b->deliver(); });
+    };
+    for (int i = 0; deliver(); ++i) {
+      ASSERT_LT(i, 2000) << "waits end and begin again without end";
+      settle();
+      if (!mix_.lazy) continue;
+      for (FakeBacking* backing : backings()) backing->land_recalls();
+    }
   }
 
   // -- steps -----------------------------------------------------------------------------------
@@ -478,6 +501,17 @@ class Run {
     EXPECT_EQ(world_.file().waiters().size(), pending_.size());
   }
 
+  /// Whether something granted is in the way of the i-th waiter, or he queues behind another.
+  bool waits_for_the_mount(std::size_t i) {
+    const Pending& p = pending_[i];
+    if (conflicts(p.owner, p.span, p.mode)) return true;
+    if (!p.wait || !policy_.queues_behind_waiters()) return false;
+    for (std::size_t k = 0; k < (policy_.reorders() ? pending_.size() : i); ++k) {
+      if (pending_[k].wait && in_each_others_way(pending_[k], p)) return true;
+    }
+    return false;
+  }
+
   /// Once all that is due was delivered, every waiter has something in its way.
   void check_reasons() {
     bool quiet = true;
@@ -487,17 +521,21 @@ class Run {
     }
     for (std::size_t i = 0; i < pending_.size(); ++i) {
       const Pending& p = pending_[i];
-      if (conflicts(p.owner, p.span, p.mode)) continue;
-      bool queued = false;
-      for (std::size_t k = 0; k < (policy_.reorders() ? pending_.size() : i); ++k) {
-        queued |= pending_[k].wait && in_each_others_way(pending_[k], p);
-      }
-      if (queued && p.wait && policy_.queues_behind_waiters()) continue;
+      if (waits_for_the_mount(i)) continue;
       EXPECT_FALSE(quiet) << "waiter " << i << " of " << pending_.size() << " waits for nothing";
       // A wait of the manager is under way; unless things take effect late, outsiders are why.
       if (!mix_.lazy && !outsiders_refuse(p.owner, p.span, p.mode)) {
         EXPECT_TRUE(wait_under_way(p.owner, p.span));
       }
+    }
+  }
+
+  /// Everything under way has come to its end, and the manager has looked again at those aside.
+  void check_nobody_is_due() {
+    for (std::size_t i = 0; i < pending_.size(); ++i) {
+      const Pending& p = pending_[i];
+      if (waits_for_the_mount(i) || outsiders_refuse(p.owner, p.span, p.mode)) continue;
+      ADD_FAILURE() << "waiter " << i << " of " << pending_.size() << " is forgotten";
     }
   }
 

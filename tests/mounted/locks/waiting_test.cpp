@@ -444,6 +444,45 @@ TEST_F(QueueTest, DescriptorIsExchangedDuringAWaitForAnOutsider) {
   }
 }
 
+/// A reader and an upgrade that came later wait for an outsider each. Who of the two gets its lock
+/// must not depend on the other's outsider.
+TEST_F(QueueTest, NobodyWaitsForTheOutsiderOfSomebodyElse) {
+  LOCKFS_NOT_PLAIN();
+  for (const bool reader_first : {true, false}) {
+    SCOPED_TRACE(reader_first ? "the reader's outsider leaves" : "that of the upgrade leaves");
+    const std::string name = new_file();
+    Locker upgrade(in_mount(name));
+    Locker holder(in_mount(name));
+    Locker reader(in_mount(name));
+    Locker writer(in_mount(name));
+    Locker on_upgrade(in_source(name));
+    Locker on_reader(in_source(name));
+    ASSERT_EQ(upgrade.try_lock(kOfd, kShared, {0, 11}), 0);
+    ASSERT_EQ(holder.try_lock(kOfd, kExclusive, {15, 1}), 0);
+    reader.start_lock(kOfd, kShared, {8, 13});
+    ASSERT_TRUE(reader.waits());
+    // It waits for the upgrade and stands behind the reader, so that the upgrade passes both.
+    writer.start_lock(kOfd, kExclusive, {0, 11});
+    ASSERT_TRUE(writer.waits());
+    ASSERT_EQ(on_upgrade.try_lock(kOfd, kShared, {5, 1}), 0);
+    upgrade.start_lock(kOfd, kExclusive, {0, 11});
+    ASSERT_TRUE(upgrade.waits());
+    ASSERT_EQ(on_reader.try_lock(kOfd, kExclusive, {18, 1}), 0);
+    ASSERT_EQ(holder.unlock(kOfd), 0);
+    fs().settle(name);
+    Locker& first = reader_first ? reader : upgrade;
+    Locker& second = reader_first ? upgrade : reader;
+    ASSERT_EQ((reader_first ? on_reader : on_upgrade).unlock(kOfd), 0);
+    ASSERT_EQ(first.result(), 0);
+    EXPECT_TRUE(second.waits());
+    ASSERT_EQ((reader_first ? on_upgrade : on_reader).unlock(kOfd), 0);
+    ASSERT_EQ(first.unlock(kOfd), 0);
+    ASSERT_EQ(second.result(), 0);
+    ASSERT_EQ(second.unlock(kOfd), 0);
+    EXPECT_EQ(writer.result(), 0);
+  }
+}
+
 class OutsiderTest : public SharedMountTest, public ::testing::WithParamInterface<Kind> {
  protected:
   static Kind kind() { return GetParam(); }
