@@ -11,6 +11,7 @@
 #include <cstring>
 #include <optional>
 #include <string_view>
+#include <thread>
 
 #include "fs/unique_fd.h"
 
@@ -23,10 +24,19 @@ using namespace std::chrono_literals;
 /// of its own, beside which a wake-up does not count.
 constexpr auto kSlow = 15us;
 constexpr auto kIdle = 500us;
-/// Slow requests in a row before a look, and the time between two looks: a look and a move cost
-/// some 30 us.
-constexpr int kEnough = 8;
-constexpr auto kPause = 5ms;
+/// Slow requests in a row before a look; looks in a row that may help at once, before the pause
+/// between two (a look and a move cost some 30 us) begins to double; and quick requests in a row
+/// that show that the last one has helped.
+constexpr int kEnough = 2;
+constexpr int kPatience = 4;
+constexpr auto kLeastPause = 250us;
+constexpr int kMostDoublings = 6;
+constexpr int kHelped = 4;
+/// How long none is bound after a bound thread did not get to run; doubles when that happens again
+/// soon.
+constexpr auto kLeastUnbound = 25ms;
+constexpr auto kMostUnbound = 1600ms;
+constexpr auto kSoon = 5s;
 
 /// The CPU that a thread last ran on: field 39 of /proc/<tid>/stat.
 std::optional<int> cpu_of(pid_t tid) noexcept {
@@ -51,36 +61,92 @@ std::optional<int> cpu_of(pid_t tid) noexcept {
   return cpu;
 }
 
-}  // namespace
-
-void CpuFollower::note(pid_t caller) noexcept {
-  if (caller == 0) return;  // the kernel itself
-  const auto now = Clock::now();
-  const auto since = now - last_;
-  last_ = now;
-  if (caller != caller_ || since < kSlow || since > kIdle) {
-    caller_ = caller;
-    slow_ = 0;
-    return;
-  }
-  if (++slow_ < kEnough || now < again_) return;
-  slow_ = 0;
-  again_ = now + kPause;
-  follow(caller);
+/// The CPUs that this process may use: those of its first thread, which answers no requests.
+bool read_allowed(cpu_set_t& allowed) noexcept {
+  return ::sched_getaffinity(::getpid(), sizeof allowed, &allowed) == 0;
 }
 
-void CpuFollower::follow(pid_t caller) noexcept {
+bool set_policy(pid_t tid, int policy) noexcept {
+  const sched_param none{};
+  return ::sched_setscheduler(tid, policy, &none) == 0;
+}
+
+void free_thread(pid_t tid) noexcept {
+  set_policy(tid, SCHED_OTHER);
+  if (cpu_set_t allowed; read_allowed(allowed)) ::sched_setaffinity(tid, sizeof allowed, &allowed);
+}
+
+}  // namespace
+
+CpuFollower::CpuFollower() {
+  // To leave SCHED_IDLE again takes CAP_SYS_NICE, so a thread that does nothing else tries it.
+  if (::sched_getscheduler(0) != SCHED_OTHER) return;
+  std::thread([this] {
+    may_bind_ = set_policy(0, SCHED_IDLE) && set_policy(0, SCHED_OTHER);
+  }).join();
+}
+
+bool CpuFollower::note(pid_t caller, Clock::time_point now) noexcept {
+  if (caller == 0) return false;  // the kernel itself
+  const auto since = now - last_;
+  last_ = now;
+  if (caller != caller_ || since > kIdle) {
+    set_free();
+    caller_ = caller;
+    slow_ = 0;
+    quick_ = 0;
+    return false;
+  }
+  if (since < kSlow) {
+    slow_ = 0;
+    if (++quick_ == kHelped) in_vain_ = 0;
+    return false;
+  }
+  quick_ = 0;
+  if (++slow_ < kEnough || now < again_) return false;
+  slow_ = 0;
+  const bool hopeless = ++in_vain_ > kPatience;
+  if (hopeless) {
+    set_free();
+    again_ = now + kLeastPause * (1 << std::min(in_vain_ - kPatience, kMostDoublings));
+  }
+  const bool bind = may_bind_ && !hopeless;
+  return follow(caller, bind && now.time_since_epoch().count() >= unbound_until_.load());
+}
+
+bool CpuFollower::follow(pid_t caller, bool bind) noexcept {
   const std::optional<int> cpu = cpu_of(caller);
-  if (!cpu || *cpu == ::sched_getcpu()) return;
   cpu_set_t allowed;
-  if (::sched_getaffinity(0, sizeof allowed, &allowed) != 0 || !CPU_ISSET(*cpu, &allowed)) return;
+  if (!cpu || !read_allowed(allowed) || !CPU_ISSET(*cpu, &allowed)) return false;
   cpu_set_t there;
   CPU_ZERO(&there);
   CPU_SET(*cpu, &there);
-  // Moves the thread at once; after that it may go where it likes.
-  if (::sched_setaffinity(0, sizeof there, &there) == 0) {
-    ::sched_setaffinity(0, sizeof allowed, &allowed);
+  // Moves the thread at once.
+  if (::sched_setaffinity(0, sizeof there, &there) != 0) return false;
+  if (bind && set_policy(0, SCHED_IDLE)) {
+    bound_.store(::gettid());
+    return true;
   }
+  ::sched_setaffinity(0, sizeof allowed, &allowed);
+  return false;
+}
+
+void CpuFollower::set_free() noexcept {
+  if (bound_.load() == 0) return;
+  if (const pid_t tid = bound_.exchange(0); tid != 0) free_thread(tid);
+}
+
+void CpuFollower::rescue(Clock::time_point now) noexcept {
+  if (!binds()) return;
+  const bool soon = now - rescued_ < kSoon;
+  unbound_for_ = soon ? std::min<Clock::duration>(2 * unbound_for_, kMostUnbound) : kLeastUnbound;
+  rescued_ = now;
+  unbound_until_.store((now + unbound_for_).time_since_epoch().count());
+  set_free();
+}
+
+void CpuFollower::start_free() noexcept {
+  if (::sched_getscheduler(0) == SCHED_IDLE) free_thread(0);
 }
 
 }  // namespace lockfs

@@ -1,37 +1,76 @@
 /// Brings the thread that answers requests to the CPU of a client that makes them one after
 /// the other. Each of the two then sleeps while the other works; on different CPUs every step wakes
-/// a halted CPU, which costs ten times the rest of the call in a virtual machine, and the scheduler
-/// leaves them there (wake_affine_idle() prefers the CPU a thread ran on before, if idle). Nothing
-/// is pinned: the scheduler may move both again.
+/// a halted CPU, which costs ten times the rest of the call in a virtual machine.
 ///
-/// Thread safety: used by one thread at a time, the leader of a request loop.
+/// The scheduler would part them again at once: a task that wakes is put on an idle CPU
+/// (select_idle_sibling()). So while the client goes on asking, the answering thread stays on its
+/// CPU, and runs there with the policy SCHED_IDLE: a CPU with nothing else counts as idle, hence
+/// the client is woken on it. Such a thread starves beside any other work, so this ends as soon as
+/// somebody else asks, the client pauses or the thread stops leading; and a second thread must look
+/// after it meanwhile, and set it free.
+///
+/// Thread safety: note() and thread_changed() are called by one thread at a time, the leader of a
+/// request loop; the others by any thread.
+///
+/// Invariants:
+///  1. A thread that is bound is named in `bound_` before it reads the next request. Whoever takes
+///     it out of there sets it free.
 #pragma once
 
 #include <sys/types.h>
 
+#include <atomic>
 #include <chrono>
 
 namespace lockfs {
 
 class CpuFollower {
  public:
+  using Clock = std::chrono::steady_clock;
+
+  /// Tries whether threads may be bound and set free again; else they only follow.
+  CpuFollower();
+
   /// To be called by the thread that will carry out the request just read; `caller` is the thread
-  /// that made it. Looks up the caller's CPU and moves there only after several requests in a row
-  /// from one caller that came about as slowly as halted CPUs make them, and seldom.
-  void note(pid_t caller) noexcept;
+  /// that made it, `now` the time. Looks up the caller's CPU and moves there only after several
+  /// requests in a row from one caller that came about as slowly as halted CPUs make them, and ever
+  /// more seldom when that does not help. Returns whether the thread is bound from now on: rescue()
+  /// must be called.
+  bool note(pid_t caller, Clock::time_point now) noexcept;
 
   /// Another thread has become the one that calls note(): it may look at once where it should be.
   void thread_changed() noexcept { again_ = {}; }
 
- private:
-  using Clock = std::chrono::steady_clock;
+  /// Whether some thread is bound.
+  bool binds() const noexcept { return bound_.load() != 0; }
 
-  static void follow(pid_t caller) noexcept;
+  /// Sets the bound thread free, if there is one.
+  void set_free() noexcept;
+
+  /// The same because it does not get to run; none is bound for some time. Called by one thread.
+  void rescue(Clock::time_point now) noexcept;
+
+  /// Sets the calling thread free: one that was started by a bound thread inherits its state.
+  static void start_free() noexcept;
+
+ private:
+  bool follow(pid_t caller, bool bind) noexcept;
+
+  bool may_bind_ = false;  ///< constant after construction
 
   pid_t caller_ = 0;         ///< of the last request
   Clock::time_point last_;   ///< when it was read
   int slow_ = 0;             ///< requests in a row that came slowly
+  int quick_ = 0;            ///< requests in a row that came at once
+  int in_vain_ = 0;          ///< looks in a row without such requests after them
   Clock::time_point again_;  ///< no look before
+
+  std::atomic<pid_t> bound_{0};               ///< the thread, or 0
+  std::atomic<Clock::rep> unbound_until_{0};  ///< none is bound before, on Clock
+
+  // Used by rescue() only.
+  Clock::time_point rescued_;  ///< when it was called last with effect
+  Clock::duration unbound_for_{};
 };
 
 }  // namespace lockfs

@@ -1,6 +1,7 @@
 #include "fs/request_loop.h"
 
 #include <linux/fuse.h>
+#include <poll.h>
 #include <spdlog/spdlog.h>
 #include <unistd.h>
 
@@ -22,8 +23,12 @@ using namespace std::chrono_literals;
 
 /// The watchdog's period: a leader is overtaken when a request takes one to two of these.
 constexpr auto kTick = 300us;
-/// Ticks without a request after which the watchdog goes to sleep.
+/// The period when no request lets itself be overtaken but a thread is bound to a CPU.
+constexpr auto kSlowTick = 1ms;
+/// Ticks without such requests after which the watchdog goes to sleep.
 constexpr int kIdleTicks = 30;
+/// Ticks after which a bound thread is set free because requests wait.
+constexpr int kHeldUp = 2;
 /// Reads and writes of this size are left to another thread at once: copying takes long enough.
 constexpr std::uint32_t kLargeTransfer = 256 * 1024;
 
@@ -105,6 +110,7 @@ bool RequestLoop::add_worker() {
 }
 
 void RequestLoop::work() {
+  CpuFollower::start_free();
   accept_only_kicks();
   if (const int error = prepare_worker_thread(); error != 0) {
     spdlog::error("cannot prepare a worker thread: {}", std::strerror(error));
@@ -160,7 +166,7 @@ void RequestLoop::lead(fuse_buf& buffer) {
   while (true) {
     const int got = fuse_session_receive_buf(session_, &buffer);
     if (got == -EINTR || got == -EAGAIN) {
-      if (ended_) return;
+      if (ended_) break;
       continue;
     }
     if (got <= 0) {
@@ -174,7 +180,10 @@ void RequestLoop::lead(fuse_buf& buffer) {
     role_.leads = true;
     role_.count = count;
     const Kind kind = classify(buffer);
-    if (kind != Kind::kSlow) follower_.note(static_cast<pid_t>(header_of(buffer).pid));
+    if (kind != Kind::kSlow &&
+        follower_.note(static_cast<pid_t>(header_of(buffer).pid), CpuFollower::Clock::now())) {
+      wake_watchdog();
+    }
     if (kind != Kind::kOrdered && !follower_ready()) {
       put_by(buffer);
     } else {
@@ -182,8 +191,9 @@ void RequestLoop::lead(fuse_buf& buffer) {
       if (kind == Kind::kQuick) allow_overtaking();
       carry_out(buffer);
     }
-    if (!keep_lead()) return;
+    if (!keep_lead()) break;
   }
+  follower_.set_free();
 }
 
 /// After a request: back to reading, unless the lead is gone.
@@ -198,6 +208,7 @@ bool RequestLoop::keep_lead() {
 
 void RequestLoop::give_up_lead() {
   if (!std::exchange(role_.leads, false)) return;
+  follower_.set_free();
   if (!vacate(pack(role_.count, Phase::kOrdered))) {
     vacate(pack(role_.count, Phase::kOvertakable));
   }
@@ -297,6 +308,7 @@ void RequestLoop::allow_overtaking() {
   if (!loop.follower_ready()) return;
   std::uint64_t ordered = pack(role_.count, Phase::kOrdered);
   if (loop.state_.compare_exchange_strong(ordered, pack(role_.count, Phase::kOvertakable))) {
+    loop.overtakable_.store(true, std::memory_order_relaxed);
     loop.wake_watchdog();
   }
 }
@@ -336,23 +348,44 @@ void RequestLoop::watch() {
   while (!ended_) {
     watch_wake_.wait(lock, [this] { return ended_ || watching_; });
     std::uint64_t last = 0;
-    for (int idle = 0; idle < kIdleTicks && !ended_;) {
-      watch_wake_.wait_for(lock, kTick, [this] { return ended_.load(); });
+    int calm = 0;     // ticks without a request that may be overtaken
+    int still = 0;    // ticks in which nothing has moved
+    int held_up = 0;  // and nothing moved though a request waits
+    while (!ended_ && (calm < kIdleTicks || follower_.binds())) {
+      watch_wake_.wait_for(lock, calm < kIdleTicks ? kTick : kSlowTick,
+                           [this] { return ended_.load(); });
       const std::uint64_t state = state_.load();
+      const Phase phase = phase_of(state);
       const bool same = state == last;
       last = state;
-      if (same && phase_of(state) == Phase::kOvertakable) overtake(state);
-      idle = same && phase_of(state) == Phase::kReading ? idle + 1 : 0;
+      if (same && phase == Phase::kOvertakable) overtake(state);
+      const bool seen = overtakable_.exchange(false) || phase == Phase::kOvertakable;
+      calm = seen ? 0 : std::min(calm + 1, kIdleTicks);
+      still = same ? std::min(still + 1, kIdleTicks) : 0;
+      held_up = same && (phase != Phase::kReading || request_waits()) ? held_up + 1 : 0;
+      if (held_up >= kHeldUp) {
+        follower_.rescue(CpuFollower::Clock::now());
+        held_up = 0;
+      } else if (still == kIdleTicks) {
+        follower_.set_free();
+      }
     }
     watching_ = false;
     // The leader stores its phase before it looks at watching_; one of the two sees the other.
-    if (phase_of(state_.load()) == Phase::kOvertakable) watching_ = true;
+    if (phase_of(state_.load()) == Phase::kOvertakable || follower_.binds()) watching_ = true;
   }
+}
+
+/// Whether the kernel has a request that nobody has read.
+bool RequestLoop::request_waits() const {
+  pollfd device{fuse_session_fd(session_), POLLIN, 0};
+  return poll(&device, 1, 0) > 0;
 }
 
 void RequestLoop::overtake(std::uint64_t state) {
   // The follower that the leader relied on may have taken up a request that was put by.
   if (followers_.load() == 0 && !add_worker()) return;
+  follower_.set_free();
   vacate(state);
 }
 

@@ -6,6 +6,8 @@
 /// its CPU (CpuFollower). A handler that blocks must not hold the next
 /// request up, so a leader can be overtaken: a watchdog sees that it has been stuck for a moment
 /// and gives the lead to a follower; the old leader finishes its request and becomes a follower.
+/// The watchdog also sets the leader free when that is bound to a CPU and does not get to run
+/// there.
 ///
 /// Order: what happens before a handler allows itself to be overtaken happens in the order in which
 /// the requests were read. Lock requests rely on that (the RELEASE of a file is queued before
@@ -131,6 +133,7 @@ class RequestLoop {
   void watch();
   void wake_watchdog();
   void overtake(std::uint64_t state);
+  bool request_waits() const;
 
   fuse_session* const session_;
   const unsigned most_workers_;
@@ -139,10 +142,11 @@ class RequestLoop {
   std::atomic<std::uint64_t> state_{0};  ///< pack(number of the last request read, phase)
   std::atomic<pid_t> leader_{0};         ///< thread id
   std::atomic<bool> ended_{false};
-  std::atomic<bool> watching_{false};   ///< the watchdog is ticking
-  std::atomic<unsigned> followers_{0};  ///< threads ready to take the lead; changed under mutex_
+  std::atomic<bool> watching_{false};     ///< the watchdog is ticking
+  std::atomic<bool> overtakable_{false};  ///< since the last tick a request was
+  std::atomic<unsigned> followers_{0};    ///< threads ready to take the lead; changed under mutex_
 
-  CpuFollower follower_;  ///< used by the leader
+  CpuFollower follower_;  ///< told by the leader, looked after by the watchdog
 
   std::mutex mutex_;
   std::condition_variable follow_;   ///< the lead is vacant, a request was put by, or the end

@@ -9,6 +9,7 @@
 #include <cstring>
 #include <new>
 
+#include "fs/cpu_follower.h"
 #include "fs/kick.h"
 #include "fs/record_lock.h"
 
@@ -88,6 +89,7 @@ void WaitThreads::recall(WaitId id) noexcept {
 }
 
 void WaitThreads::work() {
+  CpuFollower::start_free();
   accept_only_kicks();
   std::unique_lock lock(mutex_);
   while (true) {

@@ -2,6 +2,7 @@
 /// Many processes at once: no stale conflict after a close or an exit, no lost update, and two
 /// programs known from the field.
 
+#include <sched.h>
 #include <signal.h>
 #include <sys/file.h>
 #include <sys/mman.h>
@@ -12,6 +13,7 @@
 #include <atomic>
 #include <cstdio>
 #include <deque>
+#include <filesystem>
 #include <set>
 #include <sstream>
 #include <string>
@@ -345,6 +347,52 @@ TEST_F(ContentionTest, HundredsOfReadersAndARebuild) {
   EXPECT_EQ(outcome(rebuild), 0);
   EXPECT_EQ(read_file(in_source(name)), content(rebuilds));
   expect_empty_mirror(name);
+}
+
+/// Whether all threads of a process may run anywhere, like others.
+bool runs_freely(pid_t pid) {
+  cpu_set_t all;
+  CPU_ZERO(&all);
+  if (::sched_getaffinity(pid, sizeof all, &all) != 0) return false;
+  for (const auto& task :
+       std::filesystem::directory_iterator("/proc/" + std::to_string(pid) + "/task")) {
+    const pid_t tid = std::stoi(task.path().filename());
+    cpu_set_t own;
+    CPU_ZERO(&own);
+    const int policy = ::sched_getscheduler(tid);
+    if (policy < 0) continue;  // it has ended
+    if (::sched_getaffinity(tid, sizeof own, &own) != 0) continue;
+    if (policy != SCHED_OTHER || !CPU_EQUAL(&own, &all)) return false;
+  }
+  return true;
+}
+
+// The daemon's reader may follow a client that asks alone and go behind everybody else on its CPU;
+// then others come that need every CPU.
+TEST_F(ContentionTest, AClientAloneAndThenAmongBusyOnes) {
+  LOCKFS_NOT_PLAIN();
+  const std::string path = in_mount(new_file());
+  const int rounds = scaled(20000, 2000);
+  const SharedMemory<std::atomic<bool>> halfway;
+  Process client([&] {
+    const int fd = ::open(path.c_str(), O_RDWR | O_CLOEXEC);
+    for (int i = 0; i < rounds; ++i) {
+      if (i == rounds / 2) *halfway = true;
+      if (lock_call(fd, kFlock, F_WRLCK, true) != 0) return 1;
+      if (lock_call(fd, kFlock, F_UNLCK, true) != 0) return 2;
+    }
+    return 0;
+  });
+  ASSERT_TRUE(eventually([&] { return halfway->load(); }));
+  std::deque<Process> busy;
+  for (unsigned i = 0; i < 2 * std::thread::hardware_concurrency(); ++i) {
+    busy.emplace_back([]() -> int {
+      while (true) ::getppid();
+    });
+  }
+  EXPECT_EQ(client.wait(), 0);
+  busy.clear();
+  EXPECT_TRUE(eventually([&] { return runs_freely(fs().pid()); }));
 }
 
 }  // namespace

@@ -1,0 +1,143 @@
+/// The thread that follows a client to its CPU: when it is bound there, and that it is set free
+/// again in every way that must.
+
+#include "fs/cpu_follower.h"
+
+#include <gtest/gtest.h>
+#include <sched.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <thread>
+
+namespace lockfs {
+namespace {
+
+using namespace std::chrono_literals;
+
+bool is_free() {
+  cpu_set_t own;
+  cpu_set_t all;
+  EXPECT_EQ(sched_getaffinity(0, sizeof own, &own), 0);
+  EXPECT_EQ(sched_getaffinity(getpid(), sizeof all, &all), 0);
+  return sched_getscheduler(0) == SCHED_OTHER && CPU_EQUAL(&own, &all);
+}
+
+/// Runs on a thread of its own: the first one of the process is never bound.
+class CpuFollowerTest : public ::testing::Test {
+ protected:
+  template <typename Body>
+  static void on_a_thread(const Body& body) {
+    std::thread(body).join();
+  }
+
+  /// A request of `caller` so long after the one before it.
+  bool note(pid_t caller, CpuFollower::Clock::duration after) {
+    now_ += after;
+    return follower_.note(caller, now_);
+  }
+
+  /// Asks as a client does that was on the same CPU and is on another now, at most so often, until
+  /// the calling thread is bound.
+  bool bind() {
+    for (int i = 0; i < 10; ++i) note(caller_, 4us);
+    for (int i = 0; i < 10; ++i) {
+      if (note(caller_, 60us)) return true;
+    }
+    return false;
+  }
+
+  CpuFollower follower_;
+  const pid_t caller_ = getpid();
+  CpuFollower::Clock::time_point now_ = CpuFollower::Clock::now();
+};
+
+TEST_F(CpuFollowerTest, SlowRequestsOfOneClientBind) {
+  on_a_thread([this] {
+    EXPECT_TRUE(is_free());
+    ASSERT_TRUE(bind());
+    EXPECT_TRUE(follower_.binds());
+    EXPECT_EQ(sched_getscheduler(0), SCHED_IDLE);
+    cpu_set_t own;
+    ASSERT_EQ(sched_getaffinity(0, sizeof own, &own), 0);
+    EXPECT_EQ(CPU_COUNT(&own), 1);
+  });
+}
+
+TEST_F(CpuFollowerTest, ASlowOneAmongQuickOnesDoesNot) {
+  on_a_thread([this] {
+    for (int i = 0; i < 1000; ++i) EXPECT_FALSE(note(caller_, i % 2 == 0 ? 4us : 60us));
+    EXPECT_TRUE(is_free());
+  });
+}
+
+TEST_F(CpuFollowerTest, SeveralClientsDoNot) {
+  on_a_thread([this] {
+    for (int i = 0; i < 1000; ++i) {
+      EXPECT_FALSE(note(caller_ + i % 2, 60us));
+    }
+    EXPECT_TRUE(is_free());
+  });
+}
+
+TEST_F(CpuFollowerTest, AnotherClientEndsIt) {
+  on_a_thread([this] {
+    ASSERT_TRUE(bind());
+    EXPECT_FALSE(note(caller_ + 1, 4us));
+    EXPECT_FALSE(follower_.binds());
+    EXPECT_TRUE(is_free());
+  });
+}
+
+TEST_F(CpuFollowerTest, APauseOfTheClientEndsIt) {
+  on_a_thread([this] {
+    ASSERT_TRUE(bind());
+    EXPECT_FALSE(note(caller_, 2ms));
+    EXPECT_TRUE(is_free());
+  });
+}
+
+TEST_F(CpuFollowerTest, WhatDoesNotHelpEnds) {
+  on_a_thread([this] {
+    ASSERT_TRUE(bind());
+    for (int i = 0; i < 20; ++i) note(caller_, 60us);
+    EXPECT_TRUE(is_free());
+    now_ += 50ms;  // but it is not given up for ever
+    EXPECT_TRUE(bind());
+  });
+}
+
+TEST_F(CpuFollowerTest, AnotherThreadSetsItFree) {
+  on_a_thread([this] {
+    ASSERT_TRUE(bind());
+    on_a_thread([this] { follower_.set_free(); });
+    EXPECT_TRUE(is_free());
+  });
+}
+
+TEST_F(CpuFollowerTest, NotBoundForSomeTimeAfterARescue) {
+  on_a_thread([this] {
+    ASSERT_TRUE(bind());
+    on_a_thread([this] { follower_.rescue(now_); });
+    EXPECT_TRUE(is_free());
+    EXPECT_FALSE(bind());
+    EXPECT_TRUE(is_free());
+    now_ += 50ms;
+    EXPECT_TRUE(bind());
+  });
+}
+
+TEST_F(CpuFollowerTest, AThreadStartedByABoundOneIsFree) {
+  on_a_thread([this] {
+    ASSERT_TRUE(bind());
+    on_a_thread([] {
+      EXPECT_FALSE(is_free());
+      CpuFollower::start_free();
+      EXPECT_TRUE(is_free());
+    });
+    EXPECT_FALSE(is_free());
+  });
+}
+
+}  // namespace
+}  // namespace lockfs
