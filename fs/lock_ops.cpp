@@ -197,7 +197,7 @@ std::shared_ptr<LockedFile> LockOps::make_file(Inode& inode, InodePtr reference)
     backing = std::make_unique<UncarriedFile>(std::move(reference));
   }
   auto file = std::make_shared<LockedFile>(manager_.open_file(key, std::move(backing)),
-                                                 inode.device().is_local(), remote);
+                                           inode.device().is_local(), remote);
   *self = file;
   return file;
 }
