@@ -230,8 +230,18 @@ void show_dead_server(Grid& grid, const std::string& v) {
   grid.expect(v, "the program that waited is told",
               told ? outcome_of(waits.actor.result()) : "nothing", "ECONNABORTED");
   grid.note(v, "the process is gone", over.gone() ? "yes" : "no");
+  // What an administrator can do; the kernel decides what comes of it.
+  const std::string from =
+      machine.shell("sed -n 's|^\\([^ ]*\\) /mnt/" + v + " nfs.*|\\1|p' /proc/mounts").output;
+  grid.note(v, "umount -f of the NFS mount",
+            machine.shell("timeout 20 umount -f /mnt/" + v).status == 0 ? "done" : "fails");
+  grid.note(v, "then the process is gone",
+            eventually([&] { return over.gone(); }, seconds(10)) ? "yes" : "no");
   wire_of_a("up");
   grid.expect(v, "healed: the process is gone", eventually([&] { return over.gone(); }, kPatience));
+  [[maybe_unused]] const ProgramResult mounted =
+      machine.shell("mountpoint -q /mnt/" + v + " || mount -t nfs -o vers=" + v + " " +
+                    from.substr(0, from.find('\n')) + " /mnt/" + v);
   std::string why;
   const bool clean = nothing_left(asked, {client_site('A', v), local_site()}, &why);
   grid.expect(v, "nothing stays locked after that", clean, why);

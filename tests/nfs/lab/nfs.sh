@@ -57,7 +57,7 @@ ganesha_up() {
   cat >$GANESHA <<'END'
 #!/bin/bash
 status=0
-ganesha.nfsd -F -f /run/ganesha.conf -p /run/ganesha.pid -L /lab/out/ganesha.log -N NIV_WARN || status=$?
+ganesha.nfsd -F -f /run/ganesha.conf -p /run/ganesha.pid -L "/lab/out/$(hostname).server.log" -N NIV_WARN || status=$?
 ((status > 128 && status != 143)) || exit "$status"
 echo "$status" >/run/ganesha.crashed
 kill -KILL "$(</run/part.pid)"

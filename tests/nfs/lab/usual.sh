@@ -42,6 +42,6 @@ run_part() {
   crash=$(</run/ganesha.crashed)
   printf '\n**NFS-Ganesha crashed** (status %d, signal %s); this run says nothing more. The end of its log:\n\n' \
     "$crash" "$(kill -l $((crash - 128)))"
-  { tail -n 12 /lab/out/ganesha.log; dmesg | grep ganesha | tail -n 4; } | sed 's/^/    /'
+  { tail -n 12 "/lab/out/$(hostname).server.log"; dmesg | grep -i segfault | tail -n 2; } | sed 's/^/    /'
   return 3
 }
