@@ -7,12 +7,13 @@
 /// the old one goes. It is never the descriptor of a caller's open file: those are registered with
 /// the kernel for data passthrough, which pins them, and locks on them would outlive their close.
 ///
-/// Thread safety: as lockmgr::Backing demands.
+/// Where the filesystem may stall, set() and test() go by way of RemoteCalls and answer EINPROGRESS
+/// while it does.
 ///
-/// Invariants:
-///  1. While `writable_` is false, the descriptor holds shared locks only.
+/// Thread safety: as lockmgr::Backing demands.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -22,6 +23,7 @@
 #include "fs/inode.h"
 #include "fs/nfs_pollers.h"
 #include "fs/proc_locks.h"
+#include "fs/remote_calls.h"
 #include "fs/unique_fd.h"
 #include "fs/wait_threads.h"
 #include "lockmgr/backing.h"
@@ -30,8 +32,9 @@ namespace lockfs {
 
 class BackingFile final : public lockmgr::Backing {
  public:
-  /// All but `inode` must outlive the object.
-  BackingFile(InodePtr inode, WaitThreads& threads);
+  /// `threads` must outlive the object. `remote` is null where calls return at once.
+  BackingFile(InodePtr inode, WaitThreads& threads, std::shared_ptr<RemoteCalls> remote);
+  ~BackingFile() override;
 
   int set(const lockmgr::Range& range, lockmgr::Mode mode,
           const Carried& carried) noexcept override;
@@ -46,13 +49,19 @@ class BackingFile final : public lockmgr::Backing {
   std::string name() const override;
 
  private:
-  int open(bool writable, std::shared_ptr<const UniqueFd>& fd) const;
-  int provide(lockmgr::Mode mode, const Carried& carried);
+  struct Descriptor;
+
+  int set_remote(const lockmgr::Range& range, lockmgr::Mode mode, const Carried& carried);
+  int test_remote(const lockmgr::Range& range, lockmgr::Mode mode,
+                  std::optional<lockmgr::OutsideLock>& found);
+  [[nodiscard]] std::shared_ptr<const UniqueFd> path_for_call(bool opens) const;
+  int call(std::function<int()> call);
 
   const InodePtr inode_;
   WaitThreads& threads_;
-  std::shared_ptr<const UniqueFd> fd_;  ///< null until the first lock
-  bool writable_ = false;
+  const std::shared_ptr<RemoteCalls> remote_;
+  /// What a remote call under way uses; others then leave it alone.
+  const std::shared_ptr<Descriptor> descriptor_;
   OutsiderLook look_;
   NfsPollers pollers_;
   BackingFlock flocks_;

@@ -104,6 +104,7 @@ Device::Device(dev_t dev, std::uint16_t index, int path_fd, mode_t type) noexcep
   if (::fstatfs(path_fd, &info) != 0) return;
   const auto magic = static_cast<std::uint64_t>(info.f_type);
   local_ = is_local_type(magic);
+  may_stall_ = !local_ && magic != OVERLAYFS_SUPER_MAGIC;
   lists_locks_ = magic != FUSE_SUPER_MAGIC;
   // A FUSE filesystem hands out handles that end when its kernel inode is dropped. Only directories
   // and regular files can be opened without side effects.

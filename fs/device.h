@@ -28,6 +28,9 @@ class Device {
   /// the number of an open file is not given to another one.
   [[nodiscard]] bool is_local() const noexcept { return local_; }
 
+  /// A call may take for ever, because another machine or a program must answer it.
+  [[nodiscard]] bool may_stall() const noexcept { return may_stall_; }
+
   /// /proc lists the record locks that are taken here. A FUSE filesystem that keeps locks itself
   /// has none there (fuse_setlk() does not record them).
   [[nodiscard]] bool lists_locks() const noexcept { return lists_locks_; }
@@ -77,6 +80,7 @@ class Device {
   const dev_t dev_;
   const std::uint16_t index_;
   bool local_ = false;
+  bool may_stall_ = true;
   bool lists_locks_ = false;
   bool can_reopen_ = false;
   Numbers numbers_ = Numbers::kNone;

@@ -36,8 +36,8 @@ std::string Inode::path() const {
                     : "inode " + std::to_string(id_.ino);
 }
 
-int Inode::reopen(int flags) const noexcept {
-  const int fd = ::open(ProcPath(this->fd()).c_str(), flags | O_CLOEXEC);
+int reopen(int path_fd, int flags) noexcept {
+  const int fd = ::open(ProcPath(path_fd).c_str(), flags | O_CLOEXEC);
   return fd >= 0 ? fd : -errno;
 }
 

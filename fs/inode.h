@@ -59,6 +59,11 @@ struct DataMode {
   bool reads_backing = false;  ///< what is registered is a descriptor that can read
 };
 
+/// Opens the file behind an O_PATH descriptor: a descriptor the caller owns (close-on-exec), or
+/// -errno. `flags` as for open(2), without O_CREAT. May block as open(2) may (leases, delegations,
+/// network filesystems). Not for symbolic links.
+[[nodiscard]] int reopen(int path_fd, int flags) noexcept;
+
 class Inode {
  public:
   /// `path_fd` is an O_PATH descriptor of the file that `st` describes; `handle` names it for
@@ -83,10 +88,8 @@ class Inode {
   /// Tells two files apart that had the same nodeid one after the other; never 0.
   [[nodiscard]] std::uint32_t generation() const noexcept { return generation_; }
 
-  /// Opens the backing file anew: a descriptor the caller owns (close-on-exec), or -errno.
-  /// `flags` as for open(2), without O_CREAT. May block as open(2) may (leases, delegations,
-  /// network filesystems). Not for symbolic links.
-  [[nodiscard]] int reopen(int flags) const noexcept;
+  /// lockfs::reopen() of fd().
+  [[nodiscard]] int reopen(int flags) const noexcept { return lockfs::reopen(fd(), flags); }
 
   /// Where the file is now, for messages to people; "(deleted)" behind it when it has no name any
   /// more. May throw std::bad_alloc.

@@ -106,7 +106,8 @@ struct LockHandlers {
     LockOps::Asked ask = asked(req, *fi);
     ask.range = range_of(*lock);
     ask.mode = mode_of(lock->l_type);
-    ops_of(req).get(ask);
+    ask.test = true;
+    ops_of(req).start(ask);
   }
 
   static void flush(fuse_req_t req, fuse_ino_t, fuse_file_info* fi) {
@@ -165,7 +166,10 @@ LockOps::~LockOps() {
   queue_watcher_.join();
 }
 
-void LockOps::shut_down() noexcept { manager_.shut_down(ECONNABORTED); }
+void LockOps::shut_down() noexcept {
+  manager_.shut_down(ECONNABORTED);
+  end_put_off(ECONNABORTED);
+}
 
 std::mutex& LockOps::mutex_of(const Inode& inode) noexcept {
   return mutexes_[inode.nodeid() % mutexes_.size()];
@@ -179,14 +183,23 @@ std::shared_ptr<LockedFile> LockOps::find(Inode& inode) noexcept {
 std::shared_ptr<LockedFile> LockOps::make_file(Inode& inode, InodePtr reference) {
   const lockmgr::FileKey key{inode.id().dev, inode.id().ino};
   std::unique_ptr<lockmgr::Backing> backing;
+  std::shared_ptr<RemoteCalls> remote;
+  const auto self = std::make_shared<std::weak_ptr<LockedFile>>();
   if (options_.mirror) {
+    if (inode.device().may_stall()) {
+      remote = std::make_shared<RemoteCalls>(wait_threads_, overdue_, [this, self] {
+        if (const auto file = self->lock()) answered_late(file);
+      });
+    }
     backing = std::make_unique<TapedBacking>(
-        std::make_unique<BackingFile>(std::move(reference), wait_threads_), tape_, key);
+        std::make_unique<BackingFile>(std::move(reference), wait_threads_, remote), tape_, key);
   } else {
     backing = std::make_unique<UncarriedFile>(std::move(reference));
   }
-  return std::make_shared<LockedFile>(manager_.open_file(key, std::move(backing)),
-                                      inode.device().is_local());
+  auto file = std::make_shared<LockedFile>(manager_.open_file(key, std::move(backing)),
+                                           inode.device().is_local(), remote);
+  *self = file;
+  return file;
 }
 
 HandleLocks& LockOps::locks_of(Handle& handle) {
@@ -271,6 +284,10 @@ void LockOps::start(const Asked& asked) noexcept {
 }
 
 void LockOps::carry_out(Asked asked) noexcept {
+  if (asked.test) {
+    carry_out_test(asked);
+    return;
+  }
   describe(*asked.handle->locks->file);
   const Tape::Cause cause(tape_);
   try {
@@ -281,7 +298,7 @@ void LockOps::carry_out(Asked asked) noexcept {
     }
     const lockmgr::Request request = request_of(asked);
     HandleLocks& locks = *asked.handle->locks;
-    asked.taped = tape_ask(*asked.handle, request);
+    if (asked.taped == 0) asked.taped = tape_ask(*asked.handle, request);
     if (const auto now = locks.file->locks->try_now(locks.opened, request)) {
       answer(asked, *now);
     } else {
@@ -317,6 +334,10 @@ void LockOps::carry_out_waiting(Asked asked, lockmgr::Request request) noexcept 
 
 /// The handle lives until the request is answered: the kernel releases a file only then.
 void LockOps::answer(const Asked& asked, int error) noexcept {
+  if (error == EINPROGRESS) {
+    if (!put_off(asked)) start(asked);
+    return;
+  }
   tape_answer(asked, error);
   if (error == 0 && asked.mode != Mode::kNone) {
     Inode& inode = *asked.handle->inode;
@@ -326,40 +347,38 @@ void LockOps::answer(const Asked& asked, int error) noexcept {
   fuse_reply_err(asked.req, error);
 }
 
-void LockOps::get(const Asked& asked) noexcept {
+/// Called within the file's strand.
+void LockOps::carry_out_test(const Asked& asked) noexcept {
+  std::optional<lockmgr::Blocker> blocker;
+  int error = ENOLCK;
   try {
-    HandleLocks& handle_locks = locks_of(*asked.handle);
-    in_order(handle_locks.file, [this, asked] {
-      std::optional<lockmgr::Blocker> blocker;
-      int error = ENOLCK;
-      try {
-        error = asked.handle->locks->file->locks->test(request_of(asked), blocker);
-      } catch (const std::bad_alloc&) {
-        error = ENOLCK;
-      }
-      if (error != 0) {
-        fuse_reply_err(asked.req, error);
-        return;
-      }
-      struct flock found = record_lock(asked.range, Mode::kNone);
-      if (blocker) {
-        found = record_lock(blocker->range, blocker->mode);
-        // The kernel looks the pid up in the mount's namespace; an open file has none to show.
-        const bool process = !blocker->owner || blocker->owner->type != OwnerType::kOpenFile;
-        found.l_pid = process && blocker->pid > 0 ? blocker->pid : 0;
-      }
-      fuse_reply_lock(asked.req, &found);
-    });
+    error = asked.handle->locks->file->locks->test(request_of(asked), blocker);
   } catch (const std::bad_alloc&) {
-    fuse_reply_err(asked.req, ENOLCK);
+    error = ENOLCK;
   }
+  if (error != 0) {
+    answer(asked, error);
+    return;
+  }
+  struct flock found = record_lock(asked.range, Mode::kNone);
+  if (blocker) {
+    found = record_lock(blocker->range, blocker->mode);
+    // The kernel looks the pid up in the mount's namespace; an open file has none to show.
+    const bool process = !blocker->owner || blocker->owner->type != OwnerType::kOpenFile;
+    found.l_pid = process && blocker->pid > 0 ? blocker->pid : 0;
+  }
+  fuse_reply_lock(asked.req, &found);
 }
 
 void LockOps::flush(fuse_req_t req, Handle& handle, std::uint64_t cookie) noexcept {
   known_processes_.remember(cookie);
   const auto finish = [this, req, &handle] {
+    if (handle.inode->device().may_stall() && handle.writable()) {
+      flush_apart(req, handle);
+      return;
+    }
     RequestLoop::allow_overtaking();
-    fuse_reply_err(req, filesystem_.flush_data(handle));
+    fuse_reply_err(req, handle.writable() ? filesystem_.flush_data(handle) : 0);
   };
   const std::shared_ptr<LockedFile> file = find(*handle.inode);
   if (file == nullptr) {
@@ -397,7 +416,7 @@ void LockOps::release(fuse_req_t req, Handle* handle) noexcept {
       const Tape::Cause cause(tape_);
       tape_close(*handle);
       handle->locks.reset();
-      finish();
+      file->remote == nullptr ? finish() : apart(finish);
     });
   } catch (const std::bad_alloc&) {
     finish();
@@ -422,11 +441,14 @@ void LockOps::drop_cached_data(Inode& inode) noexcept {
 void LockOps::watch_queues() {
   std::unique_lock lock(queue_mutex_);
   while (!ended_) {
-    if (manager_.ledger().waiters() == 0) {
+    const bool waiters = manager_.ledger().waiters() != 0;
+    if (!waiters && flushes_.empty()) {
       queue_changed_.wait(lock);
       continue;
     }
     queue_changed_.wait_for(lock, kQueueLook, [this] { return ended_; });
+    release_exiting();
+    if (!waiters) continue;
     lock.unlock();
     tape_tick();
     lock.lock();

@@ -11,7 +11,9 @@
 ///     interrupt or the end, both of which go through the manager.
 ///  3. Before a grant is answered, the kernel has dropped what it cached of the file: what the
 ///     holder reads next is what the last holder, here or elsewhere, left.
-///  4. An inode has a LockedFile while one of its handles has HandleLocks.
+///  4. A backing that does not answer holds up a thread that serves requests for seconds only:
+///     requests that do not wait are put off until it answers, and an interrupt ends them.
+///  5. An inode has a LockedFile while one of its handles has HandleLocks.
 #pragma once
 
 #define FUSE_USE_VERSION 314
@@ -20,11 +22,16 @@
 #include <array>
 #include <atomic>
 #include <boost/container/small_vector.hpp>
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
+#include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
+#include <string>
 #include <thread>
+#include <vector>
 
 #include "fs/backing_file.h"
 #include "fs/event_hub.h"
@@ -32,6 +39,7 @@
 #include "fs/options.h"
 #include "fs/owner_class.h"
 #include "fs/record/tape.h"
+#include "fs/remote_calls.h"
 #include "fs/strand.h"
 #include "fs/wait_threads.h"
 #include "lockmgr/file_locks.h"
@@ -44,11 +52,13 @@ class LockOps;
 
 /// An inode on which locks are taken.
 struct LockedFile {
-  LockedFile(std::shared_ptr<lockmgr::FileLocks> file_locks, bool is_local)
-      : locks(std::move(file_locks)), local(is_local) {}
+  LockedFile(std::shared_ptr<lockmgr::FileLocks> file_locks, bool is_local,
+             std::shared_ptr<RemoteCalls> remote_calls)
+      : locks(std::move(file_locks)), local(is_local), remote(std::move(remote_calls)) {}
 
   const std::shared_ptr<lockmgr::FileLocks> locks;
-  const bool local;  ///< calls to the backing take microseconds
+  const bool local;                           ///< calls to the backing take microseconds
+  const std::shared_ptr<RemoteCalls> remote;  ///< null unless calls to the backing may stall
   Strand strand;
   std::uint32_t described = 0;  ///< the recording that knows of its locks; within the strand only
   std::size_t handles = 0;      ///< guarded by LockOps::mutex_of()
@@ -102,6 +112,13 @@ class LockOps final : private lockmgr::Observer {
   /// when a connection ends, and parks no more.
   void shut_down() noexcept;
 
+  /// Waits until no handle is being closed any more: the Filesystem may go then. Blocks for as long
+  /// as the backing filesystem does not answer.
+  void drain() noexcept;
+
+  /// Files whose backing filesystem has not answered for some seconds.
+  [[nodiscard]] std::vector<std::string> overdue_files() const { return overdue_.names(); }
+
   [[nodiscard]] lockmgr::LockManager& manager() noexcept { return manager_; }
 
   /// LockManager::switch_policy() and FileLocks::revoke(), so that a recording is told.
@@ -132,6 +149,7 @@ class LockOps final : private lockmgr::Observer {
     lockmgr::Range range;
     lockmgr::Mode mode = lockmgr::Mode::kNone;
     bool wait = false;
+    bool test = false;           ///< F_GETLK
     std::uint64_t taped = 0;     ///< the number it has on the tape; 0: it is not there
     lockmgr::Ticket ticket = 0;  ///< of one that may be parked
   };
@@ -139,10 +157,19 @@ class LockOps final : private lockmgr::Observer {
   void start(const Asked& asked) noexcept;
   void carry_out(Asked asked) noexcept;
   void carry_out_waiting(Asked asked, lockmgr::Request request) noexcept;
-  void get(const Asked& asked) noexcept;
+  void carry_out_test(const Asked& asked) noexcept;
   void flush(fuse_req_t req, Handle& handle, std::uint64_t cookie) noexcept;
   void release(fuse_req_t req, Handle* handle) noexcept;
   void answer(const Asked& asked, int error) noexcept;
+
+  // -- backings that may stall (lock_ops_remote.cpp) ---------------------------------------------
+  bool put_off(const Asked& asked) noexcept;
+  void put_off_interrupted(std::uint64_t id) noexcept;
+  void end_put_off(int error) noexcept;
+  void answered_late(const std::shared_ptr<LockedFile>& file) noexcept;
+  void apart(const std::function<void()>& task) noexcept;
+  void flush_apart(fuse_req_t req, Handle& handle) noexcept;
+  void release_exiting() noexcept;
 
   // -- recording (lock_ops_record.cpp); within the file's strand where one is given ---------------
   std::uint64_t tape_ask(const Handle& handle, const lockmgr::Request& request) noexcept;
@@ -185,14 +212,31 @@ class LockOps final : private lockmgr::Observer {
   Tape tape_;
   lockmgr::LockManager manager_;
   EventHub events_{manager_};
-  WaitThreads wait_threads_;  ///< after manager_: its threads call the manager
+  OverdueFiles overdue_;
+
+  std::mutex put_off_mutex_;
+  std::condition_variable apart_done_;
+  std::map<std::uint64_t, Asked>
+      put_off_;                     ///< by the order they came in; guarded by put_off_mutex_
+  std::uint64_t next_put_off_ = 1;  ///< guarded by put_off_mutex_
+  std::size_t apart_ = 0;           ///< tasks of apart(); guarded by put_off_mutex_
+  int closed_ = 0;                  ///< error of shut_down(); guarded by put_off_mutex_
+
+  WaitThreads wait_threads_;  ///< after all that its threads use
   KnownProcesses known_processes_;
   std::array<std::mutex, 64> mutexes_;  ///< each guards Inode::locks of its share of inodes
 
   std::mutex queue_mutex_;
   std::condition_variable queue_changed_;
-  bool ended_ = false;         ///< guarded by queue_mutex_
-  std::thread queue_watcher_;  ///< calls LockManager::relent() while anybody waits
+  bool ended_ = false;  ///< guarded by queue_mutex_
+  struct Flush {
+    fuse_req_t req = nullptr;
+    pid_t caller = 0;
+    std::chrono::steady_clock::time_point since;
+  };
+  std::map<std::uint64_t, Flush> flushes_;  ///< of flush_apart(); guarded by queue_mutex_
+  std::uint64_t next_flush_ = 1;            ///< guarded by queue_mutex_
+  std::thread queue_watcher_;  ///< while anybody waits: LockManager::relent(), release_exiting()
 };
 
 }  // namespace lockfs

@@ -29,6 +29,10 @@ constexpr auto kSlowTick = 1ms;
 constexpr int kIdleTicks = 30;
 /// Ticks after which a bound thread is set free because requests wait.
 constexpr int kHeldUp = 2;
+/// How long a request takes before its thread no longer counts as one of the workers, and how many
+/// threads may be in that state.
+constexpr auto kStuck = 100ms;
+constexpr unsigned kMostStuck = 1000;
 /// Reads and writes of this size are left to another thread at once: copying takes long enough.
 constexpr std::uint32_t kLargeTransfer = 256 * 1024;
 
@@ -118,8 +122,10 @@ void RequestLoop::work() {
   role_.loop = this;
   fuse_buf buffer{};
   std::unique_lock lock(mutex_);
+  const auto self = at_work_.emplace(at_work_.end());
+  role_.worker = &*self;
   while (!ended_) {
-    if (workers_ - blocking_ > most_workers_ && followers_ > 0) break;  // one too many
+    if (workers_ - blocking_ - stuck_ > most_workers_ && followers_ > 0) break;  // one too many
     bool leader = false;
     ++followers_;
     follow_.wait(lock, [&] { return ended_ || (leader = take_lead()) || !put_by_.empty(); });
@@ -131,6 +137,8 @@ void RequestLoop::work() {
     } else if (!put_by_.empty()) {
       const Request request = std::move(put_by_.front());
       put_by_.pop_front();
+      has_put_by_ = !put_by_.empty();
+      self->busy_since = std::chrono::steady_clock::now();
       lock.unlock();
       fuse_buf stored{};
       stored.mem = request.bytes.get();
@@ -139,10 +147,13 @@ void RequestLoop::work() {
       carry_out(stored);
       lock.lock();
     }
+    self->busy_since = {};
+    count_again(*self);
   }
   lock.unlock();
   std::free(buffer.mem);  // libfuse allocated it with malloc
   lock.lock();
+  at_work_.erase(self);
   --workers_;
   changed_.notify_all();
 }
@@ -153,6 +164,7 @@ bool RequestLoop::take_lead() {
   while (phase_of(state) == Phase::kVacant) {
     if (state_.compare_exchange_weak(state, pack(state >> 2, Phase::kReading))) {
       leader_.store(gettid());
+      lead_worker_ = role_.worker;
       return true;
     }
   }
@@ -173,7 +185,7 @@ void RequestLoop::lead(fuse_buf& buffer) {
       fuse_session_exit(session_);
       if (!ended_.exchange(true)) on_disconnect_();
       end();
-      return;
+      break;
     }
     ++count;
     state_.store(pack(count, Phase::kOrdered));
@@ -214,9 +226,19 @@ void RequestLoop::give_up_lead() {
   }
 }
 
+/// Makes the lead vacant, and sure that a thread is there to take it.
 bool RequestLoop::vacate(std::uint64_t expected) {
-  if (!state_.compare_exchange_strong(expected, pack(expected >> 2, Phase::kVacant))) return false;
-  { const std::lock_guard lock(mutex_); }
+  bool alone = false;
+  {
+    const std::lock_guard lock(mutex_);
+    if (!state_.compare_exchange_strong(expected, pack(expected >> 2, Phase::kVacant))) {
+      return false;
+    }
+    lead_worker_->busy_since = std::chrono::steady_clock::now();
+    // Of several things to do, a follower takes the lead first.
+    alone = followers_ == 0;
+  }
+  if (alone) add_worker();
   follow_.notify_all();
   return true;
 }
@@ -226,9 +248,28 @@ bool RequestLoop::follower_ready() {
   if (followers_.load() > 0) return true;
   {
     const std::lock_guard lock(mutex_);
-    if (workers_ - blocking_ >= most_workers_) return false;
+    if (!has_room()) return false;
   }
   return add_worker();
+}
+
+/// Whether another worker may be added. Called with mutex_ held.
+bool RequestLoop::has_room() {
+  if (workers_ - blocking_ - stuck_ < most_workers_) return true;
+  const auto long_ago = std::chrono::steady_clock::now() - kStuck;
+  for (Worker& worker : at_work_) {
+    if (stuck_ == kMostStuck) break;
+    if (worker.stuck || worker.blocking || worker.busy_since > long_ago) continue;
+    if (worker.busy_since == std::chrono::steady_clock::time_point{}) continue;
+    worker.stuck = true;
+    ++stuck_;
+  }
+  return workers_ - blocking_ - stuck_ < most_workers_;
+}
+
+/// Called with mutex_ held.
+void RequestLoop::count_again(Worker& worker) {
+  if (std::exchange(worker.stuck, false)) --stuck_;
 }
 
 void RequestLoop::carry_out(const fuse_buf& buffer) {
@@ -269,8 +310,19 @@ void RequestLoop::put_by(const fuse_buf& buffer) {
   {
     const std::lock_guard lock(mutex_);
     put_by_.push_back(std::move(request));
+    has_put_by_ = true;
   }
   follow_.notify_one();
+  wake_watchdog();
+}
+
+/// Requests that were put by must not wait for ever for workers that are stuck.
+void RequestLoop::serve_put_by() {
+  {
+    const std::lock_guard lock(mutex_);
+    if (put_by_.empty() || followers_ > 0 || !has_room()) return;
+  }
+  add_worker();
 }
 
 RequestLoop::Kind RequestLoop::classify(const fuse_buf& buffer) {
@@ -305,7 +357,6 @@ RequestLoop::Kind RequestLoop::classify(const fuse_buf& buffer) {
 void RequestLoop::allow_overtaking() {
   if (role_.loop == nullptr || !role_.leads) return;
   RequestLoop& loop = *role_.loop;
-  if (!loop.follower_ready()) return;
   std::uint64_t ordered = pack(role_.count, Phase::kOrdered);
   if (loop.state_.compare_exchange_strong(ordered, pack(role_.count, Phase::kOvertakable))) {
     loop.overtakable_.store(true, std::memory_order_relaxed);
@@ -315,19 +366,19 @@ void RequestLoop::allow_overtaking() {
 
 RequestLoop::Blocking::Blocking() : loop_(role_.loop) {
   if (loop_ == nullptr) return;
-  bool needs_thread = false;
   {
     const std::lock_guard lock(loop_->mutex_);
+    loop_->count_again(*role_.worker);
+    role_.worker->blocking = true;
     ++loop_->blocking_;
-    needs_thread = loop_->followers_ == 0;
   }
-  if (needs_thread) loop_->add_worker();
   loop_->give_up_lead();
 }
 
 RequestLoop::Blocking::~Blocking() {
   if (loop_ == nullptr) return;
   const std::lock_guard lock(loop_->mutex_);
+  role_.worker->blocking = false;
   --loop_->blocking_;
 }
 
@@ -359,7 +410,8 @@ void RequestLoop::watch() {
       const bool same = state == last;
       last = state;
       if (same && phase == Phase::kOvertakable) overtake(state);
-      const bool seen = overtakable_.exchange(false) || phase == Phase::kOvertakable;
+      if (has_put_by_) serve_put_by();
+      const bool seen = overtakable_.exchange(false) || phase == Phase::kOvertakable || has_put_by_;
       calm = seen ? 0 : std::min(calm + 1, kIdleTicks);
       still = same ? std::min(still + 1, kIdleTicks) : 0;
       held_up = same && (phase != Phase::kReading || request_waits()) ? held_up + 1 : 0;
@@ -372,7 +424,9 @@ void RequestLoop::watch() {
     }
     watching_ = false;
     // The leader stores its phase before it looks at watching_; one of the two sees the other.
-    if (phase_of(state_.load()) == Phase::kOvertakable || follower_.binds()) watching_ = true;
+    if (phase_of(state_.load()) == Phase::kOvertakable || has_put_by_ || follower_.binds()) {
+      watching_ = true;
+    }
   }
 }
 
@@ -383,8 +437,10 @@ bool RequestLoop::request_waits() const {
 }
 
 void RequestLoop::overtake(std::uint64_t state) {
-  // The follower that the leader relied on may have taken up a request that was put by.
-  if (followers_.load() == 0 && !add_worker()) return;
+  {
+    const std::lock_guard lock(mutex_);
+    if (followers_ == 0 && workers_ - blocking_ >= most_workers_ + kMostStuck) return;
+  }
   follower_.set_free();
   vacate(state);
 }

@@ -16,9 +16,11 @@
 /// Thread safety: run() is called once; the other methods from any thread.
 ///
 /// Invariants:
-///  1. At most one thread is leader; a leader lets itself be overtaken only while another thread is
-///     ready to take the lead. When all threads are busy, requests that may block are put by, and
-///     the leader goes on reading.
+///  1. At most one thread is leader, and when the lead becomes vacant another thread is there to
+///  take
+///     it. When all threads are busy, requests that may block are put by, and the leader goes on
+///     reading. A thread that has been in one request for long, because a backing filesystem does
+///     not answer, no longer counts as busy: what it waits for must not take all threads.
 ///  2. Every request read is carried out exactly once, in the end also those put by.
 #pragma once
 
@@ -32,6 +34,7 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <list>
 #include <memory>
 #include <mutex>
 #include <thread>
@@ -103,6 +106,13 @@ class RequestLoop {
     std::size_t size = 0;
   };
 
+  /// A thread of the loop. Guarded by mutex_.
+  struct Worker {
+    std::chrono::steady_clock::time_point busy_since;  ///< without the lead; the epoch: it is not
+    bool stuck = false;                                ///< counted in stuck_
+    bool blocking = false;                             ///< counted in blocking_
+  };
+
   /// What a thread of a loop is doing.
   struct Role {
     RequestLoop* loop = nullptr;
@@ -110,6 +120,7 @@ class RequestLoop {
     std::uint64_t count = 0;  ///< the number of that request
     pid_t lock_caller = 0;
     bool clears_set_id_bits = false;
+    Worker* worker = nullptr;
   };
 
   static constexpr std::uint64_t pack(std::uint64_t count, Phase phase) {
@@ -129,6 +140,9 @@ class RequestLoop {
   bool follower_ready();
   bool vacate(std::uint64_t expected);
   bool add_worker();
+  bool has_room();
+  void count_again(Worker& worker);
+  void serve_put_by();
   void end();
   void watch();
   void wake_watchdog();
@@ -145,6 +159,7 @@ class RequestLoop {
   std::atomic<bool> watching_{false};     ///< the watchdog is ticking
   std::atomic<bool> overtakable_{false};  ///< since the last tick a request was
   std::atomic<unsigned> followers_{0};    ///< threads ready to take the lead; changed under mutex_
+  std::atomic<bool> has_put_by_{false};   ///< !put_by_.empty(); changed under mutex_
 
   CpuFollower follower_;  ///< told by the leader, looked after by the watchdog
 
@@ -154,6 +169,9 @@ class RequestLoop {
   std::deque<Request> put_by_;       ///< guarded by mutex_
   unsigned workers_ = 0;             ///< threads that live; guarded by mutex_
   unsigned blocking_ = 0;            ///< of these, inside a Blocking; guarded by mutex_
+  unsigned stuck_ = 0;               ///< other ones, in one request for long; guarded by mutex_
+  std::list<Worker> at_work_;        ///< one a thread; guarded by mutex_
+  Worker* lead_worker_ = nullptr;    ///< whose lead it is; guarded by mutex_
 
   std::mutex watch_mutex_;
   std::condition_variable watch_wake_;

@@ -10,12 +10,16 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cerrno>
 #include <chrono>
+#include <condition_variable>
 #include <csignal>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <memory>
+#include <mutex>
 #include <system_error>
 #include <thread>
 
@@ -32,8 +36,10 @@ namespace {
 
 using namespace std::chrono_literals;
 
-/// How long an orderly end may take before the process leaves a stuck handler behind.
+/// How long handlers may take to end, and then everything else, before the process leaves behind
+/// what is stuck.
 constexpr auto kStopPatience = 10s;
+constexpr auto kEndPatience = 15s;
 
 /// The INIT reply may be edited on its way to the kernel: libfuse 3.14 knows nothing of protocol
 /// 7.40. Set on the thread that serves INIT, while it does.
@@ -132,6 +138,32 @@ struct SessionDeleter {
 };
 using SessionPtr = std::unique_ptr<fuse_session, SessionDeleter>;
 
+/// Calls `too_long`, which must not return, when the process is still there some time later.
+class EndWatch {
+ public:
+  EndWatch(std::chrono::milliseconds patience, std::function<void()> too_long)
+      : thread_([this, patience, too_long = std::move(too_long)] {
+          std::unique_lock lock(mutex_);
+          if (!changed_.wait_for(lock, patience, [this] { return ended_; })) too_long();
+        }) {}
+  ~EndWatch() {
+    {
+      const std::lock_guard lock(mutex_);
+      ended_ = true;
+    }
+    changed_.notify_all();
+    thread_.join();
+  }
+  EndWatch(const EndWatch&) = delete;
+  EndWatch& operator=(const EndWatch&) = delete;
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  bool ended_ = false;  ///< guarded by mutex_
+  std::thread thread_;
+};
+
 /// A mount from its making to its end. Members are destroyed from the last to the first: the open
 /// files of `filesystem` go before the lock operations that they refer to.
 class Mount {
@@ -148,7 +180,8 @@ class Mount {
     control_.reset();  // it keeps files alive
     if (loop_ != nullptr) loop_->stop(kStopPatience);
     filesystem_->disconnect();
-    if (mounted_) fuse_session_unmount(session_.get());
+    if (mounted_.exchange(false)) fuse_session_unmount(session_.get());
+    lock_ops_.drain();
     // First what may still refer to locks, while these are there.
     filesystem_.reset();
   }
@@ -164,14 +197,16 @@ class Mount {
 
  private:
   std::string exchange_init();
+  [[noreturn]] void leave_behind() noexcept;
 
   const Options& options_;
+  std::unique_ptr<EndWatch> end_watch_;  ///< outlives what may take long to destroy
   std::unique_ptr<Filesystem> filesystem_;
   LockOps lock_ops_;
   std::unique_ptr<control::Server> control_;
   SessionPtr session_;
   std::unique_ptr<RequestLoop> loop_;  ///< after what its threads use
-  bool mounted_ = false;
+  std::atomic<bool> mounted_{false};
 };
 
 std::string Mount::mount() {
@@ -237,6 +272,19 @@ std::string Mount::start() {
   return control_->start();
 }
 
+/// Ends the process although threads of it are stuck in the backing filesystem. The mount goes and
+/// all requests are answered (ECONNABORTED); the process stays as long as the kernel does not let
+/// it go, for an NFS server that is down until it is back or the NFS mount was unmounted by force.
+void Mount::leave_behind() noexcept {
+  std::string files;
+  for (const std::string& name : lock_ops_.overdue_files()) files += " " + name;
+  spdlog::error("{}: a request is stuck in the backing filesystem; leaving it behind{}{}",
+                options_.mountpoint_path,
+                files.empty() ? "" : "; without an answer for locks of:", files);
+  if (mounted_.exchange(false)) fuse_session_unmount(session_.get());
+  std::_Exit(1);
+}
+
 int Mount::serve() {
   const sigset_t signals = end_signals();
   int signal = -1;
@@ -244,13 +292,10 @@ int Mount::serve() {
   if (!loop_->ended()) {
     spdlog::info("{}: unmounting {}", strsignal(signal), options_.mountpoint_path);
   }
+  end_watch_ = std::make_unique<EndWatch>(kEndPatience, [this] { leave_behind(); });
   control_->stop();
   lock_ops_.shut_down();
-  if (!loop_->stop(kStopPatience)) {
-    spdlog::error("a request is stuck in the backing filesystem; leaving it behind");
-    fuse_session_unmount(session_.get());
-    std::_Exit(1);
-  }
+  if (!loop_->stop(kStopPatience)) leave_behind();
   lock_ops_.shut_down();  // what was parked while the loop stopped
   spdlog::info("{} ended", options_.mountpoint_path);
   return 0;

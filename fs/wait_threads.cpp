@@ -79,6 +79,11 @@ int WaitThreads::start(Wait wait) noexcept {
   }
 }
 
+WaitThreads::WaitId WaitThreads::own_id() noexcept {
+  static std::atomic<WaitId> next{WaitId{1} << 63};
+  return next.fetch_add(1, std::memory_order_relaxed);
+}
+
 void WaitThreads::recall(WaitId id) noexcept {
   const std::lock_guard lock(mutex_);
   const auto it = under_way_.find(id);

@@ -55,6 +55,9 @@ class WaitThreads {
   /// Begins a wait. Returns 0, or an errno (no thread or memory to be had; `done` isn't called).
   int start(Wait wait) noexcept;
 
+  /// An id that is none of the manager's.
+  static WaitId own_id() noexcept;
+
   /// Ends a wait early. Unknown ids are ignored. Does not block.
   void recall(WaitId id) noexcept;
 

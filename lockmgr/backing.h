@@ -36,8 +36,8 @@ class Backing {
  public:
   /// Names one wait(); unique among those under way.
   using WaitId = std::uint64_t;
-  /// 0: the lock is held now, unless the backing has started afresh since; EINTR: recalled, nothing
-  /// taken; another errno: failed, nothing taken.
+  /// 0: the lock is held now, unless the backing has started afresh since; EINTR: recalled, or
+  /// worth another set(), nothing taken; another errno: failed, nothing taken.
   using WaitDone = std::function<void(int error)>;
 
   /// What the manager has granted, hence what the backing has been told so far. Valid during the
@@ -55,8 +55,10 @@ class Backing {
   /// without waiting for a lock. `carried` is for a backing that has to start afresh; it may do so
   /// for kExclusive only, since the other modes can be parts of a larger change, and need not carry
   /// over what waits have taken or will take: the manager sets that again. Returns
-  /// 0; EAGAIN when an outsider stands in the way (nothing has changed); another errno of the
-  /// backing (nothing has changed).
+  /// 0; EAGAIN when an outsider stands in the way (nothing has changed); EINPROGRESS when it gets
+  /// no answer in time (what was asked may or may not come true; all calls fail alike until that is
+  /// decided, and FileLocks::carry_anew() is called then); another errno of the backing (nothing
+  /// has changed).
   virtual int set(const Range& range, Mode mode, const Carried& carried) noexcept = 0;
 
   /// The first outside lock that would refuse `mode` on `range`. Returns 0 and fills `found`

@@ -398,7 +398,9 @@ int FileLocks::set_backing(Space space, const Range& range, Mode mode, bool unlo
   const auto begin = timed ? LockManager::Clock::now() : LockManager::Clock::time_point{};
   const int error = backing_of(space).set(range, mode, CarriedIn(*this, space));
   if (timed) manager_.record(Timing::kBackingCalls, LockManager::Clock::now() - begin);
-  if (error != 0 && (error != EAGAIN || unlocking)) report(range, mode, error, unlocking);
+  // EINPROGRESS: the backing knows, and tells, that it has no answer.
+  const bool refused = error == EAGAIN && !unlocking;
+  if (error != 0 && error != EINPROGRESS && !refused) report(range, mode, error, unlocking);
   return error;
 }
 
@@ -450,6 +452,18 @@ void FileLocks::repair_backing() noexcept {
     if (stale) restore_backing(space, *std::exchange(stale, std::nullopt));
   }
   if (policy_.guards()) set_guard(false);
+}
+
+void FileLocks::carry_anew() noexcept {
+  Outcomes out;
+  {
+    const std::lock_guard guard(mutex_);
+    mark_stale(Space::kRecords, kWholeFile);
+    repair_backing();
+    settle(out);
+    verify();
+  }
+  announce(out);
 }
 
 bool FileLocks::must_raise(const Owner& owner, const Range& range, Mode mode) const {
@@ -720,7 +734,10 @@ FileLocks::Attempt FileLocks::attempt(Owner& owner, const Request& request, std:
     // flock(2) may have lost what it was to convert.
     if (error != 0 && space == Space::kFlocks && !owner.locks.empty()) mark_stale(space, range);
     if (error != 0 && policy_.guards()) set_guard(false);
-    if (error == EAGAIN) return {.verdict = Verdict::kOutside};
+    // Whoever is ready to wait also waits for a backing that does not answer.
+    if (error == EAGAIN || (error == EINPROGRESS && request.wait)) {
+      return {.verdict = Verdict::kOutside};
+    }
     if (error != 0) return failed(error);
   }
   if (queues && policy_.reorders() && !queue_.empty()) count_pass(party, request, turn, out);

@@ -335,7 +335,8 @@ class FileLocks final : public std::enable_shared_from_this<FileLocks> {
 
   /// Decides a request (lock or unlock) at once if it can: 0 when done; EAGAIN for a conflict (only
   /// when it is not to wait); EBADF when the open mode forbids it; ENOLCK for a limit or want of
-  /// memory; an errno of the backing. Nothing: it must wait; call park().
+  /// memory; EINPROGRESS when the backing does not answer (only when it is not to wait; ask again
+  /// after carry_anew()); an errno of the backing. Nothing: it must wait; call park().
   std::optional<int> try_now(Opened& opened, const Request& request) noexcept;
 
   /// Decides a request, or parks it: then returns nothing and calls `done` once. Besides the
@@ -345,7 +346,7 @@ class FileLocks final : public std::enable_shared_from_this<FileLocks> {
                           Completion done) noexcept;
 
   /// What would refuse the request, or nothing. Returns 0 and fills `blocker`, or an errno of the
-  /// backing. Looks at granted locks only, then at the backing.
+  /// backing, as try_now(). Looks at granted locks only, then at the backing.
   int test(const Request& request, std::optional<Blocker>& blocker) noexcept;
 
   /// What outsiders hold on the backing that would refuse `mode`, by the kind of lock it is there.
@@ -374,6 +375,9 @@ class FileLocks final : public std::enable_shared_from_this<FileLocks> {
   bool locks_page(PageMark& mark, std::size_t limit, std::vector<LockView>& out) const;
   /// The same for parked requests, in order of the first byte.
   bool waiters_page(PageMark& mark, std::size_t limit, std::vector<WaitView>& out) const;
+
+  /// The backing may carry anything by now (see Backing::set()): has it carry what is granted.
+  void carry_anew() noexcept;
 
   /// Compares what is granted with what the backing says it holds (Backing::inspector()) and
   /// appends up to `limit` differences. Where a wait for an outsider is under way, the backing may

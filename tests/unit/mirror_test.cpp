@@ -740,6 +740,43 @@ TEST(Errors, FailedDowngradeKeepsTheExclusiveLock) {
   EXPECT_EQ(w.lock(ofd(1), {0, 9}, kS), 0);
 }
 
+// A backing without an answer: some server does not respond.
+
+TEST(NoAnswer, WhoIsReadyToWaitWaits) {
+  World w;
+  w.backing().fail_set = [](const Range&, Mode) { return EINPROGRESS; };
+  EXPECT_EQ(w.lock(ofd(1), {0, 9}, kX), EINPROGRESS);
+  const AnswerPtr stays = w.wait(ofd(1), {0, 9}, kX);
+  const AnswerPtr leaves = w.wait(ofd(2), {20, 29}, kX);
+  EXPECT_EQ(w.place(stays), Place::kOutside);
+  w.cancel(leaves);
+  EXPECT_EQ(leaves->error, EINTR);
+  w.backing().fail_set = nullptr;
+  w.deliver();
+  EXPECT_TRUE(stays->granted());
+  EXPECT_EQ(carried(w), "X[0,9] ");
+  EXPECT_TRUE(w.notes().failures.empty());
+}
+
+TEST(NoAnswer, WhatIsCarriedIsSetRightOnceItIsThere) {
+  World w;
+  ASSERT_EQ(w.lock(ofd(1), {0, 9}, kX), 0);
+  ASSERT_EQ(w.lock(ofd(2), {20, 29}, kS), 0);
+  w.mirror_checked = false;
+  // What was asked comes true after all, or not.
+  w.backing().fail_set = [&](const Range& range, Mode) {
+    return range.first >= 30 ? 0 : EINPROGRESS;
+  };
+  EXPECT_EQ(w.unlock(ofd(1), kWholeFile), 0);
+  EXPECT_EQ(w.lock(ofd(2), {20, 29}, kX), EINPROGRESS);
+  ASSERT_EQ(w.lock(ofd(3), {30, 39}, kX), 0);
+  EXPECT_EQ(carried(w), "X[0,9] S[20,29] X[30,39] ");
+  w.backing().fail_set = nullptr;
+  w.file().carry_anew();
+  EXPECT_EQ(carried(w), "S[20,29] X[30,39] ");
+  w.mirror_checked = true;
+}
+
 // -- fair hand-over
 // ------------------------------------------------------------------------------------------
 

@@ -25,5 +25,5 @@ case $LAB_SERVER in
 esac
 END
 chmod +x /run/restart
-export LAB_RESTART=/run/restart LOCKFS_TEST_SCALE=${LAB_SCALE:-1}
-"$LAB_PART"
+export LAB_RESTART=/run/restart
+run_part

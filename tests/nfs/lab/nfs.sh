@@ -20,21 +20,21 @@ disk_up() {
   chmod 1777 /data
 }
 
-# knfsd_start: the threads and the end of the grace period. Lease and grace are 10 s, the shortest
-# the kernel takes. Without nfsdcld it waits for it, and then for the whole grace period.
+# knfsd_start: the threads. Lease and grace are 10 s, the shortest the kernel takes; GRACE is another
+# one. Without nfsdcld it waits for it, and then for the whole grace period.
 knfsd_start() {
-  rpc.nfsd -G 10 -L 10 8
+  rpc.nfsd -G "${GRACE:-10}" -L 10 8
 }
 knfsd_end_grace() {
   echo Y >/proc/fs/lockd/nlm_end_grace
   echo Y >/proc/fs/nfsd/v4_end_grace
 }
 
-# knfsd_up OPTIONS:PATH...: a kernel NFS server out of its grace period. With fsid=0:/data NFSv3
+# knfsd_up OPTIONS:PATH...: a kernel NFS server, out of its grace period unless GRACE is set. With fsid=0:/data NFSv3
 # clients mount server:/data and NFSv4 clients server:/
 knfsd_up() {
   local entry
-  modprobe lockd nlm_timeout=3 nlm_grace_period=3
+  modprobe lockd nlm_timeout=3 nlm_grace_period="${GRACE:-3}"
   modprobe nfsd
   mount -t nfsd nfsd /proc/fs/nfsd
   nfs_common
@@ -47,13 +47,22 @@ knfsd_up() {
   rpc.mountd
   nfsdcld
   knfsd_start
-  knfsd_end_grace
+  [[ ${GRACE:-} ]] || knfsd_end_grace
 }
 
 # ganesha_up PATH: an NFS server in user space for NFSv3 and v4 clients, in place of knfsd. GANESHA is
-# the command that runs it.
-export GANESHA="ganesha.nfsd -F -f /run/ganesha.conf -p /run/ganesha.pid -L /lab/out/ganesha.log -N NIV_WARN"
+# the command that runs it. Should it crash, it ends the part as well, which would only wait for it.
+export GANESHA=/run/ganesha
 ganesha_up() {
+  cat >$GANESHA <<'END'
+#!/bin/bash
+status=0
+ganesha.nfsd -F -f /run/ganesha.conf -p /run/ganesha.pid -L "/lab/out/$(hostname).server.log" -N NIV_WARN || status=$?
+((status > 128 && status != 143)) || exit "$status"
+echo "$status" >/run/ganesha.crashed
+kill -KILL "$(</run/part.pid)"
+END
+  chmod +x $GANESHA
   modprobe -a nfsv3 nfsv4
   nfs_common
   mkdir -p /var/lib/nfs/ganesha

@@ -7,5 +7,4 @@ set -euo pipefail
 # shellcheck source=tests/nfs/lab/usual.sh
 . "$(dirname "${BASH_SOURCE[0]}")/usual.sh"
 laboratory_logged /data
-export LOCKFS_TEST_SCALE=${LAB_SCALE:-1}
-"$LAB_PART"
+run_part

@@ -30,3 +30,18 @@ laboratory_logged() {
   log=/lab/out/$(hostname).setup
   laboratory "$1" >"$log" 2>&1 || { cat "$log"; return 1; }
 }
+
+# run_part: the program LAB_PART, once the laboratory is up. Status 3: NFS-Ganesha has crashed, so
+# nothing can be said.
+run_part() {
+  local status=0 crash
+  LOCKFS_TEST_SCALE=${LAB_SCALE:-1} "$LAB_PART" &
+  echo $! >/run/part.pid
+  wait $! || status=$?
+  [[ -e /run/ganesha.crashed ]] || return "$status"
+  crash=$(</run/ganesha.crashed)
+  printf '\n**NFS-Ganesha crashed** (status %d, signal %s); this run says nothing more. The end of its log:\n\n' \
+    "$crash" "$(kill -l $((crash - 128)))"
+  { tail -n 12 "/lab/out/$(hostname).server.log"; dmesg | grep -i segfault | tail -n 2; } | sed 's/^/    /'
+  return 3
+}

@@ -1,0 +1,191 @@
+/// LockOps where the backing filesystem may stall: requests that are put off until it answers, and
+/// what might wait for it outside of a file's strand.
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <new>
+#include <utility>
+
+#include "fs/filesystem.h"
+#include "fs/lock_ops.h"
+#include "fs/unique_fd.h"
+
+namespace lockfs {
+
+namespace {
+
+/// How long a process that ends waits for what it has written to reach the backing filesystem.
+constexpr auto kExitPatience = std::chrono::seconds(2);
+
+/// Whether the thread is in do_exit(): PF_EXITING among its flags, field 9 of its stat.
+bool is_exiting(pid_t tid) noexcept {
+  constexpr unsigned kExiting = 4;
+  char path[32];
+  std::snprintf(path, sizeof path, "/proc/%d/stat", tid);
+  const UniqueFd fd(::open(path, O_RDONLY | O_CLOEXEC));
+  char text[512];
+  const ssize_t size = fd ? ::read(fd.get(), text, sizeof text - 1) : -1;
+  if (size <= 0) return false;
+  text[size] = 0;
+  const char* after_name = std::strrchr(text, ')');
+  unsigned flags = 0;
+  return after_name != nullptr &&
+         std::sscanf(after_name + 1, " %*c %*d %*d %*d %*d %*d %u", &flags) == 1 &&
+         (flags & kExiting) != 0;
+}
+
+}  // namespace
+
+/// Keeps a request that found the backing without an answer, until answered_late() or an interrupt.
+/// Returns false when the answer has come by now.
+bool LockOps::put_off(const Asked& asked) noexcept try {
+  std::uint64_t id = 0;
+  {
+    const std::lock_guard lock(put_off_mutex_);
+    id = next_put_off_++;
+  }
+  // An interrupt that comes before the request is kept finds nothing to end, and is seen below.
+  fuse_req_interrupt_func(
+      asked.req,
+      [](fuse_req_t req, void* data) {
+        LockOps* const ops = static_cast<Filesystem*>(fuse_req_userdata(req))->lock_ops();
+        ops->put_off_interrupted(reinterpret_cast<std::uint64_t>(data));
+      },
+      reinterpret_cast<void*>(id));
+  int error = 0;
+  {
+    const std::lock_guard lock(put_off_mutex_);
+    if (closed_ != 0) {
+      error = closed_;
+    } else if (fuse_req_interrupted(asked.req) != 0) {
+      error = EINTR;
+    } else if (!asked.handle->locks->file->remote->overdue()) {
+      return false;
+    } else {
+      put_off_.emplace(id, asked);
+    }
+  }
+  if (error != 0) answer(asked, error);
+  return true;
+} catch (const std::bad_alloc&) {
+  answer(asked, ENOLCK);
+  return true;
+}
+
+void LockOps::put_off_interrupted(std::uint64_t id) noexcept {
+  Asked asked;
+  {
+    const std::lock_guard lock(put_off_mutex_);
+    const auto it = put_off_.find(id);
+    if (it == put_off_.end()) return;
+    asked = it->second;
+    put_off_.erase(it);
+  }
+  answer(asked, EINTR);
+}
+
+/// Answers all that is put off and puts off no more.
+void LockOps::end_put_off(int error) noexcept {
+  std::map<std::uint64_t, Asked> ended;
+  {
+    const std::lock_guard lock(put_off_mutex_);
+    closed_ = error;
+    ended.swap(put_off_);
+  }
+  for (const auto& [id, asked] : ended) answer(asked, error);
+}
+
+/// A call that was given up has ended: what it left at the backing is set right before anything
+/// else is decided there, then those who were put off ask again.
+void LockOps::answered_late(const std::shared_ptr<LockedFile>& file) noexcept {
+  file->locks->carry_anew();
+  std::uint64_t newer = 0;
+  {
+    const std::lock_guard lock(put_off_mutex_);
+    newer = next_put_off_;  // of those that are put off again
+  }
+  while (true) {
+    Asked asked;
+    {
+      const std::lock_guard lock(put_off_mutex_);
+      auto it = put_off_.begin();
+      while (it != put_off_.end() && it->second.handle->locks->file != file) ++it;
+      if (it == put_off_.end() || it->first >= newer) return;
+      asked = it->second;
+      put_off_.erase(it);
+    }
+    start(asked);
+  }
+}
+
+/// Carries out on a thread of its own, outside of any strand, what may wait for the backing.
+void LockOps::apart(const std::function<void()>& task) noexcept {
+  {
+    const std::lock_guard lock(put_off_mutex_);
+    ++apart_;
+  }
+  const auto done = [this](int) {
+    const std::lock_guard lock(put_off_mutex_);
+    --apart_;
+    apart_done_.notify_all();
+  };
+  try {
+    WaitThreads::Wait job;
+    job.id = WaitThreads::own_id();
+    job.sit = [task](const std::atomic<bool>&) {
+      task();
+      return 0;
+    };
+    job.done = done;
+    if (wait_threads_.start(std::move(job)) == 0) return;
+  } catch (const std::bad_alloc&) {
+    // Then in place.
+  }
+  task();
+  done(0);
+}
+
+/// Writes back what was written, on a thread of its own, then answers.
+void LockOps::flush_apart(fuse_req_t req, Handle& handle) noexcept {
+  std::uint64_t id = 0;
+  try {
+    const std::lock_guard lock(queue_mutex_);
+    id = next_flush_++;
+    flushes_.emplace(id, Flush{req, fuse_req_ctx(req)->pid, std::chrono::steady_clock::now()});
+  } catch (const std::bad_alloc&) {
+    fuse_reply_err(req, filesystem_.flush_data(handle));
+    return;
+  }
+  queue_changed_.notify_one();
+  apart([this, id, &handle] {
+    const int error = filesystem_.flush_data(handle);
+    std::unique_lock lock(queue_mutex_);
+    const auto flush = flushes_.extract(id);
+    lock.unlock();
+    if (!flush.empty()) fuse_reply_err(flush.mapped().req, error);
+  });
+}
+
+/// A process that is about to be gone does not learn what its close() said, and cannot be
+/// interrupted: it need not wait for a backing that does not answer. Called with queue_mutex_ held.
+void LockOps::release_exiting() noexcept {
+  const auto long_ago = std::chrono::steady_clock::now() - kExitPatience;
+  for (auto it = flushes_.begin(); it != flushes_.end();) {
+    if (it->second.since < long_ago && is_exiting(it->second.caller)) {
+      fuse_reply_err(it->second.req, 0);
+      it = flushes_.erase(it);
+    } else {
+      ++it;
+    }
+  }
+}
+
+void LockOps::drain() noexcept {
+  std::unique_lock lock(put_off_mutex_);
+  apart_done_.wait(lock, [this] { return apart_ == 0; });
+}
+
+}  // namespace lockfs
