@@ -11,6 +11,7 @@
 #include <cstring>
 #include <optional>
 #include <string_view>
+#include <system_error>
 #include <thread>
 
 #include "fs/unique_fd.h"
@@ -81,9 +82,13 @@ void free_thread(pid_t tid) noexcept {
 CpuFollower::CpuFollower() {
   // To leave SCHED_IDLE again takes CAP_SYS_NICE, so a thread that does nothing else tries it.
   if (::sched_getscheduler(0) != SCHED_OTHER) return;
-  std::thread([this] {
-    may_bind_ = set_policy(0, SCHED_IDLE) && set_policy(0, SCHED_OTHER);
-  }).join();
+  try {
+    std::thread([this] {
+      may_bind_ = set_policy(0, SCHED_IDLE) && set_policy(0, SCHED_OTHER);
+    }).join();
+  } catch (const std::system_error&) {
+    may_bind_ = false;
+  }
 }
 
 bool CpuFollower::note(pid_t caller, Clock::time_point now) noexcept {
