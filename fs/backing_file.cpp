@@ -252,7 +252,7 @@ lockmgr::Backing::Inspector BackingFile::inspector() {
 std::string BackingFile::name() const { return inode_->path(); }
 
 bool BackingFile::outsiders_waiting() noexcept {
-  return look_.anybody_waits(inode_->id().ino) || pollers_.due();
+  return look_.anybody_waits(inode_->id().ino) || pollers_.due(NfsPollers::Clock::now());
 }
 
 }  // namespace lockfs

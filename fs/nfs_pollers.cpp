@@ -24,8 +24,6 @@ constexpr auto kPatience = std::chrono::milliseconds(100);
 constexpr auto kLookEvery = std::chrono::seconds(1);
 constexpr int kCostFactor = 100;
 
-constexpr const char* kClients = "/proc/fs/nfsd/clients/";
-
 /// Calls `matches` for the lines of a file until it returns true.
 template <typename Matches>
 bool any_line(const std::string& path, const Matches& matches) {
@@ -56,12 +54,12 @@ bool is_minor_version_0(const char* line) {
   return std::sscanf(line, "minor version: %u", &minor) == 1 && minor == 0;
 }
 
-bool old_client_has_open(ino_t ino) {
-  const std::unique_ptr<DIR, int (*)(DIR*)> clients(::opendir(kClients), ::closedir);
-  if (clients == nullptr) return false;
-  while (const dirent* entry = ::readdir(clients.get())) {  // NOLINT(concurrency-mt-unsafe)
+bool old_client_has_open(const char* clients, ino_t ino) {
+  const std::unique_ptr<DIR, int (*)(DIR*)> folder(::opendir(clients), ::closedir);
+  if (folder == nullptr) return false;
+  while (const dirent* entry = ::readdir(folder.get())) {  // NOLINT(concurrency-mt-unsafe)
     if (entry->d_name[0] == '.') continue;
-    const std::string client = std::string(kClients) + entry->d_name;
+    const std::string client = std::string(clients) + "/" + entry->d_name;
     if (any_line(client + "/info", is_minor_version_0) &&
         any_line(client + "/states", [ino](const char* line) { return is_open_of(line, ino); })) {
       return true;
@@ -72,19 +70,19 @@ bool old_client_has_open(ino_t ino) {
 
 }  // namespace
 
-bool NfsPollers::due() noexcept {
-  const auto now = Clock::now();
+bool NfsPollers::due(Clock::time_point now) noexcept {
   if (now - last_call_ > kPatience) next_turn_ = now + kPatience;
   last_call_ = now;
   if (now < next_turn_) return false;
   next_turn_ = now + 2 * WaitThreads::kTurn;
   if (now >= next_look_) {
+    const auto begin = Clock::now();
     try {
-      may_poll_ = old_client_has_open(ino_);
+      may_poll_ = old_client_has_open(clients_, ino_);
     } catch (const std::bad_alloc&) {
       may_poll_ = false;
     }
-    const auto cost = Clock::now() - now;
+    const auto cost = Clock::now() - begin;
     next_look_ = now + std::max<Clock::duration>(kLookEvery, cost * kCostFactor);
   }
   return may_poll_;

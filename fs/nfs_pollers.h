@@ -17,17 +17,20 @@ namespace lockfs {
 
 class NfsPollers {
  public:
-  explicit NfsPollers(ino_t ino) noexcept : ino_(ino) {}
-
-  /// Called when a lock of the file goes from one local program to the next. True: it should be
-  /// left free for a moment first. That is so half of the time, once local programs have had the
-  /// file for kPatience.
-  bool due() noexcept;
-
- private:
   using Clock = std::chrono::steady_clock;
 
+  /// `clients`: the folder where the server tells what its clients have open.
+  explicit NfsPollers(ino_t ino, const char* clients = "/proc/fs/nfsd/clients") noexcept
+      : ino_(ino), clients_(clients) {}
+
+  /// Called when a lock of the file goes from one local program to the next, at `now`. True: it
+  /// should be left free for a moment first. That is so half of the time, once local programs have
+  /// had the file for kPatience.
+  bool due(Clock::time_point now) noexcept;
+
+ private:
   const ino_t ino_;
+  const char* const clients_;
   bool may_poll_ = false;  ///< as last seen
   Clock::time_point next_look_;
   Clock::time_point last_call_;
