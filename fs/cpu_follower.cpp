@@ -39,27 +39,39 @@ constexpr auto kLeastUnbound = 25ms;
 constexpr auto kMostUnbound = 1600ms;
 constexpr auto kSoon = 5s;
 
+/// The beginning of a short file; empty if it cannot be read.
+std::string_view read_text(const char* path, std::array<char, 1024>& text) noexcept {
+  const UniqueFd file(::open(path, O_RDONLY | O_CLOEXEC));
+  const ssize_t got = file ? ::read(file.get(), text.data(), text.size()) : 0;
+  return {text.data(), static_cast<std::size_t>(std::max<ssize_t>(got, 0))};
+}
+
+/// Leaves out so many words, each with the blank after it.
+std::string_view after_words(std::string_view text, int count) noexcept {
+  for (; count > 0; --count) {
+    const std::size_t blank = text.find(' ');
+    if (blank == std::string_view::npos) return {};
+    text.remove_prefix(blank + 1);
+  }
+  return text;
+}
+
+std::optional<int> number_at(std::string_view text) noexcept {
+  int number = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+  return error == std::errc() ? std::optional(number) : std::nullopt;
+}
+
 /// The CPU that a thread last ran on: field 39 of /proc/<tid>/stat.
 std::optional<int> cpu_of(pid_t tid) noexcept {
   char path[32];
   std::snprintf(path, sizeof path, "/proc/%d/stat", tid);
-  const UniqueFd file(::open(path, O_RDONLY | O_CLOEXEC));
-  if (!file) return std::nullopt;
   std::array<char, 1024> text;
-  const ssize_t got = ::read(file.get(), text.data(), text.size());
-  if (got <= 0) return std::nullopt;
-  std::string_view rest(text.data(), static_cast<std::size_t>(got));
+  std::string_view rest = read_text(path, text);
   // The name, field 2, may hold anything; field 3 follows its closing parenthesis.
   rest.remove_prefix(std::min(rest.rfind(')'), rest.size()));
-  for (int field = 2; field < 39; ++field) {
-    const std::size_t space = rest.find(' ');
-    if (space == std::string_view::npos) return std::nullopt;
-    rest.remove_prefix(space + 1);
-  }
-  int cpu = 0;
-  const auto [end, error] = std::from_chars(rest.data(), rest.data() + rest.size(), cpu);
-  if (error != std::errc() || cpu < 0 || cpu >= CPU_SETSIZE) return std::nullopt;
-  return cpu;
+  const std::optional<int> cpu = number_at(after_words(rest, 37));
+  return cpu && *cpu >= 0 && *cpu < CPU_SETSIZE ? cpu : std::nullopt;
 }
 
 /// The CPUs that this process may use: those of its first thread, which answers no requests.
@@ -79,7 +91,13 @@ void free_thread(pid_t tid) noexcept {
 
 }  // namespace
 
-CpuFollower::CpuFollower() {
+bool CpuFollower::others_run() noexcept {
+  // "0.00 0.01 0.05 1/123 4567": the fourth word is how many threads can run, of how many.
+  std::array<char, 1024> text;
+  return number_at(after_words(read_text("/proc/loadavg", text), 3)).value_or(2) > 1;
+}
+
+CpuFollower::CpuFollower(bool (*busy)() noexcept) : busy_(busy) {
   // To leave SCHED_IDLE again takes CAP_SYS_NICE, so a thread that does nothing else tries it.
   if (::sched_getscheduler(0) != SCHED_OTHER) return;
   try {
@@ -128,7 +146,7 @@ bool CpuFollower::follow(pid_t caller, bool bind) noexcept {
   CPU_SET(*cpu, &there);
   // Moves the thread at once.
   if (::sched_setaffinity(0, sizeof there, &there) != 0) return false;
-  if (bind && set_policy(0, SCHED_IDLE)) {
+  if (bind && !busy_() && set_policy(0, SCHED_IDLE)) {
     bound_.store(::gettid());
     return true;
   }

@@ -28,8 +28,12 @@ class CpuFollower {
  public:
   using Clock = std::chrono::steady_clock;
 
-  /// Tries whether threads may be bound and set free again; else they only follow.
-  CpuFollower();
+  /// Whether any thread of the machine runs besides the calling one.
+  static bool others_run() noexcept;
+
+  /// Tries whether threads may be bound and set free again; else they only follow. None is bound
+  /// while `busy()`: requests are slow then because others work, beside whom it would starve.
+  explicit CpuFollower(bool (*busy)() noexcept = &others_run);
 
   /// To be called by the thread that will carry out the request just read; `caller` is the thread
   /// that made it, `now` the time. Looks up the caller's CPU and moves there only after several
@@ -56,6 +60,7 @@ class CpuFollower {
  private:
   bool follow(pid_t caller, bool bind) noexcept;
 
+  bool (*const busy_)() noexcept;
   bool may_bind_ = false;  ///< constant after construction
 
   pid_t caller_ = 0;         ///< of the last request

@@ -7,6 +7,7 @@
 #include <sched.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <chrono>
 #include <thread>
 
@@ -47,7 +48,8 @@ class CpuFollowerTest : public ::testing::Test {
     return false;
   }
 
-  CpuFollower follower_;
+  CpuFollower follower_{+[]() noexcept { return busy; }};
+  static inline bool busy = false;
   const pid_t caller_ = getpid();
   CpuFollower::Clock::time_point now_ = CpuFollower::Clock::now();
 };
@@ -69,6 +71,30 @@ TEST_F(CpuFollowerTest, ASlowOneAmongQuickOnesDoesNot) {
     for (int i = 0; i < 1000; ++i) EXPECT_FALSE(note(caller_, i % 2 == 0 ? 4us : 60us));
     EXPECT_TRUE(is_free());
   });
+}
+
+TEST_F(CpuFollowerTest, NoneDoesOnABusyMachine) {
+  on_a_thread([this] {
+    busy = true;
+    EXPECT_FALSE(bind());
+    EXPECT_TRUE(is_free());
+    busy = false;
+    EXPECT_TRUE(bind());
+  });
+}
+
+TEST_F(CpuFollowerTest, SeesWhetherOthersRun) {
+  std::atomic<bool> begun{false};
+  std::atomic<bool> end{false};
+  std::thread other([&] {
+    for (begun = true; !end;) {
+    }
+  });
+  while (!begun) std::this_thread::yield();
+  // Both of these can run, on one CPU or two.
+  EXPECT_TRUE(CpuFollower::others_run());
+  end = true;
+  other.join();
 }
 
 TEST_F(CpuFollowerTest, SeveralClientsDoNot) {
