@@ -1,20 +1,14 @@
 #include "fs/cpu_follower.h"
 
-#include <fcntl.h>
 #include <sched.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
-#include <charconv>
-#include <cstdio>
-#include <cstring>
 #include <optional>
-#include <string_view>
 #include <system_error>
 #include <thread>
 
-#include "fs/unique_fd.h"
+#include "fs/process_look.h"
 
 namespace lockfs {
 namespace {
@@ -39,39 +33,11 @@ constexpr auto kLeastUnbound = 25ms;
 constexpr auto kMostUnbound = 1600ms;
 constexpr auto kSoon = 5s;
 
-/// The beginning of a short file; empty if it cannot be read.
-std::string_view read_text(const char* path, std::array<char, 1024>& text) noexcept {
-  const UniqueFd file(::open(path, O_RDONLY | O_CLOEXEC));
-  const ssize_t got = file ? ::read(file.get(), text.data(), text.size()) : 0;
-  return {text.data(), static_cast<std::size_t>(std::max<ssize_t>(got, 0))};
-}
-
-/// Leaves out so many words, each with the blank after it.
-std::string_view after_words(std::string_view text, int count) noexcept {
-  for (; count > 0; --count) {
-    const std::size_t blank = text.find(' ');
-    if (blank == std::string_view::npos) return {};
-    text.remove_prefix(blank + 1);
-  }
-  return text;
-}
-
-std::optional<int> number_at(std::string_view text) noexcept {
-  int number = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
-  return error == std::errc() ? std::optional(number) : std::nullopt;
-}
-
 /// The CPU that a thread last ran on: field 39 of /proc/<tid>/stat.
 std::optional<int> cpu_of(pid_t tid) noexcept {
-  char path[32];
-  std::snprintf(path, sizeof path, "/proc/%d/stat", tid);
-  std::array<char, 1024> text;
-  std::string_view rest = read_text(path, text);
-  // The name, field 2, may hold anything; field 3 follows its closing parenthesis.
-  rest.remove_prefix(std::min(rest.rfind(')'), rest.size()));
-  const std::optional<int> cpu = number_at(after_words(rest, 37));
-  return cpu && *cpu >= 0 && *cpu < CPU_SETSIZE ? cpu : std::nullopt;
+  const std::optional<long> cpu = stat_field(tid, 39);
+  if (!cpu || *cpu < 0 || *cpu >= CPU_SETSIZE) return std::nullopt;
+  return static_cast<int>(*cpu);
 }
 
 /// The CPUs that this process may use: those of its first thread, which answers no requests.
@@ -93,8 +59,8 @@ void free_thread(pid_t tid) noexcept {
 
 bool CpuFollower::others_run() noexcept {
   // "0.00 0.01 0.05 1/123 4567": the fourth word is how many threads can run, of how many.
-  std::array<char, 1024> text;
-  return number_at(after_words(read_text("/proc/loadavg", text), 3)).value_or(2) > 1;
+  ProcText text;
+  return number_after(read_proc("/proc/loadavg", text), 3).value_or(2) > 1;
 }
 
 CpuFollower::CpuFollower(bool (*busy)() noexcept) : busy_(busy) {

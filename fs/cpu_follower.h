@@ -1,6 +1,6 @@
-/// Brings the thread that answers requests to the CPU of a client that makes them one after
-/// the other. Each of the two then sleeps while the other works; on different CPUs every step wakes
-/// a halted CPU, which costs ten times the rest of the call in a virtual machine.
+/// Brings the thread that answers requests to the CPU of a client that makes them one after the
+/// other. Each of the two then sleeps while the other works; on different CPUs every step wakes a
+/// halted CPU, which costs ten times the rest of the call in a virtual machine.
 ///
 /// The scheduler would part them again at once: a task that wakes is put on an idle CPU
 /// (select_idle_sibling()). So while the client goes on asking, the answering thread stays on its

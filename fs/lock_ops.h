@@ -216,8 +216,8 @@ class LockOps final : private lockmgr::Observer {
 
   std::mutex put_off_mutex_;
   std::condition_variable apart_done_;
-  std::map<std::uint64_t, Asked>
-      put_off_;                     ///< by the order they came in; guarded by put_off_mutex_
+  /// By the order they came in; guarded by put_off_mutex_.
+  std::map<std::uint64_t, Asked> put_off_;
   std::uint64_t next_put_off_ = 1;  ///< guarded by put_off_mutex_
   std::size_t apart_ = 0;           ///< tasks of apart(); guarded by put_off_mutex_
   int closed_ = 0;                  ///< error of shut_down(); guarded by put_off_mutex_

@@ -1,17 +1,12 @@
 /// LockOps where the backing filesystem may stall: requests that are put off until it answers, and
 /// what might wait for it outside of a file's strand.
-#include <fcntl.h>
-#include <unistd.h>
-
 #include <cerrno>
-#include <cstdio>
-#include <cstring>
 #include <new>
 #include <utility>
 
 #include "fs/filesystem.h"
 #include "fs/lock_ops.h"
-#include "fs/unique_fd.h"
+#include "fs/process_look.h"
 
 namespace lockfs {
 
@@ -20,21 +15,10 @@ namespace {
 /// How long a process that ends waits for what it has written to reach the backing filesystem.
 constexpr auto kExitPatience = std::chrono::seconds(2);
 
-/// Whether the thread is in do_exit(): PF_EXITING among its flags, field 9 of its stat.
+/// Whether the thread is in do_exit(): PF_EXITING among its flags.
 bool is_exiting(pid_t tid) noexcept {
   constexpr unsigned kExiting = 4;
-  char path[32];
-  std::snprintf(path, sizeof path, "/proc/%d/stat", tid);
-  const UniqueFd fd(::open(path, O_RDONLY | O_CLOEXEC));
-  char text[512];
-  const ssize_t size = fd ? ::read(fd.get(), text, sizeof text - 1) : -1;
-  if (size <= 0) return false;
-  text[size] = 0;
-  const char* after_name = std::strrchr(text, ')');
-  unsigned flags = 0;
-  return after_name != nullptr &&
-         std::sscanf(after_name + 1, " %*c %*d %*d %*d %*d %*d %u", &flags) == 1 &&
-         (flags & kExiting) != 0;
+  return (static_cast<unsigned>(stat_field(tid, 9).value_or(0)) & kExiting) != 0;
 }
 
 }  // namespace

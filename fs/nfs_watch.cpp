@@ -1,15 +1,13 @@
 #include "fs/nfs_watch.h"
 
-#include <dirent.h>
 #include <spdlog/spdlog.h>
 #include <sys/stat.h>
 
-#include <cstdlib>
 #include <exception>
 #include <fstream>
-#include <memory>
 
 #include "fs/mount_table.h"
+#include "fs/process_look.h"
 
 namespace lockfs {
 
@@ -17,24 +15,6 @@ namespace {
 
 bool is_at_or_below(const std::string& path, const std::string& top) {
   return path.starts_with(top) && (path.size() == top.size() || path[top.size()] == '/');
-}
-
-bool is_lockd(const std::string& pid) {
-  std::string name;
-  std::ifstream("/proc/" + pid + "/comm") >> name;
-  return name == "lockd";
-}
-
-pid_t find_lockd() {
-  const std::unique_ptr<DIR, int (*)(DIR*)> processes(::opendir("/proc"), ::closedir);
-  if (processes == nullptr) return 0;
-  while (const dirent* entry = ::readdir(processes.get())) {  // NOLINT(concurrency-mt-unsafe)
-    const std::string pid = entry->d_name;
-    if (pid.find_first_not_of("0123456789") == std::string::npos && is_lockd(pid)) {
-      return static_cast<pid_t>(std::strtol(pid.c_str(), nullptr, 10));
-    }
-  }
-  return 0;
 }
 
 }  // namespace
@@ -70,8 +50,8 @@ void NfsWatch::look() noexcept {
     const pid_t lockd = lockd_.load();
     if (export_.empty()) {
       lockd_ = 0;
-    } else if (lockd == 0 || !is_lockd(std::to_string(lockd))) {
-      lockd_ = find_lockd();
+    } else if (lockd == 0 || !is_called(lockd, "lockd")) {
+      lockd_ = find_process("lockd");
     }
   } catch (const std::exception&) {
     // No memory, or a table that cannot be read: looked at again in a few seconds.

@@ -3,24 +3,22 @@
 /// Exactly one thread, the leader, is blocked in read(2) on the device. It also carries out what it
 /// has read, in place: a second reader would make the kernel wake threads in turn on other CPUs,
 /// which costs a lock call several times its price. For the same reason it follows a lone client to
-/// its CPU (CpuFollower). A handler that blocks must not hold the next
-/// request up, so a leader can be overtaken: a watchdog sees that it has been stuck for a moment
-/// and gives the lead to a follower; the old leader finishes its request and becomes a follower.
-/// The watchdog also sets the leader free when that is bound to a CPU and does not get to run
-/// there.
+/// its CPU (CpuFollower). A handler that blocks must not hold the next request up, so a leader can
+/// be overtaken: a watchdog sees that it has been stuck for a moment and gives the lead to a
+/// follower; the old leader finishes its request and becomes a follower. The watchdog also sets a
+/// leader free that is bound to a CPU and does not get to run there.
 ///
 /// Order: what happens before a handler allows itself to be overtaken happens in the order in which
 /// the requests were read. Lock requests rely on that (the RELEASE of a file is queued before
 /// close(2) returns to the last holder); the loop lets all other requests be overtaken at once.
 ///
-/// Thread safety: run() is called once; the other methods from any thread.
+/// Thread safety: start() is called once; the other methods from any thread.
 ///
 /// Invariants:
 ///  1. At most one thread is leader, and when the lead becomes vacant another thread is there to
-///  take
-///     it. When all threads are busy, requests that may block are put by, and the leader goes on
-///     reading. A thread that has been in one request for long, because a backing filesystem does
-///     not answer, no longer counts as busy: what it waits for must not take all threads.
+///     take it. When all threads are busy, requests that may block are put by, and the leader goes
+///     on reading. A thread that has been in one request for long, because a backing filesystem
+///     does not answer, no longer counts as busy: what it waits for must not take all threads.
 ///  2. Every request read is carried out exactly once, in the end also those put by.
 #pragma once
 

@@ -1,0 +1,69 @@
+#include "fs/process_look.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <charconv>
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <system_error>
+
+#include "fs/unique_fd.h"
+
+namespace lockfs {
+
+std::string_view read_proc(const char* path, ProcText& text) noexcept {
+  const UniqueFd file(::open(path, O_RDONLY | O_CLOEXEC));
+  const ssize_t got = file ? ::read(file.get(), text.data(), text.size()) : 0;
+  return {text.data(), static_cast<std::size_t>(std::max<ssize_t>(got, 0))};
+}
+
+std::optional<long> number_after(std::string_view text, int blanks) noexcept {
+  for (; blanks > 0; --blanks) {
+    const std::size_t blank = text.find(' ');
+    if (blank == std::string_view::npos) return std::nullopt;
+    text.remove_prefix(blank + 1);
+  }
+  long number = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+  return error == std::errc() ? std::optional(number) : std::nullopt;
+}
+
+std::optional<long> stat_field(pid_t tid, int field) noexcept {
+  char path[32];
+  std::snprintf(path, sizeof path, "/proc/%d/stat", tid);
+  ProcText text;
+  std::string_view rest = read_proc(path, text);
+  // The name, field 2, may hold anything; field 3 follows its closing parenthesis.
+  rest.remove_prefix(std::min(rest.rfind(')'), rest.size()));
+  return number_after(rest, field - 2);
+}
+
+bool is_called(pid_t pid, std::string_view name) noexcept {
+  char path[32];
+  std::snprintf(path, sizeof path, "/proc/%d/comm", pid);
+  ProcText text;
+  std::string_view comm = read_proc(path, text);
+  if (!comm.empty()) comm.remove_suffix(1);
+  return comm == name;
+}
+
+pid_t find_process(std::string_view name) {
+  const std::unique_ptr<DIR, int (*)(DIR*)> processes(::opendir("/proc"), ::closedir);
+  if (processes == nullptr) return 0;
+  while (const dirent* entry = ::readdir(processes.get())) {  // NOLINT(concurrency-mt-unsafe)
+    const pid_t pid = static_cast<pid_t>(std::strtol(entry->d_name, nullptr, 10));
+    struct stat st {};
+    if (pid > 0 && is_called(pid, name) &&
+        ::fstatat(::dirfd(processes.get()), entry->d_name, &st, 0) == 0 && st.st_uid == 0) {
+      return pid;
+    }
+  }
+  return 0;
+}
+
+}  // namespace lockfs

@@ -1,0 +1,34 @@
+/// What /proc tells of other processes and threads.
+///
+/// Thread safety: all functions may be called from any thread. They read small files of the kernel
+/// and do not wait for anybody.
+#pragma once
+
+#include <sys/types.h>
+
+#include <array>
+#include <optional>
+#include <string_view>
+
+namespace lockfs {
+
+using ProcText = std::array<char, 1024>;
+
+/// The beginning of a file of /proc, in `text`; empty if it cannot be read.
+std::string_view read_proc(const char* path, ProcText& text) noexcept;
+
+/// The number at the beginning of `text` after `blanks` blanks.
+std::optional<long> number_after(std::string_view text, int blanks) noexcept;
+
+/// A numeric field, from 4 on, of /proc/<tid>/stat as proc(5) counts them. Nothing if the thread
+/// cannot be seen.
+std::optional<long> stat_field(pid_t tid, int field) noexcept;
+
+/// A process, or thread of the kernel, of that name which root owns: others may call themselves
+/// anything. 0 if there is none. May throw std::bad_alloc.
+pid_t find_process(std::string_view name);
+
+/// Whether process `pid` is called that.
+bool is_called(pid_t pid, std::string_view name) noexcept;
+
+}  // namespace lockfs
