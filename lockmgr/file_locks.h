@@ -9,8 +9,8 @@
 /// The second is of waiting. A parked request stands in exactly one of four places:
 ///
 ///   behind   chained to the last waiter before it that it conflicts with. It is looked at again
-///            only when that one leaves the queue, so a release costs the same with one waiter as with
-///            ten thousand: it wakes those it can grant and nobody else.
+///            only when that one leaves the queue, so a release costs the same with one waiter as
+///            with ten thousand: it wakes those it can grant and nobody else.
 ///   blocked  in the tree of those that a granted lock stands in the way of; a release looks up the
 ///            ones that overlap what was released.
 ///   outside  attached to a wait for an outsider on the backing (OutsideWait).
