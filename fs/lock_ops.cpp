@@ -12,6 +12,7 @@
 
 #include "fs/control/protocol.h"
 #include "fs/filesystem.h"
+#include "fs/grace_backing.h"
 #include "fs/logging.h"
 #include "fs/record/taped_backing.h"
 #include "fs/record_lock.h"
@@ -153,7 +154,9 @@ HandleLocks::~HandleLocks() {
 LockOps::LockOps(const Options& options, Filesystem& filesystem)
     : options_(options),
       filesystem_(filesystem),
-      manager_(limits_of(options), options.policy, this) {
+      manager_(limits_of(options), options.policy, this),
+      grace_({std::chrono::seconds(options.mirror ? options.server_wait : 0), options.await_server},
+             [this] { grace_ended(); }) {
   queue_watcher_ = std::thread([this] { watch_queues(); });
 }
 
@@ -191,8 +194,10 @@ std::shared_ptr<LockedFile> LockOps::make_file(Inode& inode, InodePtr reference)
         if (const auto file = self->lock()) answered_late(file);
       });
     }
-    backing = std::make_unique<TapedBacking>(
-        std::make_unique<BackingFile>(std::move(reference), wait_threads_, remote), tape_, key);
+    backing = std::make_unique<BackingFile>(std::move(reference), wait_threads_, remote);
+    // What is mounted from another NFS server has a grace period there, which the client heeds.
+    if (remote == nullptr) backing = std::make_unique<GraceBacking>(std::move(backing), grace_);
+    backing = std::make_unique<TapedBacking>(std::move(backing), tape_, key);
   } else {
     backing = std::make_unique<UncarriedFile>(std::move(reference));
   }

@@ -12,7 +12,8 @@
 ///  3. Before a grant is answered, the kernel has dropped what it cached of the file: what the
 ///     holder reads next is what the last holder, here or elsewhere, left.
 ///  4. A backing that does not answer holds up a thread that serves requests for seconds only:
-///     requests that do not wait are put off until it answers, and an interrupt ends them.
+///     requests that do not wait are put off until it answers, and an interrupt ends them. So are
+///     those that come while clients of the NFS server may claim back locks (GraceBacking).
 ///  5. An inode has a LockedFile while one of its handles has HandleLocks.
 #pragma once
 
@@ -40,6 +41,7 @@
 #include "fs/owner_class.h"
 #include "fs/record/tape.h"
 #include "fs/remote_calls.h"
+#include "fs/server_grace.h"
 #include "fs/strand.h"
 #include "fs/wait_threads.h"
 #include "lockmgr/file_locks.h"
@@ -163,10 +165,14 @@ class LockOps final : private lockmgr::Observer {
   void answer(const Asked& asked, int error) noexcept;
 
   // -- backings that may stall (lock_ops_remote.cpp) ---------------------------------------------
+  bool unanswered(const LockedFile& file) noexcept;
   bool put_off(const Asked& asked) noexcept;
   void put_off_interrupted(std::uint64_t id) noexcept;
   void end_put_off(int error) noexcept;
+  template <typename Match>
+  void ask_again(const Match& match) noexcept;
   void answered_late(const std::shared_ptr<LockedFile>& file) noexcept;
+  void grace_ended() noexcept;
   void apart(const std::function<void()>& task) noexcept;
   void flush_apart(fuse_req_t req, Handle& handle) noexcept;
   void release_exiting() noexcept;
@@ -222,7 +228,8 @@ class LockOps final : private lockmgr::Observer {
   std::size_t apart_ = 0;           ///< tasks of apart(); guarded by put_off_mutex_
   int closed_ = 0;                  ///< error of shut_down(); guarded by put_off_mutex_
 
-  WaitThreads wait_threads_;  ///< after all that its threads use
+  ServerGrace grace_;  ///< after all that its thread uses, and so the next
+  WaitThreads wait_threads_;
   KnownProcesses known_processes_;
   std::array<std::mutex, 64> mutexes_;  ///< each guards Inode::locks of its share of inodes
 

@@ -23,7 +23,12 @@ bool is_exiting(pid_t tid) noexcept {
 
 }  // namespace
 
-/// Keeps a request that found the backing without an answer, until answered_late() or an interrupt.
+/// Whether ask_again() will be called for requests that have been put off.
+bool LockOps::unanswered(const LockedFile& file) noexcept {
+  return file.remote != nullptr ? file.remote->overdue() : !grace_.settled();
+}
+
+/// Keeps a request that found the backing without an answer, until ask_again() or an interrupt.
 /// Returns false when the answer has come by now.
 bool LockOps::put_off(const Asked& asked) noexcept try {
   std::uint64_t id = 0;
@@ -46,7 +51,7 @@ bool LockOps::put_off(const Asked& asked) noexcept try {
       error = closed_;
     } else if (fuse_req_interrupted(asked.req) != 0) {
       error = EINTR;
-    } else if (!asked.handle->locks->file->remote->overdue()) {
+    } else if (!unanswered(*asked.handle->locks->file)) {
       return false;
     } else {
       put_off_.emplace(id, asked);
@@ -82,10 +87,9 @@ void LockOps::end_put_off(int error) noexcept {
   for (const auto& [id, asked] : ended) answer(asked, error);
 }
 
-/// A call that was given up has ended: what it left at the backing is set right before anything
-/// else is decided there, then those who were put off ask again.
-void LockOps::answered_late(const std::shared_ptr<LockedFile>& file) noexcept {
-  file->locks->carry_anew();
+/// Requests on files that match ask again, in the order in which they came.
+template <typename Match>
+void LockOps::ask_again(const Match& match) noexcept {
   std::uint64_t newer = 0;
   {
     const std::lock_guard lock(put_off_mutex_);
@@ -96,13 +100,25 @@ void LockOps::answered_late(const std::shared_ptr<LockedFile>& file) noexcept {
     {
       const std::lock_guard lock(put_off_mutex_);
       auto it = put_off_.begin();
-      while (it != put_off_.end() && it->second.handle->locks->file != file) ++it;
+      while (it != put_off_.end() && !match(*it->second.handle->locks->file)) ++it;
       if (it == put_off_.end() || it->first >= newer) return;
       asked = it->second;
       put_off_.erase(it);
     }
     start(asked);
   }
+}
+
+/// A call that was given up has ended: what it left at the backing is set right before anything
+/// else is decided there, then those who were put off ask again.
+void LockOps::answered_late(const std::shared_ptr<LockedFile>& file) noexcept {
+  file->locks->carry_anew();
+  ask_again([&file](const LockedFile& other) { return &other == file.get(); });
+}
+
+/// The NFS server's clients have had their time.
+void LockOps::grace_ended() noexcept {
+  ask_again([](const LockedFile& file) { return file.remote == nullptr; });
 }
 
 /// Carries out on a thread of its own, outside of any strand, what may wait for the backing.

@@ -28,6 +28,7 @@ constexpr unsigned kMinWorkers = 1;
 constexpr unsigned kMaxWorkers = 1'024;
 constexpr std::uint64_t kMaxLimit = 1'000'000'000;
 constexpr std::uint64_t kMaxOutsideWaits = 100'000;  // each one is a thread
+constexpr std::uint64_t kMaxServerWait = 3'600;      // seconds
 
 // -- what options do -----------------------------------------------------------------------------
 
@@ -93,12 +94,12 @@ std::optional<std::uint64_t> parse_count(std::string_view text, std::uint64_t mi
   return count;
 }
 
-template <std::uint64_t Options::*kField, std::uint64_t kMax = kMaxLimit>
+template <std::uint64_t Options::*kField, std::uint64_t kMax = kMaxLimit, std::uint64_t kMin = 1>
 std::string set_limit(State& state, const Given& given) {
-  const auto count = parse_count(given.value, 1, kMax);
+  const auto count = parse_count(given.value, kMin, kMax);
   if (!count) {
-    return fmt::format("option '{}': '{}' is not a whole number from 1 to {}", given.name,
-                       given.value, kMax);
+    return fmt::format("option '{}': '{}' is not a whole number from {} to {}", given.name,
+                       given.value, kMin, kMax);
   }
   state.result.options.*kField = *count;
   return {};
@@ -362,6 +363,14 @@ constexpr auto kOptions = std::to_array<OptionSpec>({
     {'\0', "nomirror", V::kNone, "", S::kEngine, set_switch<&O::mirror, false>,
      "don't: locks then hold only within the mount", switch_of<&O::mirror>},
     {'\0', "no_mirror", V::kNone, "", S::kEngine, set_switch<&O::mirror, false>, "", switch_of<&O::mirror>},
+    {'\0', "server_wait", V::kRequired, "SECONDS", S::kEngine,
+     set_limit<&O::server_wait, kMaxServerWait, 0>,
+     "locks wait so long for this machine's NFS server when it has stopped, then for the end of "
+     "its grace period; 0: for neither", value_of<&O::server_wait>},
+    {'\0', "await_server", V::kNone, "", S::kEngine, set_switch<&O::await_server, true>,
+     "the same at the start, before the NFS server is there", switch_of<&O::await_server>},
+    {'\0', "no_await_server", V::kNone, "", S::kEngine, set_switch<&O::await_server, false>,
+     "opposite (default)", switch_of<&O::await_server>},
 
     {'\0', "policy", V::kRequired, "NAME", S::kPolicy, set_policy,
      "a preset, below; the single options here go on top of it", policy_of, C::kLive},

@@ -60,6 +60,8 @@ struct Options {
   DataPassthrough passthrough = DataPassthrough::kAuto;
   lockmgr::Policy policy;
   bool mirror = true;  ///< carry locks to the backing files; off only to measure its cost
+  std::uint64_t server_wait = 15;  ///< seconds for an NFS server that stopped; 0: none is heeded
+  bool await_server = false;  ///< the same for one that is not there at the start
 
   // -- limits ----------------------------------------------------------------------------------
   std::uint64_t max_locks = 4'000'000;            ///< granted locks in the whole mount

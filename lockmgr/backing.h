@@ -36,8 +36,9 @@ class Backing {
  public:
   /// Names one wait(); unique among those under way.
   using WaitId = std::uint64_t;
-  /// 0: the lock is held now, unless the backing has started afresh since; EINTR: recalled, or
-  /// worth another set(), nothing taken; another errno: failed, nothing taken.
+  /// 0: the lock is held now, unless the backing has started afresh since; EAGAIN: likewise, but
+  /// set() has the last word; EINTR: recalled, or worth another set(), nothing taken; another
+  /// errno: failed, nothing taken.
   using WaitDone = std::function<void(int error)>;
 
   /// What the manager has granted, hence what the backing has been told so far. Valid during the
@@ -57,8 +58,8 @@ class Backing {
   /// over what waits have taken or will take: the manager sets that again. Returns
   /// 0; EAGAIN when an outsider stands in the way (nothing has changed); EINPROGRESS when it gets
   /// no answer in time (what was asked may or may not come true; all calls fail alike until that is
-  /// decided, and FileLocks::carry_anew() is called then); another errno of the backing (nothing
-  /// has changed).
+  /// decided, and FileLocks::carry_anew() is called then) or may not take more for now (nothing has
+  /// changed); another errno of the backing (nothing has changed).
   virtual int set(const Range& range, Mode mode, const Carried& carried) noexcept = 0;
 
   /// The first outside lock that would refuse `mode` on `range`. Returns 0 and fills `found`

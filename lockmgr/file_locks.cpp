@@ -1129,6 +1129,10 @@ void FileLocks::outside_ended(Backing::WaitId id, int error) noexcept {
     ++changes_;
     manager_.outside_waits_.fetch_sub(1, std::memory_order_relaxed);
 
+    if (error == EAGAIN) {
+      wait->disturbed = true;
+      error = 0;
+    }
     // It may have weakened what an exclusive wait of the same owner took before it.
     if (error == 0 && wait->mode == Mode::kShared) disturb(wait->space, wait->range);
     const bool failed = error != 0 && error != EINTR;

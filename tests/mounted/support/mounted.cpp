@@ -276,10 +276,11 @@ namespace {
 void settle_path(const std::string& path) {
   const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
   if (!fd.valid()) return;
-  struct flock query {};
-  query.l_type = F_RDLCK;
-  query.l_whence = SEEK_SET;
-  ::fcntl(fd.get(), F_OFD_GETLK, &query);
+  // Always answered at once, and changes nothing.
+  struct flock unlock {};
+  unlock.l_type = F_UNLCK;
+  unlock.l_whence = SEEK_SET;
+  ::fcntl(fd.get(), F_OFD_SETLK, &unlock);
 }
 
 }  // namespace

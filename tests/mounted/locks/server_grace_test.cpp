@@ -1,0 +1,338 @@
+/// The kernel's NFS server is restarted: local programs take nothing that its clients may come to
+/// claim back. The server is played here: the files in which the kernel tells of it, a process for
+/// its thread, and locks on the source for those of its clients.
+
+#include <sched.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <memory>
+#include <string>
+
+#include "tests/mounted/locks/lock_test.h"
+
+namespace lockfs::test {
+namespace {
+
+/// What lockfs sees of an NFS server: an own /proc/fs, in a mount namespace of this test program.
+class PlayedServer {
+ public:
+  /// Returns "" or what went wrong.
+  std::string prepare() {
+    if (::unshare(CLONE_NEWNS) != 0 ||
+        ::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0 ||
+        ::mount("tmpfs", "/proc/fs", "tmpfs", 0, nullptr) != 0) {
+      return std::string("cannot put something in place of /proc/fs: ") + std::strerror(errno);
+    }
+    prepared_ = true;
+    for (const char* folder : {"/proc/fs/nfsd", "/proc/fs/lockd"}) ::mkdir(folder, 0755);
+    put("lockd/nlm_end_grace", "Y");
+    return {};
+  }
+  ~PlayedServer() {
+    thread_.reset();
+    if (prepared_) ::umount2("/proc/fs", MNT_DETACH);
+  }
+
+  void start(bool grace) {
+    put("nfsd/v4_end_grace", grace ? "N" : "Y");
+    restart_thread();
+    put("nfsd/threads", "8");
+  }
+  void end_grace() { put("nfsd/v4_end_grace", "Y"); }
+  /// As the kernel does it: the threads end first, then clients' locks go.
+  void stop() {
+    thread_.reset();
+    put("nfsd/threads", "0");
+  }
+  /// One thread ends and others go on.
+  void restart_thread() {
+    thread_.reset();
+    thread_ = std::make_unique<Process>([]() -> int {
+      ::prctl(PR_SET_NAME, "nfsd");
+      while (true) ::pause();
+    });
+    const std::string comm = "/proc/" + std::to_string(thread_->pid()) + "/comm";
+    EXPECT_TRUE(eventually([&] { return read_file(comm) == "nfsd\n"; }));
+  }
+  /// The NLM server's own grace period.
+  void lockd(bool grace) { put("lockd/nlm_end_grace", grace ? "N" : "Y"); }
+
+ private:
+  /// Nobody sees it half-written.
+  static void put(const std::string& name, const std::string& text) {
+    const std::string path = "/proc/fs/" + name;
+    EXPECT_TRUE(write_file(path + ".new", text + "\n"));
+    EXPECT_EQ(std::rename((path + ".new").c_str(), path.c_str()), 0);
+  }
+
+  bool prepared_ = false;
+  std::unique_ptr<Process> thread_;
+};
+
+class ServerGraceTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    LOCKFS_NOT_PLAIN();
+    if (geteuid() != 0) GTEST_SKIP() << "needs root, to play an NFS server";
+    ASSERT_EQ(server_.prepare(), "");
+    ASSERT_TRUE(write_file(fs_.in_source("a"), "text"));
+    ASSERT_TRUE(write_file(fs_.in_source("b"), "text"));
+  }
+  void TearDown() override { EXPECT_EQ(fs_.stop(), ""); }
+
+  void mount(const std::string& option = "server_wait=100") { ASSERT_EQ(fs_.start({option}), ""); }
+  [[nodiscard]] std::string inside(const std::string& name) const { return fs_.in_mount(name); }
+  [[nodiscard]] std::string outside(const std::string& name) const { return fs_.in_source(name); }
+
+  /// Somebody who asks without waiting; leaves with the errno, 0 for success.
+  [[nodiscard]] static Process ask(const std::string& path, int command = F_OFD_SETLK) {
+    return Process([path, command] {
+      struct sigaction action {};
+      action.sa_handler = [](int) {};
+      sigaction(SIGUSR1, &action, nullptr);
+      const int fd = ::open(path.c_str(), O_RDWR);
+      struct flock request {};
+      request.l_type = F_WRLCK;
+      if (fd < 0 || ::fcntl(fd, command, &request) != 0) return errno;
+      return request.l_type == F_UNLCK ? 100 : 0;  // F_GETLK
+    });
+  }
+  static bool is_over(const Process& process) {
+    siginfo_t info{};
+    return ::waitid(P_PID, static_cast<id_t>(process.pid()), &info, WEXITED | WNOHANG | WNOWAIT) ==
+               0 &&
+           info.si_pid != 0;
+  }
+  /// The process sleeps in its lock call and has no answer.
+  static bool is_put_off(const Process& process) {
+    const std::string folder = "/proc/" + std::to_string(process.pid());
+    return eventually([&] {
+      const std::string call = read_file(folder + "/syscall");
+      return call.starts_with(std::to_string(SYS_fcntl) +
+                              " ");  // "running" while it does not sleep
+    });
+  }
+  [[nodiscard]] bool logged(const std::string& text) const {
+    return eventually([&] { return fs_.log().find(text) != std::string::npos; });
+  }
+
+  PlayedServer server_;
+  Mount fs_;
+};
+
+TEST_F(ServerGraceTest, NobodyGetsALockBeforeTheGracePeriodEnds) {
+  server_.start(true);
+  mount();
+  Locker waits(inside("a"));
+  Locker flocks(inside("b"));
+  Locker client(outside("a"));
+  waits.start_lock(kPosix, kExclusive);
+  flocks.start_lock(kFlock, kShared);
+  Process asks = ask(inside("a"));
+  Process queries = ask(inside("a"), F_OFD_GETLK);
+  EXPECT_TRUE(waits.waits());
+  EXPECT_TRUE(flocks.waits());
+  EXPECT_TRUE(is_put_off(asks));
+  EXPECT_TRUE(is_put_off(queries));
+  EXPECT_TRUE(logged("in its grace period"));
+  // A client takes back what it held.
+  EXPECT_EQ(client.try_lock(kOfd, kExclusive), 0);
+  EXPECT_FALSE(is_over(asks));
+  server_.end_grace();
+  EXPECT_EQ(asks.wait(), EAGAIN);
+  EXPECT_EQ(queries.wait(), 0) << "the client's lock is not seen";
+  EXPECT_EQ(flocks.result(), 0);
+  EXPECT_TRUE(waits.waits());
+  EXPECT_EQ(client.unlock(kOfd), 0);
+  EXPECT_EQ(waits.result(), 0);
+  EXPECT_TRUE(logged("no longer wait"));
+}
+
+TEST_F(ServerGraceTest, TheGracePeriodOfNfsv3CountsAsWell) {
+  server_.lockd(true);
+  server_.start(false);
+  mount();
+  Process asks = ask(inside("a"));
+  EXPECT_TRUE(is_put_off(asks));
+  server_.lockd(false);
+  EXPECT_EQ(asks.wait(), 0);
+}
+
+TEST_F(ServerGraceTest, WhatTheServerLetsGoOfIsNotTaken) {
+  server_.start(false);
+  mount();
+  auto client = std::make_unique<Locker>(outside("a"));
+  ASSERT_EQ(client->try_lock(kOfd, kExclusive), 0);
+  Locker waits(inside("a"));
+  waits.start_lock(kFlock, kExclusive);
+  ASSERT_TRUE(waits.waits());
+  Process refused = ask(inside("a"));
+  EXPECT_EQ(refused.wait(), EAGAIN);
+
+  server_.stop();
+  client.reset();
+  // This one may ask at any time from now on.
+  Process asks = ask(inside("a"));
+  EXPECT_TRUE(is_put_off(asks));
+  EXPECT_TRUE(waits.waits());
+  EXPECT_TRUE(logged("has stopped"));
+  server_.start(true);
+  Locker again(outside("a"));
+  EXPECT_EQ(again.try_lock(kOfd, kExclusive), 0) << "the client cannot have its lock back";
+  server_.end_grace();
+  EXPECT_EQ(asks.wait(), EAGAIN);
+  EXPECT_TRUE(waits.waits());
+  EXPECT_EQ(again.unlock(kOfd), 0);
+  EXPECT_EQ(waits.result(), 0);
+  EXPECT_TRUE(Watcher(fs_, "a").exclusively_locked());
+}
+
+/// As above, with whoever asks as fast as possible when the lock goes.
+TEST_F(ServerGraceTest, NoMomentIsLeftToThoseWhoPoll) {
+  server_.start(false);
+  mount();
+  for (int round = 0; round < scaled(50, 5); ++round) {
+    auto client = std::make_unique<Locker>(outside("a"));
+    ASSERT_EQ(client->try_lock(kOfd, kExclusive), 0) << "round " << round;
+    Process polls([path = inside("a")] {
+      const int fd = ::open(path.c_str(), O_RDWR);
+      struct flock request {};
+      request.l_type = F_WRLCK;
+      while (::fcntl(fd, F_OFD_SETLK, &request) != 0) {
+        if (errno != EAGAIN) return errno;
+      }
+      return 0;
+    });
+    server_.stop();
+    client.reset();
+    Locker again(outside("a"));
+    server_.start(true);
+    EXPECT_TRUE(eventually([&] { return again.try_lock(kOfd, kExclusive) == 0; }));
+    server_.end_grace();
+    EXPECT_EQ(again.unlock(kOfd), 0);
+    ASSERT_EQ(polls.wait(), 0) << "round " << round;
+    EXPECT_TRUE(eventually([&] { return static_cast<bool>(Watcher(fs_, "a").is_free()); }));
+  }
+}
+
+TEST_F(ServerGraceTest, WhoHoldsALockKeepsItAndMayLetGo) {
+  server_.start(false);
+  mount();
+  Locker holder(inside("a"));
+  Locker other(inside("a"));
+  ASSERT_EQ(holder.try_lock(kPosix, kExclusive, {0, 100}), 0);
+  ASSERT_EQ(holder.try_lock(kPosix, kShared, {100, 100}), 0);
+  server_.stop();
+  // The same again, less, and a part of it.
+  EXPECT_EQ(holder.try_lock(kPosix, kExclusive, {0, 100}), 0);
+  EXPECT_EQ(holder.try_lock(kPosix, kExclusive, {20, 10}), 0);
+  EXPECT_EQ(holder.try_lock(kPosix, kShared, {0, 150}), 0);
+  EXPECT_EQ(holder.unlock(kPosix, {50, 10}), 0);
+  EXPECT_EQ(other.try_lock(kPosix, kExclusive, {0, 50}), EAGAIN);
+  EXPECT_TRUE(mirror_is(fs_.pid(), outside("a"), {shared_bytes(0, 49), shared_bytes(60, 199)}));
+  // More than that has to wait, and leaves all as it is meanwhile.
+  holder.start_lock(kPosix, kExclusive, {0, 10});
+  other.start_lock(kPosix, kShared, {40, 30});
+  EXPECT_TRUE(holder.waits());
+  EXPECT_TRUE(other.waits());
+  EXPECT_TRUE(mirror_is(fs_.pid(), outside("a"), {shared_bytes(0, 49), shared_bytes(60, 199)}));
+  server_.start(false);
+  EXPECT_EQ(holder.result(), 0);
+  EXPECT_EQ(other.result(), 0);
+  EXPECT_TRUE(mirror_is(fs_.pid(), outside("a"), {exclusive_bytes(0, 9), shared_bytes(10, 199)}));
+}
+
+TEST_F(ServerGraceTest, WhoWaitsCanBeInterruptedAndKilled) {
+  server_.start(true);
+  mount();
+  Locker interrupted(inside("a"));
+  Locker killed(inside("a"));
+  ASSERT_EQ(interrupted.handle_signal(SIGUSR1), 0);
+  interrupted.start_lock(kFlock, kExclusive);
+  killed.start_lock(kPosix, kExclusive);
+  Process asks = ask(inside("a"));
+  Process dies = ask(inside("a"));
+  EXPECT_TRUE(interrupted.waits());
+  EXPECT_TRUE(killed.waits());
+  EXPECT_TRUE(is_put_off(asks));
+  EXPECT_TRUE(is_put_off(dies));
+  EXPECT_EQ(interrupted.interrupt(SIGUSR1), 0);
+  EXPECT_EQ(interrupted.result(), EINTR);
+  killed.kill(SIGKILL);
+  EXPECT_EQ(killed.wait(), 128 + SIGKILL);
+  asks.kill(SIGUSR1);
+  EXPECT_EQ(asks.wait(), EINTR);
+  dies.kill(SIGKILL);
+  EXPECT_EQ(dies.wait(), 128 + SIGKILL);
+  server_.end_grace();
+  EXPECT_EQ(interrupted.lock(kFlock, kExclusive), 0);
+}
+
+TEST_F(ServerGraceTest, TheEndOfTheMountAnswersAll) {
+  server_.start(true);
+  mount();
+  Locker waits(inside("a"));
+  waits.start_lock(kFlock, kExclusive);
+  Process asks = ask(inside("a"));
+  EXPECT_TRUE(waits.waits());
+  EXPECT_TRUE(is_put_off(asks));
+  fs_.signal(SIGTERM);
+  EXPECT_EQ(waits.result(), ECONNABORTED);
+  EXPECT_EQ(asks.wait(), ECONNABORTED);
+  EXPECT_EQ(fs_.wait_exit(), "");
+}
+
+TEST_F(ServerGraceTest, AServerThatStaysAwayIsWaitedForSoLong) {
+  server_.start(false);
+  mount("server_wait=1");
+  server_.stop();
+  Locker waits(inside("a"));
+  waits.start_lock(kFlock, kExclusive);
+  Process asks = ask(inside("b"));
+  EXPECT_TRUE(waits.waits());
+  EXPECT_TRUE(logged("at most 1 s"));
+  EXPECT_EQ(asks.wait(), 0);
+  EXPECT_EQ(waits.result(), 0);
+}
+
+TEST_F(ServerGraceTest, AServerThatIsToComeIsAwaited) {
+  ASSERT_EQ(fs_.start({"server_wait=100", "await_server"}), "");
+  Process asks = ask(inside("a"));
+  EXPECT_TRUE(is_put_off(asks));
+  EXPECT_TRUE(logged("is not there yet"));
+  server_.start(true);
+  EXPECT_TRUE(logged("in its grace period"));
+  EXPECT_FALSE(is_over(asks));
+  server_.end_grace();
+  EXPECT_EQ(asks.wait(), 0);
+}
+
+TEST_F(ServerGraceTest, WithoutAServerOrWhereItIsOfNoInterestNobodyWaits) {
+  mount();
+  Process none = ask(inside("a"));
+  EXPECT_EQ(none.wait(), 0);
+  EXPECT_EQ(fs_.stop(), "");
+  server_.start(true);
+  mount("server_wait=0");
+  Process none_heeded = ask(inside("a"));
+  EXPECT_EQ(none_heeded.wait(), 0);
+}
+
+TEST_F(ServerGraceTest, AServerWithFewerThreadsGoesOn) {
+  server_.start(false);
+  mount();
+  for (int round = 0; round < 5; ++round) {
+    server_.restart_thread();
+    Process asks = ask(inside("a"));
+    EXPECT_EQ(asks.wait(), 0);
+  }
+  EXPECT_EQ(fs_.log().find("wait"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace lockfs::test
