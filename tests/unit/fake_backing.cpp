@@ -91,7 +91,7 @@ bool FakeBacking::is_refused(Who who, const Range& range, Mode mode) const {
 
 bool FakeBacking::may_take(std::size_t position, bool outsiders) const {
   const Pending& p = pending_[position];
-  if (p.who != kManager && !outsiders) return false;
+  if (p.shut || (p.who != kManager && !outsiders)) return false;
   if (is_refused(p.who, p.range, p.mode)) return false;
   if (!p.yields) return true;
   for (std::size_t i = 0; i < position; ++i) {
@@ -114,7 +114,7 @@ void FakeBacking::pump(bool outsiders) {
     pending_.erase(pending_.begin() + static_cast<std::ptrdiff_t>(i));
     if (!taken.lost) replace(taken.who, taken.range, taken.mode);
     if (taken.who == kManager) {
-      due_.push_back({{taken.range, taken.mode}, 0, std::move(taken.done)});
+      due_.push_back({{taken.range, taken.mode}, shut_ ? EAGAIN : 0, std::move(taken.done)});
     }
     i = 0;  // taking can weaken what the taker held
   }
@@ -137,6 +137,17 @@ int FakeBacking::set(const Range& range, Mode mode, const Carried& carried) noex
   if (fail_set) {
     if (const int error = fail_set(range, mode); error != 0) return error;
   }
+  if (shut_ && mode != Mode::kNone) {
+    Offset at = range.first;
+    carried.for_each([&](const Range& held, Mode strongest) {
+      if (held.first <= at && at <= held.last && strongest >= mode && at <= range.last) {
+        at = held.last == kEof ? kEof : held.last + 1;
+        if (held.last == kEof) return false;
+      }
+      return true;
+    });
+    if (at <= range.last && !(at == kEof && range.last == kEof)) return EINPROGRESS;
+  }
   if (mode != Mode::kNone && is_refused(kManager, range, mode)) return EAGAIN;
   replace(kManager, range, mode);
   pump(!lazy_outsiders);
@@ -150,6 +161,7 @@ int FakeBacking::test(const Range& range, Mode mode, std::optional<OutsideLock>&
   if (fail_test) {
     if (const int error = fail_test(range, mode); error != 0) return error;
   }
+  if (shut_) return EINPROGRESS;
   for (const auto& [holder, locks] : held_) {
     if (holder == kManager) continue;
     for (const auto& [first, lock] : locks) {
@@ -169,7 +181,8 @@ int FakeBacking::wait(WaitId id, const Range& range, Mode mode, bool yield_first
     if (const int error = fail_wait(range, mode); error != 0) return error;
   }
   if (yield_first) pump(true);
-  pending_.push_back({kManager, range, mode, id, yield_first, false, std::move(done)});
+  pending_.push_back(
+      {kManager, range, mode, id, yield_first, false, std::move(done), false, shut_});
   pump(!lazy_outsiders);
   return 0;
 }
@@ -226,6 +239,25 @@ void FakeBacking::outsider_leaves(Who who) {
   std::erase_if(pending_, [who](const Pending& p) { return p.who == who; });
   held_.erase(who);
   pump(!lazy_outsiders);
+}
+
+void FakeBacking::set_shut(bool shut) {
+  const std::lock_guard guard(mutex_);
+  shut_ = shut;
+  if (shut) return;
+  for (auto it = pending_.begin(); it != pending_.end();) {
+    if (!it->shut) {
+      ++it;
+      continue;
+    }
+    due_.push_back({{it->range, it->mode}, EINTR, std::move(it->done)});
+    it = pending_.erase(it);
+  }
+}
+
+bool FakeBacking::is_shut() const {
+  const std::lock_guard guard(mutex_);
+  return shut_;
 }
 
 void FakeBacking::let_outsiders_in() {

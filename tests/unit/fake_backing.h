@@ -84,6 +84,11 @@ class FakeBacking final : public Backing {
   /// With lazy_outsiders: those whose turn it is take their locks.
   void let_outsiders_in();
 
+  /// While `shut`, nothing is taken that the manager does not hold already (EINPROGRESS), and waits
+  /// end when it is over; one that was under way may get its lock, but in doubt.
+  void set_shut(bool shut);
+  [[nodiscard]] bool is_shut() const;
+
   // -- waits of the manager ------------------------------------------------------------------
   /// How many waits have ended and can be delivered.
   std::size_t due() const;
@@ -128,6 +133,7 @@ class FakeBacking final : public Backing {
     bool recalled = false;
     WaitDone done;
     bool lost = false;  ///< waits on what the backing has given up
+    bool shut = false;  ///< waits for set_shut(false) only
   };
   struct Due {
     Segment what;
@@ -147,6 +153,7 @@ class FakeBacking final : public Backing {
   std::map<Who, Holding> held_;
   std::vector<Pending> pending_;
   std::vector<Due> due_;
+  bool shut_ = false;
   std::uint64_t sets_ = 0;
   std::uint64_t waits_ = 0;
   std::uint64_t recalls_ = 0;

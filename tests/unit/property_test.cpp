@@ -44,6 +44,7 @@ struct Mix {
   bool outsiders = false;      ///< outsiders lock, wait and leave
   bool lazy = false;           ///< recalls and outsiders take effect late
   bool restarts = false;       ///< the backing starts afresh now and then
+  bool grace = false;          ///< the backing takes nothing new now and then
   bool relents = false;        ///< waiters pass out of turn
   bool threads = false;        ///< requests name their threads, which use several owners
   const char* policy = "nfs";  ///< deadlock=all is not in the model
@@ -84,6 +85,7 @@ class Run {
   /// Lets everything under way come to its end, and the manager know that time passes: then nobody
   /// may wait for nothing.
   void drain() {
+    world_.backing().set_shut(false);
     let_end();
     world_.relent({});
     do {
@@ -97,6 +99,7 @@ class Run {
   int refused = 0;
   int deadlocks = 0;
   int passed = 0;
+  int put_off = 0;
 
  private:
   using Bytes = std::array<Mode, kPositions>;
@@ -324,6 +327,7 @@ class Run {
     const bool conflict = conflicts(p.owner, p.span, p.mode);
     const bool outside = outsiders_refuse(p.owner, p.span, p.mode);
     const bool under_way = wait_under_way(p.owner, p.span);
+    const bool shut = world_.backing().is_shut();
     bool queue = false;
     for (const Pending& other : pending_) queue |= other.wait && in_each_others_way(other, p);
     queue = queue && policy_.queues_behind_waiters();
@@ -334,8 +338,9 @@ class Run {
                       : world_.ask(p.owner, p.span.range(), p.mode, how);
     last_tid_[p.owner] = p.tid;
     if (p.answer->waiting()) {
-      EXPECT_TRUE(conflict || queue || outside || under_way) << "waits for nothing";
-      EXPECT_TRUE(p.wait || (under_way && !conflict && !outside)) << "a try was left open";
+      EXPECT_TRUE(conflict || queue || outside || under_way || shut) << "waits for nothing";
+      EXPECT_TRUE(p.wait || (under_way && !conflict && (!outside || shut)))
+          << "a try was left open";
       EXPECT_FALSE(p.wait && cycle) << "an undetected deadlock";
       if (p.wait) refuse(p);
       pending_.push_back(p);
@@ -358,6 +363,10 @@ class Run {
         EXPECT_TRUE(conflict || outside) << "refused for nothing";
         refuse(p);
         ++refused;
+        break;
+      case EINPROGRESS:
+        EXPECT_TRUE(shut && !p.wait) << "put off for nothing";
+        ++put_off;
         break;
       case EDEADLK:
         EXPECT_TRUE(p.wait && cycle) << "no deadlock";
@@ -402,6 +411,10 @@ class Run {
     FakeBacking& backing = *all[random_.below(all.size())];
     if (random_.one_in(2)) {
       backing.deliver(random_.below(3));
+      return;
+    }
+    if (mix_.grace && random_.one_in(4)) {
+      world_.backing().set_shut(!world_.backing().is_shut());
       return;
     }
     if (!mix_.outsiders) return;
@@ -462,6 +475,10 @@ class Run {
           break;
         case EINTR:
           break;
+        case EINPROGRESS:
+          EXPECT_TRUE(!p.wait && world_.backing().is_shut());
+          ++put_off;
+          break;
         case EBADF:
           EXPECT_EQ(p.via, closing_);
           break;
@@ -519,6 +536,7 @@ class Run {
       if (backing->due() != 0) return;
       quiet = quiet && backing->under_way().empty();
     }
+    if (world_.backing().is_shut()) return;
     for (std::size_t i = 0; i < pending_.size(); ++i) {
       const Pending& p = pending_[i];
       if (waits_for_the_mount(i)) continue;
@@ -558,6 +576,7 @@ void play(const Mix& mix, int runs) {
   int refused = 0;
   int deadlocks = 0;
   int passed = 0;
+  int put_off = 0;
   for (int i = 0; i < scaled(runs); ++i) {
     Mix varied = mix;
     varied.owners = 2 + i % mix.owners;
@@ -573,14 +592,16 @@ void play(const Mix& mix, int runs) {
     refused += run.refused;
     deadlocks += run.deadlocks;
     passed += run.passed;
+    put_off += run.put_off;
   }
-  std::printf("granted %d at once and %d later, refused %d, deadlocks %d, passed %d\n", granted,
-              late, refused, deadlocks, passed);
+  std::printf("granted %d at once and %d later, refused %d, put off %d, deadlocks %d, passed %d\n",
+              granted, late, refused, put_off, deadlocks, passed);
   // The mix is worth nothing if it does not reach these; a shortened run need not meet the rare
   // one.
   EXPECT_GT(granted, 0);
   EXPECT_GT(late, 0);
   EXPECT_GT(refused, 0);
+  EXPECT_EQ(put_off > 0, mix.grace);
   Policy policy;
   EXPECT_EQ(Policy::parse(mix.policy, {}, policy), "");
   if (scaled(runs) == runs && policy.deadlock != Deadlock::kOff) {
@@ -596,6 +617,10 @@ TEST(Property, OutsidersLate) { play({.outsiders = true, .lazy = true}, 60); }
 TEST(Property, OutsidersLateWithRestarts) {
   play({.outsiders = true, .lazy = true, .restarts = true}, 40);
 }
+TEST(Property, OutsidersWithGracePeriods) { play({.outsiders = true, .grace = true}, 60); }
+TEST(Property, OutsidersLateWithGracePeriods) {
+  play({.outsiders = true, .lazy = true, .grace = true, .relents = true, .threads = true}, 60);
+}
 TEST(Property, Everything) {
   play({.owners = 8, .outsiders = true, .lazy = true, .relents = true, .threads = true}, 60);
 }
@@ -606,6 +631,9 @@ class PropertyOfPolicy : public ::testing::TestWithParam<const char*> {};
 TEST_P(PropertyOfPolicy, NobodyOutside) { play({.threads = true, .policy = GetParam()}, 40); }
 TEST_P(PropertyOfPolicy, Outsiders) {
   play({.outsiders = true, .lazy = true, .relents = true, .policy = GetParam()}, 40);
+}
+TEST_P(PropertyOfPolicy, OutsidersWithGracePeriods) {
+  play({.outsiders = true, .lazy = true, .grace = true, .policy = GetParam()}, 30);
 }
 INSTANTIATE_TEST_SUITE_P(Values, PropertyOfPolicy,
                          ::testing::Values("dual", "nfs,fairness=readers", "nfs,fairness=writers",
