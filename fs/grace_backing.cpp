@@ -6,6 +6,8 @@
 #include <new>
 #include <utility>
 
+#include "fs/process_look.h"
+
 namespace lockfs {
 
 namespace {
@@ -42,13 +44,19 @@ bool covers(const Backing::Carried& carried, const Range& range, Mode mode) {
 
 }  // namespace
 
+thread_local pid_t GraceBacking::Asker::caller_ = 0;
+
+bool GraceBacking::may_take() const noexcept {
+  return grace_.settled() || (Asker::caller_ != 0 && is_kernel_thread(Asker::caller_, "nfsd"));
+}
+
 int GraceBacking::set(const Range& range, Mode mode, const Carried& carried) noexcept {
-  const bool may_take = mode == Mode::kNone || grace_.settled() || covers(carried, range, mode);
-  if (!may_take) return EINPROGRESS;
+  const auto allowed = [&] {
+    return mode == Mode::kNone || may_take() || covers(carried, range, mode);
+  };
+  if (!allowed()) return EINPROGRESS;
   const int error = inner_->set(range, mode, carried);
-  if (error != 0 || mode == Mode::kNone || grace_.settled() || covers(carried, range, mode)) {
-    return error;
-  }
+  if (error != 0 || allowed()) return error;
   for_each_part(range, carried, [&](const Range& part, Mode held) {
     inner_->set(part, held, carried);
     return true;
@@ -59,7 +67,7 @@ int GraceBacking::set(const Range& range, Mode mode, const Carried& carried) noe
 int GraceBacking::test(const Range& range, Mode mode,
                        std::optional<lockmgr::OutsideLock>& found) noexcept {
   found.reset();
-  return grace_.settled() ? inner_->test(range, mode, found) : EINPROGRESS;
+  return may_take() ? inner_->test(range, mode, found) : EINPROGRESS;
 }
 
 int GraceBacking::wait(WaitId id, const Range& range, Mode mode, bool yield_first,

@@ -3,6 +3,9 @@
 /// and released; whoever asks for more waits, or is put off (EINPROGRESS), as if the backing had
 /// no answer.
 ///
+/// The server itself may take more: where it exports the mount, what its clients claim back comes
+/// as its own request (nfsd4_lock() through fuse_setlk()).
+///
 /// flocks() is the inner one's: clients' locks are record locks.
 ///
 /// Thread safety: as lockmgr::Backing demands.
@@ -10,6 +13,8 @@
 /// Invariants:
 ///  1. What was taken while the server's locks were going is given back before anybody is told.
 #pragma once
+
+#include <sys/types.h>
 
 #include <memory>
 #include <optional>
@@ -38,7 +43,23 @@ class GraceBacking final : public lockmgr::Backing {
   lockmgr::Backing& flocks() noexcept override { return inner_->flocks(); }
   std::string name() const override { return inner_->name(); }
 
+  /// While it lives, calls on this thread are made for thread `caller`, 0: for nobody in
+  /// particular.
+  class Asker {
+   public:
+    explicit Asker(pid_t caller) noexcept { caller_ = caller; }
+    ~Asker() { caller_ = 0; }
+    Asker(const Asker&) = delete;
+    Asker& operator=(const Asker&) = delete;
+
+   private:
+    friend class GraceBacking;
+    static thread_local pid_t caller_;
+  };
+
  private:
+  [[nodiscard]] bool may_take() const noexcept;
+
   const std::unique_ptr<lockmgr::Backing> inner_;
   ServerGrace& grace_;
 };

@@ -289,6 +289,8 @@ void LockOps::start(const Asked& asked) noexcept {
 }
 
 void LockOps::carry_out(Asked asked) noexcept {
+  // An unlock takes nothing for whom it is made.
+  const GraceBacking::Asker asker(asked.mode == Mode::kNone ? 0 : asked.caller.tid);
   if (asked.test) {
     carry_out_test(asked);
     return;

@@ -121,6 +121,13 @@ class LockOps final : private lockmgr::Observer {
   /// Files whose backing filesystem has not answered for some seconds.
   [[nodiscard]] std::vector<std::string> overdue_files() const { return overdue_.names(); }
 
+  /// Requests that do not wait for a lock but for a backing without an answer, or the end of the NFS
+  /// server's grace period.
+  [[nodiscard]] std::size_t put_off_requests() const noexcept {
+    const std::lock_guard lock(put_off_mutex_);
+    return put_off_.size();
+  }
+
   [[nodiscard]] lockmgr::LockManager& manager() noexcept { return manager_; }
 
   /// LockManager::switch_policy() and FileLocks::revoke(), so that a recording is told.
@@ -220,7 +227,7 @@ class LockOps final : private lockmgr::Observer {
   EventHub events_{manager_};
   OverdueFiles overdue_;
 
-  std::mutex put_off_mutex_;
+  mutable std::mutex put_off_mutex_;
   std::condition_variable apart_done_;
   /// By the order they came in; guarded by put_off_mutex_.
   std::map<std::uint64_t, Asked> put_off_;

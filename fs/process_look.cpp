@@ -52,6 +52,11 @@ bool is_called(pid_t pid, std::string_view name) noexcept {
   return comm == name;
 }
 
+bool is_kernel_thread(pid_t pid, std::string_view name) noexcept {
+  constexpr long kThread = 0x00200000;  // PF_KTHREAD of include/linux/sched.h
+  return is_called(pid, name) && (stat_field(pid, 9).value_or(0) & kThread) != 0;
+}
+
 pid_t find_process(std::string_view name) {
   const std::unique_ptr<DIR, int (*)(DIR*)> processes(::opendir("/proc"), ::closedir);
   if (processes == nullptr) return 0;

@@ -31,4 +31,7 @@ pid_t find_process(std::string_view name);
 /// Whether process `pid` is called that.
 bool is_called(pid_t pid, std::string_view name) noexcept;
 
+/// Whether it also is a thread of the kernel.
+bool is_kernel_thread(pid_t pid, std::string_view name) noexcept;
+
 }  // namespace lockfs

@@ -174,7 +174,7 @@ void ServerGrace::tell(Clock::time_point now) noexcept {
     case Reason::kAwaited:
     case Reason::kGone:
       spdlog::warn(
-          "lock: the NFS server {}: requests for locks wait until it is back and its clients have "
+          "lock: the NFS server {}: requests for locks wait until it runs and its clients have "
           "reclaimed theirs, at most {} s (option server_wait)",
           reason_ == Reason::kGone ? "has stopped" : "is not there yet",
           seconds(settings_.absence));

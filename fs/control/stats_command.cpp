@@ -88,6 +88,7 @@ Outcome stats(Context& context, const Call& call) {
   Json gauges = {{"locks", manager.ledger().locks()},
                  {"waiters", manager.ledger().waiters()},
                  {"waiting_outside", manager.outside_waits()},
+                 {"put_off", context.lock_ops.put_off_requests()},
                  {"files", manager.files().size()},
                  {"inodes", inodes.inodes},
                  {"pinned_descriptors", inodes.pinned},

@@ -45,6 +45,7 @@ std::vector<Finding> check_bypass(const Patient& patient);
 // doctor_nfs.cpp
 std::vector<Finding> check_exports(const Patient& patient);
 std::vector<Finding> check_statd(const Patient& patient);
+std::vector<Finding> check_grace(const Patient& patient);
 std::vector<Finding> check_local_lock(const Patient& patient);
 
 }  // namespace lockfs::ctl

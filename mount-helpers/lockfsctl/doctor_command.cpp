@@ -19,9 +19,9 @@ struct Options {
 };
 
 /// Every check, in the order of the report.
-constexpr std::array<Check, 9> kChecks = {check_device,      check_passthrough, check_timeouts,
-                                          check_descriptors, check_mounts,      check_exports,
-                                          check_statd,       check_local_lock,  check_bypass};
+constexpr std::array<Check, 10> kChecks = {
+    check_device,  check_passthrough, check_timeouts, check_descriptors, check_mounts,
+    check_exports, check_statd,       check_grace,    check_local_lock,  check_bypass};
 
 std::string canonical(const std::string& path) {
   std::error_code error;

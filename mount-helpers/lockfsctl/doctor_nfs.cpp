@@ -111,6 +111,23 @@ std::vector<Finding> check_statd(const Patient& patient) {
            "(vers3=n in /etc/nfs.conf)"}};
 }
 
+std::vector<Finding> check_grace(const Patient& patient) {
+  const auto says_no = [&](const std::string& path) {
+    return patient.line_of(path).value_or("").starts_with("N");
+  };
+  const std::string threads = patient.line_of("/proc/fs/nfsd/threads").value_or("");
+  if (threads.empty() || threads.starts_with("0")) return {};
+  std::string flag = "/proc/fs/nfsd/v4_end_grace";
+  if (!says_no(flag)) flag = "/proc/fs/lockd/nlm_end_grace";
+  if (!says_no(flag)) return {};
+  return {{Grade::kNote,
+           "the NFS server is in its grace period: requests for locks wait for its end, those of "
+           "local programs (unless mounted with server_wait=0) as those of clients",
+           fmt::format("wait, some 90 s at most; or give up what clients have not reclaimed: "
+                       "echo Y > {}",
+                       flag)}};
+}
+
 std::vector<Finding> check_local_lock(const Patient& patient) {
   std::vector<Finding> found;
   std::ifstream table(patient.at("/proc/mounts"));

@@ -402,6 +402,20 @@ TEST_F(Doctor, NoStatd) {
   expect_trap({"rpc.statd does not run"}, "rpc-statd");
 }
 
+TEST_F(Doctor, AGracePeriodIsANoteNotATrap) {
+  put("/proc/fs/nfsd/v4_end_grace", "N\n");
+  put("/proc/fs/lockd/nlm_end_grace", "Y\n");
+  put("/proc/fs/nfsd/threads", "0\n");
+  EXPECT_FALSE(has_line(examine().output, {"grace period"})) << "no server runs";
+  put("/proc/fs/nfsd/threads", "8\n");
+  const ProgramResult result = examine();
+  EXPECT_EQ(result.status, 0) << result.output;
+  EXPECT_TRUE(has_line(result.output, {"note", "the NFS server is in its grace period"}));
+  EXPECT_TRUE(has_line(result.output, {"echo Y > /proc/fs/nfsd/v4_end_grace"}));
+  put("/proc/fs/nfsd/v4_end_grace", "Y\n");
+  EXPECT_FALSE(has_line(examine().output, {"grace period"}));
+}
+
 TEST_F(Doctor, ClientsThatLockLocally) {
   put("/proc/mounts",
       "srv:/a /a nfs4 rw,vers=4.2,local_lock=none 0 0\n"

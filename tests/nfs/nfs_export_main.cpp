@@ -7,6 +7,7 @@
 #include <fstream>
 #include <memory>
 #include <sstream>
+#include <stdexcept>
 
 #include "tests/nfs/laboratory.h"
 
@@ -110,7 +111,9 @@ struct Used {
   Site site;
   std::string file;
   std::string folder;
+  std::string held_file = new_file();
   Party open;
+  std::unique_ptr<Party> holder;  ///< of a lock, where there are any
 
   explicit Used(const std::string& name)
       : version(name),
@@ -120,6 +123,9 @@ struct Used {
         open(site, file) {
     must("mkdir -p /data/" + folder + "/deep && echo -n content >/data/" + folder + "/deep/file");
     read_path(site, folder + "/deep/file");
+    if (!can_lock(version)) return;
+    holder = std::make_unique<Party>(site, held_file, O_RDWR | O_SYNC);
+    if (holder->try_lock() != 0) throw std::runtime_error("v" + name + ": cannot lock a new file");
   }
   void check(Grid& grid, const std::string& when) {
     must("echo 3 >/proc/sys/vm/drop_caches");
@@ -134,6 +140,11 @@ struct Used {
       grid.expect(version, when + ": a local program then gets", outcome_of(local.try_lock()),
                   "refused");
       open.unlock();
+      Party asks(local_site(), held_file);
+      grid.expect(version, when + ": what the client holds a local program asks for",
+                  outcome_of(asks.try_lock()), "refused");
+      grid.expect(version, when + ": the client writes there",
+                  std::to_string(holder->actor.write(holder->fd, "content", 0)), "7");
     }
   }
 };

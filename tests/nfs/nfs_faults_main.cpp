@@ -3,6 +3,7 @@
 /// on both sides is printed; always, no two owners hold conflicting locks and nothing stays locked.
 
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -14,6 +15,7 @@
 #include <fstream>
 #include <memory>
 #include <stdexcept>
+#include <vector>
 
 #include "tests/nfs/laboratory.h"
 
@@ -27,8 +29,6 @@ using std::chrono::seconds;
 constexpr auto kPatience = seconds(90);
 
 void wire_of_a(const std::string& state) { must("ip link set wire_a " + state); }
-
-std::string yes(bool value) { return value ? "yes" : "no"; }
 
 /// Ends with everybody able to lock the files.
 void expect_clean(Grid& grid, const std::string& version, const std::string& what,
@@ -207,6 +207,26 @@ struct Restarted {
   }
 };
 
+/// A local program that asks once, without waiting for the lock.
+Process asks_locally(const std::string& file) {
+  return local_site().process([path = local_site().path(file)] {
+    const int fd = ::open(path.c_str(), O_RDWR);
+    return fd >= 0 && ::flock(fd, LOCK_EX | LOCK_NB) == 0 ? 0 : errno;
+  });
+}
+
+/// One that asks until it gets the lock.
+Process polls_locally(const std::string& file) {
+  return local_site().process([path = local_site().path(file)] {
+    const int fd = ::open(path.c_str(), O_RDWR);
+    while (::flock(fd, LOCK_EX | LOCK_NB) != 0) {
+      if (errno != EAGAIN) return errno;
+      ::usleep(1000);
+    }
+    return 0;
+  });
+}
+
 void show_nfsd_restart(Report& report) {
   report.title("The NFS server restarted, with its grace period");
   const Logged logged(report);
@@ -215,14 +235,19 @@ void show_nfsd_restart(Report& report) {
   for (const std::string& version : versions()) all.push_back(std::make_unique<Restarted>(version));
   restart_nfsd();
   report.expect("the server is in its grace period", in_grace());
-  // Nobody asks for the clients' files until they had their time to reclaim.
+  // Before the clients had their time to reclaim.
+  std::vector<Process> early;
+  early.reserve(all.size());
+  for (auto& one : all) early.push_back(asks_locally(one->clients_file));
   const bool over = eventually([] { return !in_grace(); }, kPatience);
   report.expect("the grace period ends", over);
-  for (auto& one : all) {
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    const auto& one = all[i];
     const std::string& v = one->version;
+    grid.expect(v, "the client's lock was reclaimed: a local program that asked before that gets",
+                outcome_of(early[i].wait()), "refused");
     Party local(local_site(), one->clients_file);
-    grid.expect(v, "the client's lock was reclaimed: a local program gets",
-                outcome_of(local.try_lock()), "refused");
+    grid.expect(v, "one that asks now", outcome_of(local.try_lock()), "refused");
     grid.expect(v, "the client writes on", write_outcome(one->client_holder), "writes");
     Party client(client_site('A', one->version), one->locals_file);
     grid.expect(v, "the local program's lock held throughout: a client gets",
@@ -242,10 +267,10 @@ void show_nfsd_restart(Report& report) {
   }
 }
 
-/// A local program waits for, or asks for, what a client holds, while the server is away: the
-/// kernel drops the locks of clients when nfsd ends.
+/// Local programs wait for, and ask for, what clients hold, while the server is away: the kernel
+/// drops the locks of clients when nfsd ends.
 void show_nfsd_restart_waited(Report& report) {
-  report.title("The NFS server restarted while local programs wait for clients' locks");
+  report.title("The NFS server restarted while local programs want clients' locks");
   const Logged logged(report);
   Grid grid(report);
   struct Case {
@@ -253,13 +278,20 @@ void show_nfsd_restart_waited(Report& report) {
     std::string file = new_file();
     Party client;
     Party local;
+    std::unique_ptr<Process> poller;
     explicit Case(const std::string& name)
         : version(name),
           client(client_site('A', name), file, O_RDWR | O_SYNC),
           local(local_site(), file) {
       if (client.try_lock() != 0) throw std::runtime_error("cannot lock a new file");
+      poller = std::make_unique<Process>(polls_locally(file));
       local.start_lock();
       if (!local.actor.waits()) throw std::runtime_error("v" + name + ": does not wait");
+    }
+    [[nodiscard]] bool polls_on() const {
+      siginfo_t info{};
+      ::waitid(P_PID, static_cast<id_t>(poller->pid()), &info, WEXITED | WNOHANG | WNOWAIT);
+      return info.si_pid == 0;
     }
   };
   std::vector<std::unique_ptr<Case>> all;
@@ -268,21 +300,17 @@ void show_nfsd_restart_waited(Report& report) {
   eventually([] { return !in_grace(); }, kPatience);
   for (auto& one : all) {
     const std::string& v = one->version;
-    const bool got = one->local.actor.has_result();
-    grid.note(v, "the local program that waited has the lock after the restart", yes(got));
-    const std::string writes = write_outcome(one->client);
-    grid.note(v, "the client that held it", writes);
+    grid.expect(v, "the client that held it writes on", write_outcome(one->client), "writes");
+    grid.expect(v, "the local program that waited waits on", !one->local.actor.has_result());
+    grid.expect(v, "the local program that polled polls on", one->polls_on());
     Party other(client_site('B', one->version), one->file);
     grid.expect(v, "a third party gets", outcome_of(other.try_lock()), "refused");
-    if (got) {
-      one->local.actor.result();
-      one->local.unlock();
-    } else {
-      one->client.unlock();
-      grid.expect(v, "the client lets go, the local program gets",
-                  outcome_of(one->local.actor.result()), "granted");
-      one->local.unlock();
-    }
+    one->client.unlock();
+    // Either may be first; the one that polls lets go at once.
+    grid.expect(v, "the client lets go, the local program that waited gets",
+                outcome_of(one->local.actor.result()), "granted");
+    one->local.unlock();
+    grid.expect(v, "and the one that polled", outcome_of(one->poller->wait()), "granted");
     one->client.actor.exit();
     expect_clean(grid, v, "", {one->file}, {local_site(), client_site('A', one->version)});
   }

@@ -40,12 +40,13 @@ class Server {
   static ProgramResult shell(const std::string& script) {
     std::ofstream("/lab/out/power.command.new") << script << '\n';
     must("mv /lab/out/power.command.new /lab/out/power.command");
-    if (!eventually([] { return exists("/lab/out/power.answer"); })) {
+    if (!eventually([] { return exists("/lab/out/power.answer"); }, kPatience)) {
       throw std::runtime_error("the server does not answer: " + script);
     }
     std::ifstream answer("/lab/out/power.answer");
     ProgramResult result;
     answer >> result.status;
+    answer.ignore();  // the end of that line
     std::ostringstream text;
     text << answer.rdbuf();
     result.output = text.str();
@@ -57,9 +58,19 @@ class Server {
     const int status = shell("flock -n /export/" + file + " true").status;
     return status == 0 ? "granted" : status == 1 ? "refused" : "status " + std::to_string(status);
   }
-  static bool in_grace(bool v3) {
-    const std::string flag = v3 ? "/proc/fs/lockd/nlm_end_grace" : "/proc/fs/nfsd/v4_end_grace";
-    return shell("grep -q N " + flag).status == 0;
+  /// How a program of at_boot ended that wrote its status there.
+  static std::string says(const std::string& name) {
+    ProgramResult result;
+    const bool ended = eventually(
+        [&] {
+          result = shell("cat /run/" + name);
+          return result.status == 0 && !result.output.empty();
+        },
+        kPatience);
+    return !ended ? "nothing" : result.output == "0\n" ? "granted" : "refused";
+  }
+  static bool in_grace() {
+    return shell("grep -q N /proc/fs/lockd/nlm_end_grace /proc/fs/nfsd/v4_end_grace").status == 0;
   }
 };
 
@@ -74,11 +85,11 @@ void show_power_cut(Grid& grid, const std::string& v) {
   const Site client("client", "/mnt/server");
   {
     Party holder(client, "held");
-    Party loser(client, "taken");
+    Party other(client, "taken");
     Party waiter(client, "awaited");
     Server::shell("setsid flock /export/awaited sleep infinity >/dev/null 2>&1 & sleep 1");
     grid.expect(v, "the client takes one lock", outcome_of(holder.try_lock()), "granted");
-    grid.expect(v, "and another", outcome_of(loser.try_lock()), "granted");
+    grid.expect(v, "and another", outcome_of(other.try_lock()), "granted");
     grid.expect(v, "it asks for what a local program holds", outcome_of(waiter.try_lock()),
                 "refused");
     waiter.start_lock();
@@ -89,36 +100,41 @@ void show_power_cut(Grid& grid, const std::string& v) {
                               " grep -q '^73 ' /proc/$p/syscall && exit 0; done; sleep 0.1; done; "
                               "exit 1")
                         .status == 0);
-    // Before the server answers clients again, one local program is faster.
+    // Before the server answers clients again, local programs ask for what the client held.
     Server::shell(
-        "echo 'setsid flock /export/taken sleep infinity >/dev/null 2>&1 & sleep 1' "
+        "echo '(setsid flock /export/taken true; echo $? >/run/waited) >/dev/null 2>&1 &"
+        " (setsid flock -n /export/taken true; echo $? >/run/asked) >/dev/null 2>&1 & sleep 1' "
         ">/disk/at_boot; sync");
     grid.expect(v, "power cut", Server::power_cut());
     const auto start = Clock::now();
     grid.expect(v, "power on, /data and lockfs mounted, exported", Server::power_on());
     const auto booted = Clock::now();
     grid.note(v, "that took", duration(seconds_since(start)));
-    grid.note(v, "grace period", Server::in_grace(v3) ? "yes" : "over");
-    const bool reclaimed = eventually(
-        [] {
-          return Server::shell("grep -q \"POSIX.*:$(stat -c %i /data/held) \" /proc/locks")
-                     .status == 0;
-        },
-        kPatience);
-    grid.expect(v, "the client reclaims what it held", reclaimed);
+    grid.note(v, "grace period", Server::in_grace() ? "yes" : "over");
+    const auto reclaims = [](const std::string& file) {
+      return eventually(
+          [&] {
+            return Server::shell("grep -q \"POSIX.*:$(stat -c %i /data/" + file +
+                                 ") \" /proc/locks")
+                       .status == 0;
+          },
+          kPatience);
+    };
+    grid.expect(v, "the client reclaims what it held", reclaims("held") && reclaims("taken"));
     grid.note(v, "that was, after the boot, after", duration(seconds_since(booted)));
-    grid.expect(v, "a local program asks for that", Server::local_asks("held"), "refused");
-    const bool ended = eventually([&] { return !Server::in_grace(v3); }, kPatience);
+    const bool ended = eventually([] { return !Server::in_grace(); }, kPatience);
     grid.expect(v, "the grace period ends", ended);
     grid.note(v, "after", duration(seconds_since(booted)));
-    grid.expect(v, "after it: a local program asks for what the client held",
-                Server::local_asks("held"), "refused");
+    grid.expect(v, "a local program that asked before the server was there gets",
+                Server::says("asked"), "refused");
+    grid.expect(v, "one that waits since then",
+                Server::shell("test -e /run/waited").status == 0 ? "has it" : "waits", "waits");
+    grid.expect(v, "one that asks now", Server::local_asks("held"), "refused");
     grid.expect(v, "the client writes there", holder.actor.write(holder.fd, "more", 0) == 4);
-    grid.expect(v, "a local program keeps what it took before the client could",
-                Server::local_asks("taken"), "refused");
-    const std::int64_t written = loser.actor.write(loser.fd, "more", 0);
-    grid.note(v, "the client writes to that",
-              written >= 0 ? "writes" : outcome_of(static_cast<int>(-written)));
+    grid.expect(v, "and to the other file", other.actor.write(other.fd, "more", 0) == 4);
+    other.unlock();
+    grid.expect(v, "lets go of that, and the local program that waited gets it",
+                Server::says("waited"), "granted");
     const bool got = eventually([&] { return waiter.actor.has_result(); }, kPatience);
     grid.expect(v, "the client gets what it waited for",
                 got ? outcome_of(waiter.actor.result()) : "nothing", "granted");
@@ -127,7 +143,7 @@ void show_power_cut(Grid& grid, const std::string& v) {
     grid.expect(v, "the client lets go, a local program gets", Server::local_asks("held"),
                 "granted");
   }
-  Server::shell("pkill -x flock; pkill -x sleep; rm -f /disk/at_boot; sync");
+  Server::shell("pkill -x flock; pkill -x sleep; rm -f /disk/at_boot /run/asked /run/waited; sync");
   for (const char* file : {"held", "awaited", "taken"}) {
     const bool clean = eventually([&] { return Server::local_asks(file) == "granted"; });
     grid.expect(v, "nothing stays locked", clean, file);

@@ -12,7 +12,8 @@ mkdir -p /disk/{data,nfs}
 chmod 1777 /disk/data
 mount --bind /disk/data /data
 mount --bind /disk/nfs /var/lib/nfs
-lockfs_up
+# Emulation takes its time.
+lockfs_up -o await_server,server_wait=120
 # Local programs that are faster than the server and its clients.
 if [[ -e /disk/at_boot ]]; then bash /disk/at_boot; fi
 GRACE=45 knfsd_up fsid=0:/data
