@@ -157,7 +157,7 @@ BackingFile::BackingFile(InodePtr inode, WaitThreads& threads, std::shared_ptr<R
       remote_(std::move(remote)),
       descriptor_(std::make_shared<Descriptor>()),
       pollers_(inode_->id().ino),
-      flocks_(std::move(inode), threads) {}
+      flocks_(std::move(inode), threads, remote_) {}
 
 BackingFile::~BackingFile() = default;
 

@@ -59,6 +59,20 @@ void let_others_go_first(ino_t ino, Mode mode, const std::atomic<bool>& recalled
   }
 }
 
+/// Takes `mode` without waiting, with a descriptor that is opened when the first comes.
+int set_now(BackingFlock::Held& held, int path_fd, Mode mode) {
+  if (!held.fd) {
+    if (mode == Mode::kNone) return 0;
+    // Read-write, since network filesystems ask that of an exclusive flock.
+    int fd = reopen(path_fd, O_RDWR | O_NONBLOCK);
+    if (fd < 0) fd = reopen(path_fd, O_RDONLY | O_NONBLOCK);
+    if (fd < 0) return -fd;
+    held.fd.reset(fd);
+  }
+  const std::lock_guard lock(held.mutex);
+  return take(held, mode);
+}
+
 int wait_for_upgrade(BackingFlock::Held& held, ino_t ino, Mode mode,
                      const std::atomic<bool>& recalled) {
   for (; !recalled; pause(kUpgradeLook)) {
@@ -90,32 +104,31 @@ int wait_for_flock(BackingFlock::Held& held, ino_t ino, Mode mode, bool yield_fi
 
 }  // namespace
 
-BackingFlock::BackingFlock(InodePtr inode, WaitThreads& threads)
-    : inode_(std::move(inode)), threads_(threads) {}
-
-/// Returns 0 or the errno of the open.
-int BackingFlock::open() {
-  if (held_ != nullptr) return 0;
-  // Read-write, since network filesystems ask that of an exclusive flock.
-  int fd = inode_->reopen(O_RDWR | O_NONBLOCK);
-  if (fd < 0) fd = inode_->reopen(O_RDONLY | O_NONBLOCK);
-  if (fd < 0) return -fd;
-  UniqueFd opened(fd);
-  held_ = std::make_shared<Held>(opened.get());
-  static_cast<void>(opened.release());
-  return 0;
-}
+BackingFlock::BackingFlock(InodePtr inode, WaitThreads& threads,
+                           std::shared_ptr<RemoteCalls> remote)
+    : inode_(std::move(inode)),
+      threads_(threads),
+      remote_(std::move(remote)),
+      held_(std::make_shared<Held>()) {}
 
 int BackingFlock::set(const lockmgr::Range& /*range*/, Mode mode,
                       const Carried& /*carried*/) noexcept {
+  if (remote_ == nullptr) return set_now(*held_, inode_->fd(), mode);
   try {
-    if (mode == Mode::kNone && held_ == nullptr) return 0;
-    if (const int error = open(); error != 0) return error;
-    const std::lock_guard lock(held_->mutex);
-    return take(*held_, mode);
+    return set_remote(mode);
   } catch (const std::bad_alloc&) {
     return ENOLCK;
   }
+}
+
+int BackingFlock::set_remote(Mode mode) {
+  if (remote_->busy()) return EINPROGRESS;
+  if (mode == Mode::kNone && !held_->fd) return 0;
+  // The call may outlast the object and the inode, so it has a descriptor of its own to open.
+  const auto path =
+      std::make_shared<const UniqueFd>(held_->fd ? -1 : fcntl(inode_->fd(), F_DUPFD_CLOEXEC, 0));
+  return remote_->run([held = held_, path, mode] { return set_now(*held, path->get(), mode); },
+                      [this] { return inode_->path(); });
 }
 
 int BackingFlock::test(const lockmgr::Range& /*range*/, Mode mode,
@@ -127,13 +140,19 @@ int BackingFlock::test(const lockmgr::Range& /*range*/, Mode mode,
 int BackingFlock::wait(WaitId id, const lockmgr::Range& /*range*/, Mode mode, bool yield_first,
                        WaitDone done) noexcept {
   try {
-    if (const int error = open(); error != 0) return error;
     WaitThreads::Wait wait;
     wait.id = id;
-    wait.sit = [held = held_, ino = inode_->id().ino, mode,
-                yield_first](const std::atomic<bool>& recalled) {
-      return wait_for_flock(*held, ino, mode, yield_first, recalled);
-    };
+    if (remote_ != nullptr && (remote_->busy() || !held_->fd)) {
+      // The wait for an answer comes first; then the manager tries again.
+      wait.sit = [remote = remote_](const std::atomic<bool>& recalled) {
+        return remote->wait_until_idle(recalled);
+      };
+    } else {
+      wait.sit = [held = held_, ino = inode_->id().ino, mode,
+                  yield_first](const std::atomic<bool>& recalled) {
+        return wait_for_flock(*held, ino, mode, yield_first, recalled);
+      };
+    }
     wait.done = std::move(done);
     return threads_.start(std::move(wait));
   } catch (const std::bad_alloc&) {
@@ -141,7 +160,10 @@ int BackingFlock::wait(WaitId id, const lockmgr::Range& /*range*/, Mode mode, bo
   }
 }
 
-void BackingFlock::recall(WaitId id) noexcept { threads_.recall(id); }
+void BackingFlock::recall(WaitId id) noexcept {
+  threads_.recall(id);
+  if (remote_ != nullptr) remote_->nudge();
+}
 
 bool BackingFlock::outsiders_waiting() noexcept { return look_.anybody_waits(inode_->id().ino); }
 

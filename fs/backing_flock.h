@@ -6,6 +6,9 @@
 /// where it would hold nothing, but looks at /proc/locks now and then; all other waits sit in
 /// flock().
 ///
+/// Where the filesystem may stall, set() goes by way of RemoteCalls and answers EINPROGRESS while
+/// it does, as BackingFile's.
+///
 /// Thread safety: as lockmgr::Backing demands.
 ///
 /// Invariants:
@@ -19,6 +22,7 @@
 
 #include "fs/inode.h"
 #include "fs/proc_locks.h"
+#include "fs/remote_calls.h"
 #include "fs/unique_fd.h"
 #include "fs/wait_threads.h"
 #include "lockmgr/backing.h"
@@ -27,15 +31,16 @@ namespace lockfs {
 
 class BackingFlock final : public lockmgr::Backing {
  public:
-  /// The descriptor that holds the flock, shared with waits under way.
+  /// The descriptor that holds the flock, shared with waits and calls under way.
   struct Held {
-    explicit Held(int opened) : fd(opened) {}
-    const UniqueFd fd;
+    UniqueFd fd;  ///< set once, by the first set(); while a remote call is under way it may come
     std::mutex mutex;
     lockmgr::Mode mode = lockmgr::Mode::kNone;  ///< guarded by mutex
   };
 
-  BackingFlock(InodePtr inode, WaitThreads& threads);
+  /// `threads` must outlive the object. `remote`, that of the file, is null where calls return at
+  /// once.
+  BackingFlock(InodePtr inode, WaitThreads& threads, std::shared_ptr<RemoteCalls> remote);
 
   int set(const lockmgr::Range& range, lockmgr::Mode mode,
           const Carried& carried) noexcept override;
@@ -48,11 +53,12 @@ class BackingFlock final : public lockmgr::Backing {
   std::string name() const override;
 
  private:
-  int open();
+  int set_remote(lockmgr::Mode mode);
 
   const InodePtr inode_;
   WaitThreads& threads_;
-  std::shared_ptr<Held> held_;  ///< null until the first flock
+  const std::shared_ptr<RemoteCalls> remote_;
+  const std::shared_ptr<Held> held_;
   OutsiderLook look_;
 };
 

@@ -459,7 +459,9 @@ void FileLocks::carry_anew() noexcept {
   {
     const std::lock_guard guard(mutex_);
     mark_stale(Space::kRecords, kWholeFile);
+    if (policy_.conflict_space == ConflictSpace::kSeparate) mark_stale(Space::kFlocks, kWholeFile);
     repair_backing();
+    if (policy_.guards()) set_guard(true);
     settle(out);
     verify();
   }
@@ -725,7 +727,9 @@ FileLocks::Attempt FileLocks::attempt(Owner& owner, const Request& request, std:
   if (policy_.guards()) {
     if (OutsideWait* wait = find_guard_collision(mode)) return collision(*wait, request, turn);
     const int error = raise_guard(mode, have);
-    if (error == EAGAIN) return {.verdict = Verdict::kOutside, .guard = true};
+    if (error == EAGAIN || (error == EINPROGRESS && request.wait)) {
+      return {.verdict = Verdict::kOutside, .guard = true};
+    }
     if (error != 0) return failed(error);
   }
   if (raises) {

@@ -27,7 +27,7 @@ class SilentBackingTest : public ::testing::Test {
     ASSERT_EQ(::mkdir(far.c_str(), 0755), 0);
     ASSERT_EQ(::mount(server_.mount().c_str(), far.c_str(), nullptr, MS_BIND, nullptr), 0);
     fs_.allow_log("has not answered|has answered|stuck in the backing filesystem");
-    ASSERT_EQ(fs_.start({"attr_timeout=0", "workers=2"}), "");
+    ASSERT_EQ(fs_.start({"attr_timeout=0", "workers=2", policy()}), "");
     for (const char* name : {"far/a", "far/b", "near"}) {
       ASSERT_TRUE(write_file(fs_.in_source(name), "text"));
     }
@@ -40,6 +40,8 @@ class SilentBackingTest : public ::testing::Test {
     ::umount2(fs_.in_source("far").c_str(), MNT_DETACH);
     EXPECT_EQ(server_.stop(), "");
   }
+
+  [[nodiscard]] virtual std::string policy() const { return "policy=nfs"; }
 
   /// Returns when no thread of the server runs any more.
   void silence() {
@@ -149,6 +151,44 @@ TEST_F(SilentBackingTest, LocksThatWereHeldEndWithTheirHolders) {
   EXPECT_TRUE(eventually([&] { return static_cast<bool>(Watcher(server_, "b").is_free()); }));
   EXPECT_TRUE(Watcher(server_, "a").is_free());
 }
+
+/// Policies that carry flocks to the backing as flocks.
+class SilentFlocksTest : public SilentBackingTest,
+                         public ::testing::WithParamInterface<const char*> {
+ protected:
+  [[nodiscard]] std::string policy() const override { return GetParam(); }
+};
+
+TEST_P(SilentFlocksTest, HoldUpNobodyElse) {
+  Locker held(fs_.in_mount("far/b"));
+  ASSERT_EQ(held.try_lock(kFlock, kShared), 0);
+  Locker interrupted(fs_.in_mount("far/a"));
+  Locker stays(fs_.in_mount("far/a"));
+  Locker near(fs_.in_mount("near"));
+  ASSERT_EQ(interrupted.handle_signal(SIGUSR1), 0);
+  silence();
+  interrupted.start_lock(kFlock, kExclusive);
+  stays.start_lock(kFlock, kShared);
+  // It was granted: an unlock is taken down.
+  EXPECT_EQ(held.unlock(kFlock), 0);
+  ASSERT_TRUE(overdue(2));
+  EXPECT_EQ(interrupted.interrupt(SIGUSR1), 0);
+  EXPECT_EQ(interrupted.result(), EINTR);
+  EXPECT_FALSE(stays.has_result());
+  EXPECT_EQ(near.try_lock(kFlock, kExclusive), 0);
+  answer();
+  EXPECT_EQ(stays.result(), 0);
+  Locker outsider(server_.in_mount("a"));
+  EXPECT_EQ(outsider.try_lock(kFlock, kExclusive), EAGAIN);
+  Locker other(server_.in_mount("b"));
+  EXPECT_TRUE(eventually([&] { return other.try_lock(kFlock, kExclusive) == 0; }));
+  EXPECT_EQ(stays.unlock(kFlock), 0);
+  EXPECT_TRUE(eventually([&] { return outsider.try_lock(kFlock, kExclusive) == 0; }));
+}
+
+INSTANTIATE_TEST_SUITE_P(Policies, SilentFlocksTest,
+                         ::testing::Values("policy=linux", "policy=guarded"),
+                         [](const auto& test) { return std::string(test.param).substr(7); });
 
 TEST_F(SilentBackingTest, OtherFilesAreServed) {
   Locker near(fs_.in_mount("near"));
