@@ -341,11 +341,14 @@ void LockOps::carry_out_waiting(Asked asked, lockmgr::Request request) noexcept 
 
 /// The handle lives until the request is answered: the kernel releases a file only then.
 void LockOps::answer(const Asked& asked, int error) noexcept {
+  tape_answer(asked, error);
   if (error == EINPROGRESS) {
-    if (!put_off(asked)) start(asked);
+    Asked again = asked;
+    again.taped = 0;  // a request of its own, when it comes
+    again.ticket = 0;
+    if (!put_off(again)) start(again);
     return;
   }
-  tape_answer(asked, error);
   if (error == 0 && asked.mode != Mode::kNone) {
     Inode& inode = *asked.handle->inode;
     drop_cached_data(inode);

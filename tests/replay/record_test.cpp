@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -23,6 +24,7 @@
 #include "lockmgr/trace/decoder.h"
 #include "mount-helpers/replay/script.h"
 #include "tests/mounted/support/mounted.h"
+#include "tests/mounted/support/played_server.h"
 #include "tests/mounted/support/process.h"
 #include "tests/replay/traces.h"
 
@@ -145,6 +147,50 @@ std::size_t count(const Trace& trace, EventType type) {
   return static_cast<std::size_t>(
       std::count_if(trace.events.begin(), trace.events.end(),
                     [&](const auto& event) { return event.type == type; }));
+}
+
+/// Requests that are put off ask again, for the recording too.
+class RecordInGraceTest : public RecordTest {
+ protected:
+  void SetUp() override {
+    if (geteuid() != 0) GTEST_SKIP() << "needs root, to play an NFS server";
+    ASSERT_EQ(server_.prepare(), "");
+    server_.start(true);
+    RecordTest::SetUp();
+  }
+  lockfs::test::PlayedServer server_;
+};
+
+TEST_F(RecordInGraceTest, WhatHappensThenIsReplayedAsItWas) {
+  ASSERT_TRUE(open_file("f").valid());
+  const auto recording = record();
+  const auto ask = [this](int operation) {
+    return Process([this, operation] {
+      const UniqueFd fd = open_file("f");
+      return flock(fd.get(), operation) == 0 ? 0 : errno;
+    });
+  };
+  std::vector<Process> programs;
+  programs.reserve(6);
+  for (int i = 0; i < 3; ++i) {
+    programs.push_back(ask(LOCK_EX));
+    programs.push_back(ask(LOCK_EX | LOCK_NB));
+  }
+  for (const Process& program : programs) {
+    const std::string call = "/proc/" + std::to_string(program.pid()) + "/syscall";
+    const auto end = std::chrono::steady_clock::now() + deadline();
+    while (!lockfs::test::read_file(call).starts_with(std::to_string(SYS_flock) + " ") &&
+           std::chrono::steady_clock::now() < end) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+  }
+  server_.end_grace();
+  for (Process& program : programs) {
+    const int result = program.wait();
+    EXPECT_TRUE(result == 0 || result == EAGAIN) << result;
+  }
+  EXPECT_EQ(recording->end(), 0);
+  verify();
 }
 
 TEST_F(RecordTest, EveryStepIsThere) {

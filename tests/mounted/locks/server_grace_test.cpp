@@ -2,77 +2,17 @@
 /// claim back. The server is played here: the files in which the kernel tells of it, a process for
 /// its thread, and locks on the source for those of its clients.
 
-#include <sched.h>
-#include <sys/mount.h>
-#include <sys/prctl.h>
-#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include <cstdio>
 #include <memory>
 #include <string>
 
 #include "tests/mounted/locks/lock_test.h"
+#include "tests/mounted/support/played_server.h"
 
 namespace lockfs::test {
 namespace {
-
-/// What lockfs sees of an NFS server: an own /proc/fs, in a mount namespace of this test program.
-class PlayedServer {
- public:
-  /// Returns "" or what went wrong.
-  std::string prepare() {
-    if (::unshare(CLONE_NEWNS) != 0 ||
-        ::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0 ||
-        ::mount("tmpfs", "/proc/fs", "tmpfs", 0, nullptr) != 0) {
-      return std::string("cannot put something in place of /proc/fs: ") + std::strerror(errno);
-    }
-    prepared_ = true;
-    for (const char* folder : {"/proc/fs/nfsd", "/proc/fs/lockd"}) ::mkdir(folder, 0755);
-    put("lockd/nlm_end_grace", "Y");
-    return {};
-  }
-  ~PlayedServer() {
-    thread_.reset();
-    if (prepared_) ::umount2("/proc/fs", MNT_DETACH);
-  }
-
-  void start(bool grace) {
-    put("nfsd/v4_end_grace", grace ? "N" : "Y");
-    restart_thread();
-    put("nfsd/threads", "8");
-  }
-  void end_grace() { put("nfsd/v4_end_grace", "Y"); }
-  /// As the kernel does it: the threads end first, then clients' locks go.
-  void stop() {
-    thread_.reset();
-    put("nfsd/threads", "0");
-  }
-  /// One thread ends and others go on.
-  void restart_thread() {
-    thread_.reset();
-    thread_ = std::make_unique<Process>([]() -> int {
-      ::prctl(PR_SET_NAME, "nfsd");
-      while (true) ::pause();
-    });
-    const std::string comm = "/proc/" + std::to_string(thread_->pid()) + "/comm";
-    EXPECT_TRUE(eventually([&] { return read_file(comm) == "nfsd\n"; }));
-  }
-  /// The NLM server's own grace period.
-  void lockd(bool grace) { put("lockd/nlm_end_grace", grace ? "N" : "Y"); }
-
- private:
-  /// Nobody sees it half-written.
-  static void put(const std::string& name, const std::string& text) {
-    const std::string path = "/proc/fs/" + name;
-    EXPECT_TRUE(write_file(path + ".new", text + "\n"));
-    EXPECT_EQ(std::rename((path + ".new").c_str(), path.c_str()), 0);
-  }
-
-  bool prepared_ = false;
-  std::unique_ptr<Process> thread_;
-};
 
 class ServerGraceTest : public ::testing::Test {
  protected:
