@@ -2,13 +2,17 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <linux/magic.h>
+#include <poll.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+#include <sys/syscall.h>
 #include <sys/vfs.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <array>
 #include <cerrno>
+#include <csignal>
 #include <cstdio>
 #include <cstring>
 #include <fstream>
@@ -18,6 +22,7 @@
 #include "mount-helpers/lockfsctl/mount_points.h"
 #include "mount-helpers/lockfsctl/proc_locks.h"
 #include "mount-helpers/lockfsctl/snapshot.h"
+#include "mount-helpers/lockfsctl/subcommand.h"
 
 namespace lockfs::ctl {
 
@@ -27,6 +32,29 @@ using Grade = Finding::Grade;
 
 constexpr long kFewDescriptors = 4096;
 constexpr long kEnoughDescriptors = 65536;
+
+enum class Answer { kWell, kDead, kNone };
+
+/// Whether a mount answers. Asked by a child, which may be left behind in its system call.
+Answer ask(const std::string& point) {
+  constexpr int kPatience = 5'000;  // ms
+  const pid_t child = fork();
+  if (child == 0) {
+    struct statvfs status {};
+    _exit(statvfs(point.c_str(), &status) != 0 && errno == ENOTCONN ? 1 : 0);
+  }
+  // glibc 2.36 declares pidfd_open() for C only.
+  const int pidfd = child < 0 ? -1 : static_cast<int>(syscall(SYS_pidfd_open, child, 0));
+  if (pidfd < 0) throw Error(fmt::format("cannot start a process: {}", std::strerror(errno)), 1);
+  pollfd ended{pidfd, POLLIN, 0};
+  const bool answered = poll(&ended, 1, kPatience) > 0;
+  close(pidfd);
+  int status = 0;
+  if (!answered) kill(child, SIGKILL);
+  waitpid(child, &status, answered ? 0 : WNOHANG);
+  if (!answered) return Answer::kNone;
+  return WIFEXITED(status) && WEXITSTATUS(status) == 1 ? Answer::kDead : Answer::kWell;
+}
 
 }  // namespace
 
@@ -112,11 +140,23 @@ std::vector<Finding> check_descriptors(const Patient& patient) {
 std::vector<Finding> check_mounts(const Patient& patient) {
   std::vector<Finding> found;
   for (const std::string& point : lockfs_mount_points(patient.at("/proc/self/mountinfo"))) {
-    struct statvfs status {};
-    if (statvfs(point.c_str(), &status) != 0 && errno == ENOTCONN) {
-      found.push_back(
-          {Grade::kTrap, fmt::format("{} is a dead mount: its daemon was killed", point),
-           fmt::format("umount {0}, or umount -l {0} if it is busy; then mount again", point)});
+    switch (ask(point)) {
+      case Answer::kWell:
+        break;
+      case Answer::kDead:
+        found.push_back({Grade::kTrap,
+                         fmt::format("{} is a dead mount: its daemon was killed", point),
+                         fmt::format("umount '{0}', or umount -l '{0}' if it is busy; then mount "
+                                     "again",
+                                     point)});
+        break;
+      case Answer::kNone:
+        found.push_back(
+            {Grade::kTrap,
+             fmt::format("{} does not answer: its daemon is stopped, or stuck in the source",
+                         point),
+             "pkill -CONT -x lockfs; if that is not it, look whether the source answers"});
+        break;
     }
   }
   return found;

@@ -386,6 +386,17 @@ TEST_F(Doctor, FewDescriptors) {
   expect_trap({"only 1024 files"}, "LimitNOFILE");
 }
 
+TEST_F(Doctor, AMountWhoseDaemonIsStopped) {
+  std::filesystem::copy_file("/proc/self/mountinfo", root() + "/proc/self/mountinfo");
+  fs().signal(SIGSTOP);
+  // Not by its socket, which does not answer either.
+  const ProgramResult result = run_program({lockfsctl_program(), "doctor", "--root", root()});
+  fs().signal(SIGCONT);
+  EXPECT_EQ(result.status, 1) << result.output;
+  EXPECT_TRUE(has_line(result.output, {"TRAP", fs().mount() + " does not answer"}));
+  EXPECT_TRUE(has_line(result.output, {"cure: ", "pkill -CONT"}));
+}
+
 TEST_F(Doctor, AnExportOfTheMount) {
   put("/etc/exports", "# " + fs().mount() + " *(rw)\n/srv *(ro)\n");
   put("/run/rpc.statd.pid", "1\n");
