@@ -387,7 +387,7 @@ TEST_F(Doctor, FewDescriptors) {
 }
 
 TEST_F(Doctor, AMountWhoseDaemonIsStopped) {
-  std::filesystem::copy_file("/proc/self/mountinfo", root() + "/proc/self/mountinfo");
+  put("/proc/self/mountinfo", read_file("/proc/self/mountinfo"));
   fs().signal(SIGSTOP);
   // Not by its socket, which does not answer either.
   const ProgramResult result = run_program({lockfsctl_program(), "doctor", "--root", root()});
