@@ -78,7 +78,8 @@ CpuFollower::CpuFollower(bool (*busy)() noexcept) : busy_(busy) {
 bool CpuFollower::note(pid_t caller, Clock::time_point now) noexcept {
   if (caller == 0) return false;  // the kernel itself
   const auto since = now - last_;
-  last_ = now;
+  wants_end_ = now - read_ >= kSlow;
+  read_ = last_ = now;
   if (caller != caller_ || since > kIdle) {
     set_free();
     caller_ = caller;
@@ -92,15 +93,15 @@ bool CpuFollower::note(pid_t caller, Clock::time_point now) noexcept {
     return false;
   }
   quick_ = 0;
-  if (++slow_ < kEnough || now < again_) return false;
+  if (++slow_ < kEnough) return false;
+  if (in_vain_ > kPatience) set_free();
+  if (now < again_) return false;
   slow_ = 0;
-  const bool hopeless = ++in_vain_ > kPatience;
-  if (hopeless) {
-    set_free();
+  if (++in_vain_ > kPatience) {
+    // One more try, until the next two slow ones.
     again_ = now + kLeastPause * (1 << std::min(in_vain_ - kPatience, kMostDoublings));
   }
-  const bool bind = may_bind_ && !hopeless;
-  return follow(caller, bind && now.time_since_epoch().count() >= unbound_until_.load());
+  return follow(caller, may_bind_ && now.time_since_epoch().count() >= unbound_until_.load());
 }
 
 bool CpuFollower::follow(pid_t caller, bool bind) noexcept {
@@ -113,6 +114,7 @@ bool CpuFollower::follow(pid_t caller, bool bind) noexcept {
   // Moves the thread at once.
   if (::sched_setaffinity(0, sizeof there, &there) != 0) return false;
   if (bind && !busy_() && set_policy(0, SCHED_IDLE)) {
+    keep_off(*cpu, allowed);
     bound_.store(::gettid());
     return true;
   }
@@ -132,6 +134,20 @@ void CpuFollower::rescue(Clock::time_point now) noexcept {
   rescued_ = now;
   unbound_until_.store((now + unbound_for_).time_since_epoch().count());
   set_free();
+}
+
+void CpuFollower::keep_off(int cpu, cpu_set_t elsewhere) noexcept {
+  const pid_t keeper = keeper_.load();
+  if (keeper == 0 || cpu == kept_off_) return;
+  CPU_CLR(cpu, &elsewhere);
+  if (CPU_COUNT(&elsewhere) == 0) return;
+  if (::sched_setaffinity(keeper, sizeof elsewhere, &elsewhere) == 0) kept_off_ = cpu;
+}
+
+void CpuFollower::look_after() noexcept { keeper_.store(::gettid()); }
+
+void CpuFollower::rest() noexcept {
+  if (kept_off_.exchange(-1) != -1) free_thread(0);
 }
 
 void CpuFollower::start_free() noexcept {

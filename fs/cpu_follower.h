@@ -17,6 +17,7 @@
 ///     it out of there sets it free.
 #pragma once
 
+#include <sched.h>
 #include <sys/types.h>
 
 #include <atomic>
@@ -42,6 +43,11 @@ class CpuFollower {
   /// must be called.
   bool note(pid_t caller, Clock::time_point now) noexcept;
 
+  /// Whether answered() is to be called when the request has been carried out: what takes long
+  /// itself would else look like what comes slowly.
+  [[nodiscard]] bool wants_end() const noexcept { return wants_end_; }
+  void answered(Clock::time_point now) noexcept { last_ = now; }
+
   /// Another thread has become the one that calls note(): it may look at once where it should be.
   void thread_changed() noexcept { again_ = {}; }
 
@@ -54,17 +60,26 @@ class CpuFollower {
   /// The same because it does not get to run; none is bound for some time. Called by one thread.
   void rescue(Clock::time_point now) noexcept;
 
+  /// The calling thread is the one that looks after the bound one. It is kept off the CPU of that:
+  /// next to it, it would keep the CPU from counting as idle.
+  void look_after() noexcept;
+  /// It has nothing to look after for now, and may be anywhere.
+  void rest() noexcept;
+
   /// Sets the calling thread free: one that was started by a bound thread inherits its state.
   static void start_free() noexcept;
 
  private:
   bool follow(pid_t caller, bool bind) noexcept;
+  void keep_off(int cpu, cpu_set_t elsewhere) noexcept;
 
   bool (*const busy_)() noexcept;
   bool may_bind_ = false;  ///< constant after construction
 
-  pid_t caller_ = 0;         ///< of the last request
-  Clock::time_point last_;   ///< when it was read
+  pid_t caller_ = 0;        ///< of the last request
+  Clock::time_point read_;  ///< when it was read
+  Clock::time_point last_;  ///< when it was answered, where that is known, or read
+  bool wants_end_ = false;
   int slow_ = 0;             ///< requests in a row that came slowly
   int quick_ = 0;            ///< requests in a row that came at once
   int in_vain_ = 0;          ///< looks in a row without such requests after them
@@ -72,6 +87,9 @@ class CpuFollower {
 
   std::atomic<pid_t> bound_{0};               ///< the thread, or 0
   std::atomic<Clock::rep> unbound_until_{0};  ///< none is bound before, on Clock
+
+  std::atomic<pid_t> keeper_{0};   ///< the thread of look_after()
+  std::atomic<int> kept_off_{-1};  ///< the CPU that it may not use
 
   // Used by rescue() only.
   Clock::time_point rescued_;  ///< when it was called last with effect

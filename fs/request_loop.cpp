@@ -23,8 +23,9 @@ using namespace std::chrono_literals;
 
 /// The watchdog's period: a leader is overtaken when a request takes one to two of these.
 constexpr auto kTick = 300us;
-/// The period when no request lets itself be overtaken but a thread is bound to a CPU.
-constexpr auto kSlowTick = 1ms;
+/// The period when no request lets itself be overtaken but a thread is bound to a CPU. Each look at
+/// it may cost the client its place beside that thread.
+constexpr auto kSlowTick = 3ms;
 /// Ticks without such requests after which the watchdog goes to sleep.
 constexpr int kIdleTicks = 30;
 /// Ticks after which a bound thread is set free because requests wait.
@@ -204,6 +205,7 @@ void RequestLoop::lead(fuse_buf& buffer) {
       carry_out(buffer);
     }
     if (!keep_lead()) break;
+    if (follower_.wants_end()) follower_.answered(CpuFollower::Clock::now());
   }
   follower_.set_free();
 }
@@ -395,6 +397,7 @@ void RequestLoop::wake_watchdog() {
 
 void RequestLoop::watch() {
   accept_only_kicks();
+  follower_.look_after();
   std::unique_lock lock(watch_mutex_);
   while (!ended_) {
     watch_wake_.wait(lock, [this] { return ended_ || watching_; });
@@ -422,6 +425,7 @@ void RequestLoop::watch() {
         follower_.set_free();
       }
     }
+    follower_.rest();
     watching_ = false;
     // The leader stores its phase before it looks at watching_; one of the two sees the other.
     if (phase_of(state_.load()) == Phase::kOvertakable || has_put_by_ || follower_.binds()) {

@@ -7,6 +7,7 @@
 #include <sched.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <thread>
@@ -73,6 +74,31 @@ TEST_F(CpuFollowerTest, ASlowOneAmongQuickOnesDoesNot) {
   });
 }
 
+TEST_F(CpuFollowerTest, WhatTakesLongItselfIsNotSlowToCome) {
+  on_a_thread([this] {
+    for (int i = 0; i < 1000; ++i) {
+      EXPECT_FALSE(note(caller_, 4us));
+      now_ += 200us;  // to carry it out
+      if (follower_.wants_end()) follower_.answered(now_);
+    }
+    EXPECT_TRUE(is_free());
+    // Nor does it hide what is.
+    bool bound = false;
+    for (int i = 0; i < 10 && !bound; ++i) {
+      bound = note(caller_, 60us);
+      now_ += 200us;
+      if (follower_.wants_end()) follower_.answered(now_);
+    }
+    EXPECT_TRUE(bound);
+    for (int i = 0; i < 1000; ++i) {
+      note(caller_, 4us);
+      now_ += 200us;
+      if (follower_.wants_end()) follower_.answered(now_);
+    }
+    EXPECT_TRUE(follower_.binds());
+  });
+}
+
 TEST_F(CpuFollowerTest, NoneDoesOnABusyMachine) {
   on_a_thread([this] {
     busy = true;
@@ -131,6 +157,29 @@ TEST_F(CpuFollowerTest, WhatDoesNotHelpEnds) {
     now_ += 50ms;  // but it is not given up for ever
     EXPECT_TRUE(bind());
   });
+}
+
+TEST_F(CpuFollowerTest, WhoLooksAfterItStaysOffItsCpu) {
+  std::atomic<bool> looks{false};
+  std::atomic<bool> over{false};
+  std::thread keeper([&] {
+    follower_.look_after();
+    looks = true;
+    while (!over) std::this_thread::sleep_for(1ms);
+    cpu_set_t all;
+    cpu_set_t own;
+    EXPECT_EQ(sched_getaffinity(getpid(), sizeof all, &all), 0);
+    EXPECT_EQ(sched_getaffinity(0, sizeof own, &own), 0);
+    EXPECT_EQ(CPU_COUNT(&own), std::max(CPU_COUNT(&all) - 1, 1));
+    follower_.rest();
+    EXPECT_TRUE(is_free());
+  });
+  on_a_thread([&] {
+    while (!looks) std::this_thread::sleep_for(1ms);
+    EXPECT_TRUE(bind());
+  });
+  over = true;
+  keeper.join();
 }
 
 TEST_F(CpuFollowerTest, AnotherThreadSetsItFree) {
