@@ -59,9 +59,9 @@ struct Options {
   unsigned workers = 0;  ///< threads that may serve requests at once; 0: chosen from the machine
   DataPassthrough passthrough = DataPassthrough::kAuto;
   lockmgr::Policy policy;
-  bool mirror = true;  ///< carry locks to the backing files; off only to measure its cost
-  std::uint64_t server_wait = 15;  ///< seconds for an NFS server that stopped; 0: none is heeded
-  bool await_server = false;  ///< the same for one that is not there at the start
+  bool mirror = true;         ///< carry locks to the backing files; off only to measure its cost
+  bool await_server = false;  ///< an NFS server is waited for that is not there at the start
+  std::uint64_t server_wait = 15;  ///< seconds for one that has stopped; 0: none is heeded
 
   // -- limits ----------------------------------------------------------------------------------
   std::uint64_t max_locks = 4'000'000;            ///< granted locks in the whole mount
