@@ -180,11 +180,16 @@ int Filesystem::create_descriptor(fuse_req_t req, const Inode& directory, const 
   return settle_status_flags(fd.get(), flags);
 }
 
-int Filesystem::flush_data(const Handle& handle) noexcept {
-  if (handle.inode->device().is_local()) return 0;
+int Filesystem::open_to_flush(const Handle& handle) noexcept {
   // close() is what makes a filesystem flush; the handle has to stay open.
   const int duplicate = ::fcntl(handle.fd.get(), F_DUPFD_CLOEXEC, 0);
-  if (duplicate < 0) return errno;
+  return duplicate < 0 ? -errno : duplicate;
+}
+
+int Filesystem::flush_data(const Handle& handle) noexcept {
+  if (handle.inode->device().is_local()) return 0;
+  const int duplicate = open_to_flush(handle);
+  if (duplicate < 0) return -duplicate;
   return ::close(duplicate) == 0 ? 0 : errno;
 }
 

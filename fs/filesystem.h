@@ -60,6 +60,8 @@ class Filesystem {
   /// Data part of FLUSH: does what close() of one descriptor does to the backing file (a network
   /// filesystem writes its cache back and reports errors here). Returns 0 or errno; may block.
   int flush_data(const Handle& handle) noexcept;
+  /// A descriptor whose close() does that, or a negative errno.
+  static int open_to_flush(const Handle& handle) noexcept;
 
   /// Data part of RELEASE: closes and frees what OPEN or CREATE made.
   void close_handle(Handle* handle) noexcept;

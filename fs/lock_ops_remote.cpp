@@ -1,5 +1,7 @@
 /// LockOps where the backing filesystem may stall: requests that are put off until it answers, and
 /// what might wait for it outside of a file's strand.
+#include <unistd.h>
+
 #include <cerrno>
 #include <new>
 #include <utility>
@@ -148,24 +150,31 @@ void LockOps::apart(const std::function<void()>& task) noexcept {
   done(0);
 }
 
-/// Writes back what was written, on a thread of its own, then answers.
+/// Writes back what was written, on a thread of its own, then answers. The handle may be gone
+/// before that: see release_exiting().
 void LockOps::flush_apart(fuse_req_t req, Handle& handle) noexcept {
+  const int duplicate = Filesystem::open_to_flush(handle);
+  if (duplicate < 0) {
+    fuse_reply_err(req, -duplicate);
+    return;
+  }
+  const auto flush = [duplicate] { return ::close(duplicate) == 0 ? 0 : errno; };
   std::uint64_t id = 0;
   try {
     const std::lock_guard lock(queue_mutex_);
     id = next_flush_++;
     flushes_.emplace(id, Flush{req, fuse_req_ctx(req)->pid, std::chrono::steady_clock::now()});
   } catch (const std::bad_alloc&) {
-    fuse_reply_err(req, filesystem_.flush_data(handle));
+    fuse_reply_err(req, flush());
     return;
   }
   queue_changed_.notify_one();
-  apart([this, id, &handle] {
-    const int error = filesystem_.flush_data(handle);
+  apart([this, id, flush] {
+    const int error = flush();
     std::unique_lock lock(queue_mutex_);
-    const auto flush = flushes_.extract(id);
+    const auto answer = flushes_.extract(id);
     lock.unlock();
-    if (!flush.empty()) fuse_reply_err(flush.mapped().req, error);
+    if (!answer.empty()) fuse_reply_err(answer.mapped().req, error);
   });
 }
 
