@@ -161,20 +161,18 @@ class RecordInGraceTest : public RecordTest {
   lockfs::test::PlayedServer server_;
 };
 
+/// Of requests that do not wait. Whether others stand aside then may depend on what the backing
+/// cannot tell, which is not recorded.
 TEST_F(RecordInGraceTest, WhatHappensThenIsReplayedAsItWas) {
   ASSERT_TRUE(open_file("f").valid());
   const auto recording = record();
-  const auto ask = [this](int operation) {
-    return Process([this, operation] {
-      const UniqueFd fd = open_file("f");
-      return flock(fd.get(), operation) == 0 ? 0 : errno;
-    });
-  };
   std::vector<Process> programs;
   programs.reserve(6);
-  for (int i = 0; i < 3; ++i) {
-    programs.push_back(ask(LOCK_EX));
-    programs.push_back(ask(LOCK_EX | LOCK_NB));
+  for (int i = 0; i < 6; ++i) {
+    programs.emplace_back([this] {
+      const UniqueFd fd = open_file("f");
+      return flock(fd.get(), LOCK_EX | LOCK_NB) == 0 ? 0 : errno;
+    });
   }
   for (const Process& program : programs) {
     const std::string call = "/proc/" + std::to_string(program.pid()) + "/syscall";
