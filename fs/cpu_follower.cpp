@@ -33,13 +33,6 @@ constexpr auto kLeastUnbound = 25ms;
 constexpr auto kMostUnbound = 1600ms;
 constexpr auto kSoon = 5s;
 
-/// The CPU that a thread last ran on: field 39 of /proc/<tid>/stat.
-std::optional<int> cpu_of(pid_t tid) noexcept {
-  const std::optional<long> cpu = stat_field(tid, 39);
-  if (!cpu || *cpu < 0 || *cpu >= CPU_SETSIZE) return std::nullopt;
-  return static_cast<int>(*cpu);
-}
-
 /// The CPUs that this process may use: those of its first thread, which answers no requests.
 bool read_allowed(cpu_set_t& allowed) noexcept {
   return ::sched_getaffinity(::getpid(), sizeof allowed, &allowed) == 0;
@@ -93,6 +86,10 @@ bool CpuFollower::note(pid_t caller, Clock::time_point now) noexcept {
     return false;
   }
   quick_ = 0;
+  if (const std::optional<int> cpu = finder_.answer(caller); cpu && now - asked_ < kIdle) {
+    slow_ = 0;
+    return follow(*cpu, may_bind_ && now.time_since_epoch().count() >= unbound_until_.load());
+  }
   if (++slow_ < kEnough) return false;
   if (in_vain_ > kPatience) set_free();
   if (now < again_) return false;
@@ -101,20 +98,21 @@ bool CpuFollower::note(pid_t caller, Clock::time_point now) noexcept {
     // One more try, until the next two slow ones.
     again_ = now + kLeastPause * (1 << std::min(in_vain_ - kPatience, kMostDoublings));
   }
-  return follow(caller, may_bind_ && now.time_since_epoch().count() >= unbound_until_.load());
+  finder_.ask(caller);
+  asked_ = now;
+  return false;
 }
 
-bool CpuFollower::follow(pid_t caller, bool bind) noexcept {
-  const std::optional<int> cpu = cpu_of(caller);
+bool CpuFollower::follow(int cpu, bool bind) noexcept {
   cpu_set_t allowed;
-  if (!cpu || !read_allowed(allowed) || !CPU_ISSET(*cpu, &allowed)) return false;
+  if (!read_allowed(allowed) || !CPU_ISSET(cpu, &allowed)) return false;
   cpu_set_t there;
   CPU_ZERO(&there);
-  CPU_SET(*cpu, &there);
+  CPU_SET(cpu, &there);
   // Moves the thread at once.
   if (::sched_setaffinity(0, sizeof there, &there) != 0) return false;
   if (bind && !busy_() && set_policy(0, SCHED_IDLE)) {
-    keep_off(*cpu, allowed);
+    keep_off(cpu, allowed);
     bound_.store(::gettid());
     return true;
   }

@@ -10,7 +10,7 @@
 /// after it meanwhile, and set it free.
 ///
 /// Thread safety: note() and thread_changed() are called by one thread at a time, the leader of a
-/// request loop; the others by any thread.
+/// request loop, after start(); the others by any thread.
 ///
 /// Invariants:
 ///  1. A thread that is bound is named in `bound_` before it reads the next request. Whoever takes
@@ -22,6 +22,8 @@
 
 #include <atomic>
 #include <chrono>
+
+#include "fs/cpu_finder.h"
 
 namespace lockfs {
 
@@ -36,11 +38,14 @@ class CpuFollower {
   /// while `busy()`: requests are slow then because others work, beside whom it would starve.
   explicit CpuFollower(bool (*busy)() noexcept = &others_run);
 
+  /// Starts what looks for the caller's CPU.
+  void start() noexcept { finder_.start(); }
+
   /// To be called by the thread that will carry out the request just read; `caller` is the thread
-  /// that made it, `now` the time. Looks up the caller's CPU and moves there only after several
-  /// requests in a row from one caller that came about as slowly as halted CPUs make them, and ever
-  /// more seldom when that does not help. Returns whether the thread is bound from now on: rescue()
-  /// must be called.
+  /// that made it, `now` the time. Has the caller's CPU looked up, and moves there at the next slow
+  /// request, only after several requests in a row from one caller that came about as slowly as
+  /// halted CPUs make them, and ever more seldom when that does not help. Does not wait. Returns
+  /// whether the thread is bound from now on: rescue() must be called.
   bool note(pid_t caller, Clock::time_point now) noexcept;
 
   /// Whether answered() is to be called when the request has been carried out: what takes long
@@ -53,6 +58,9 @@ class CpuFollower {
 
   /// Whether some thread is bound.
   bool binds() const noexcept { return bound_.load() != 0; }
+
+  /// Whether a caller's CPU is being looked up.
+  bool looks() const noexcept { return finder_.busy(); }
 
   /// Sets the bound thread free, if there is one.
   void set_free() noexcept;
@@ -70,7 +78,7 @@ class CpuFollower {
   static void start_free() noexcept;
 
  private:
-  bool follow(pid_t caller, bool bind) noexcept;
+  bool follow(int cpu, bool bind) noexcept;
   void keep_off(int cpu, cpu_set_t elsewhere) noexcept;
 
   bool (*const busy_)() noexcept;
@@ -84,6 +92,8 @@ class CpuFollower {
   int quick_ = 0;            ///< requests in a row that came at once
   int in_vain_ = 0;          ///< looks in a row without such requests after them
   Clock::time_point again_;  ///< no look before
+  CpuFinder finder_;
+  Clock::time_point asked_;  ///< when it was asked last
 
   std::atomic<pid_t> bound_{0};               ///< the thread, or 0
   std::atomic<Clock::rep> unbound_until_{0};  ///< none is bound before, on Clock

@@ -17,12 +17,6 @@ namespace {
 /// How long a process that ends waits for what it has written to reach the backing filesystem.
 constexpr auto kExitPatience = std::chrono::seconds(2);
 
-/// Whether the thread is in do_exit(): PF_EXITING among its flags.
-bool is_exiting(pid_t tid) noexcept {
-  constexpr unsigned kExiting = 4;
-  return (static_cast<unsigned>(stat_field(tid, 9).value_or(0)) & kExiting) != 0;
-}
-
 }  // namespace
 
 /// Whether ask_again() will be called for requests that have been put off.
@@ -183,7 +177,7 @@ void LockOps::flush_apart(fuse_req_t req, Handle& handle) noexcept {
 void LockOps::release_exiting() noexcept {
   const auto long_ago = std::chrono::steady_clock::now() - kExitPatience;
   for (auto it = flushes_.begin(); it != flushes_.end();) {
-    if (it->second.since < long_ago && is_exiting(it->second.caller)) {
+    if (it->second.since < long_ago && has_no_memory(it->second.caller)) {
       fuse_reply_err(it->second.req, 0);
       it = flushes_.erase(it);
     } else {

@@ -33,16 +33,6 @@ std::optional<long> number_after(std::string_view text, int blanks) noexcept {
   return error == std::errc() ? std::optional(number) : std::nullopt;
 }
 
-std::optional<long> stat_field(pid_t tid, int field) noexcept {
-  char path[32];
-  std::snprintf(path, sizeof path, "/proc/%d/stat", tid);
-  ProcText text;
-  std::string_view rest = read_proc(path, text);
-  // The name, field 2, may hold anything; field 3 follows its closing parenthesis.
-  rest.remove_prefix(std::min(rest.rfind(')'), rest.size()));
-  return number_after(rest, field - 2);
-}
-
 bool is_called(pid_t pid, std::string_view name) noexcept {
   char path[32];
   std::snprintf(path, sizeof path, "/proc/%d/comm", pid);
@@ -52,9 +42,27 @@ bool is_called(pid_t pid, std::string_view name) noexcept {
   return comm == name;
 }
 
+bool has_no_memory(pid_t tid) noexcept {
+  char path[32];
+  std::snprintf(path, sizeof path, "/proc/%d/statm", tid);
+  ProcText text;
+  return number_after(read_proc(path, text), 0) == 0;
+}
+
 bool is_kernel_thread(pid_t pid, std::string_view name) noexcept {
-  constexpr long kThread = 0x00200000;  // PF_KTHREAD of include/linux/sched.h
-  return is_called(pid, name) && (stat_field(pid, 9).value_or(0) & kThread) != 0;
+  if (!is_called(pid, name) || !has_no_memory(pid)) return false;
+  // A process that ends has no memory either, but only the kernel's threads are kthreadd's
+  // children.
+  constexpr std::string_view kLabel = "\nPPid:\t";
+  constexpr long kKthreadd = 2;
+  char path[32];
+  std::snprintf(path, sizeof path, "/proc/%d/status", pid);
+  ProcText text;
+  std::string_view status = read_proc(path, text);
+  const std::size_t label = status.find(kLabel);
+  if (label == std::string_view::npos) return false;
+  status.remove_prefix(label + kLabel.size());
+  return number_after(status, 0) == kKthreadd;
 }
 
 pid_t find_process(std::string_view name) {

@@ -69,6 +69,7 @@ int RequestLoop::start() {
   } catch (const std::system_error& failed) {
     return failed.code().value();
   }
+  follower_.start();
   // The first to come takes the lead, the other is there to overtake it.
   return add_worker() && add_worker() ? 0 : EAGAIN;
 }

@@ -33,10 +33,14 @@ class CpuFollowerTest : public ::testing::Test {
     std::thread(body).join();
   }
 
-  /// A request of `caller` so long after the one before it.
+  void SetUp() override { follower_.start(); }
+
+  /// A request of `caller` so long after the one before it, and the look that it may begin.
   bool note(pid_t caller, CpuFollower::Clock::duration after) {
     now_ += after;
-    return follower_.note(caller, now_);
+    const bool bound = follower_.note(caller, now_);
+    while (follower_.looks()) std::this_thread::yield();
+    return bound;
   }
 
   /// Asks as a client does that was on the same CPU and is on another now, at most so often, until

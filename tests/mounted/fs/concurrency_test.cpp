@@ -356,5 +356,24 @@ TEST_P(ConcurrencyTest, ThreadsOfOneProcess) {
   EXPECT_EQ(must_run(behind_.path, {"ls", "-A"}), "");
 }
 
+// A process in execve(2) may not be looked at in every way while it waits for the answer to the FLUSH
+// of a close-on-exec file: /proc/<pid>/stat comes after that answer. Several in a row, on a machine
+// that does nothing else, make the request loop look for the process's CPU.
+TEST_P(ConcurrencyTest, ExecWithManyFilesToClose) {
+  constexpr int kFiles = 32;
+  const int rounds = scaled(200, 20);
+  write_file(behind_ / "file", "");
+  for (int round = 0; round < rounds; ++round) {
+    test::Process program([&] {
+      for (int i = 0; i < kFiles; ++i) {
+        if (::open((mounted_ / "file").c_str(), O_RDONLY | O_CLOEXEC) < 0) return 2;
+      }
+      ::execl("/bin/true", "true", nullptr);
+      return 3;
+    });
+    ASSERT_EQ(program.wait(), 0) << "round " << round;
+  }
+}
+
 }  // namespace
 }  // namespace lockfs::fstest
