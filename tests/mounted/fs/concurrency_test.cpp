@@ -356,9 +356,9 @@ TEST_P(ConcurrencyTest, ThreadsOfOneProcess) {
   EXPECT_EQ(must_run(behind_.path, {"ls", "-A"}), "");
 }
 
-// A process in execve(2) may not be looked at in every way while it waits for the answer to the FLUSH
-// of a close-on-exec file: /proc/<pid>/stat comes after that answer. Several in a row, on a machine
-// that does nothing else, make the request loop look for the process's CPU.
+// A process in execve(2) may not be looked at in every way while it waits for the answer to the
+// FLUSH of a close-on-exec file: /proc/<pid>/stat comes after that answer. Several in a row, on a
+// machine that does nothing else, make the request loop look for the process's CPU.
 TEST_P(ConcurrencyTest, ExecWithManyFilesToClose) {
   constexpr int kFiles = 32;
   const int rounds = scaled(200, 20);
