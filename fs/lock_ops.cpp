@@ -1,16 +1,20 @@
 #include "fs/lock_ops.h"
 
 #include <fmt/format.h>
+#include <linux/fuse.h>
 #include <sys/file.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <cstring>
 #include <new>
+#include <optional>
 #include <string>
 #include <utility>
 
 #include "fs/control/protocol.h"
+#include "fs/device_calls.h"
 #include "fs/filesystem.h"
 #include "fs/grace_backing.h"
 #include "fs/logging.h"
@@ -279,6 +283,49 @@ void LockOps::in_order(std::shared_ptr<LockedFile> file, Task&& task) {
   });
 }
 
+LockOps::Asked LockOps::asked(const fuse_in_header& header, const fuse_lk_in& what) noexcept {
+  Asked asked;
+  asked.handle = reinterpret_cast<Handle*>(what.fh);
+  asked.flock = (what.lk_flags & FUSE_LK_FLOCK) != 0;
+  asked.cookie = what.owner;
+  asked.caller = {static_cast<pid_t>(what.lk.pid != 0 ? what.lk.pid : header.pid),
+                  static_cast<pid_t>(header.pid), header.uid};
+  asked.range = {static_cast<lockmgr::Offset>(what.lk.start),
+                 std::min(static_cast<lockmgr::Offset>(what.lk.end), lockmgr::kEof)};
+  if (asked.flock) asked.range = lockmgr::kWholeFile;
+  asked.mode = mode_of(static_cast<short>(what.lk.type));
+  asked.wait = header.opcode == FUSE_SETLKW;
+  return asked;
+}
+
+bool LockOps::answer_at_once(const fuse_in_header& header, const fuse_lk_in& what) noexcept {
+  const Asked ask = asked(header, what);
+  HandleLocks* const locks = ask.handle->locks.get();
+  if (locks == nullptr || !locks->file->local) return false;
+  // It may be released as soon as the answer is out, but for this.
+  const std::shared_ptr<LockedFile> file = locks->file;
+  std::optional<int> result;
+  file->strand.run_if_idle([&] {
+    if (tape_.is_open()) return;
+    const GraceBacking::Asker asker(ask.mode == Mode::kNone ? 0 : ask.caller.tid);
+    const Tape::Cause cause(tape_);
+    try {
+      before_decision(ask);
+      result = file->locks->try_now(locks->opened, request_of(ask));
+    } catch (const std::bad_alloc&) {
+      result = ENOLCK;
+    }
+    if (result == EINPROGRESS) result.reset();
+    if (!result) return;
+    before_answer(ask, *result);
+    const fuse_out_header answer{sizeof answer, -*result, header.unique};
+    // It fails only when nobody waits for it any more, as for libfuse.
+    [[maybe_unused]] const ssize_t written =
+        write_device(fuse_session_fd(session_), &answer, sizeof answer);
+  });
+  return result.has_value();
+}
+
 void LockOps::start(const Asked& asked) noexcept {
   try {
     HandleLocks& locks = locks_of(*asked.handle);
@@ -298,11 +345,7 @@ void LockOps::carry_out(Asked asked) noexcept {
   describe(*asked.handle->locks->file);
   const Tape::Cause cause(tape_);
   try {
-    // In daemon io, pages written through mmap reach the backing before others may lock the range
-    // (as nfs_lock() does with nfs_sync_mapping()).
-    if (asked.mode == Mode::kNone && asked.handle->writable()) {
-      drop_cached_data(*asked.handle->inode);
-    }
+    before_decision(asked);
     const lockmgr::Request request = request_of(asked);
     HandleLocks& locks = *asked.handle->locks;
     if (asked.taped == 0) asked.taped = tape_ask(*asked.handle, request);
@@ -349,11 +392,7 @@ void LockOps::answer(const Asked& asked, int error) noexcept {
     if (!put_off(again)) start(again);
     return;
   }
-  if (error == 0 && asked.mode != Mode::kNone) {
-    Inode& inode = *asked.handle->inode;
-    drop_cached_data(inode);
-    drop_cached_attributes(inode);
-  }
+  before_answer(asked, error);
   fuse_reply_err(asked.req, error);
 }
 
@@ -434,6 +473,21 @@ void LockOps::release(fuse_req_t req, Handle* handle) noexcept {
 }
 
 // -- coherence -----------------------------------------------------------------------------------
+
+/// Called within the file's strand.
+void LockOps::before_decision(const Asked& asked) {
+  // In daemon io, pages written through mmap reach the backing before others may lock the range
+  // (as nfs_lock() does with nfs_sync_mapping()).
+  if (asked.mode == Mode::kNone && asked.handle->writable()) drop_cached_data(*asked.handle->inode);
+}
+
+/// Who is granted a lock sees what others wrote before.
+void LockOps::before_answer(const Asked& asked, int error) noexcept {
+  if (error != 0 || asked.mode == Mode::kNone) return;
+  Inode& inode = *asked.handle->inode;
+  drop_cached_data(inode);
+  drop_cached_attributes(inode);
+}
 
 void LockOps::drop_cached_attributes(Inode& inode) noexcept {
   if (!inode.attr_cached.exchange(false)) return;

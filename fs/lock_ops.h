@@ -47,6 +47,9 @@
 #include "lockmgr/file_locks.h"
 #include "lockmgr/lock_manager.h"
 
+struct fuse_in_header;
+struct fuse_lk_in;
+
 namespace lockfs {
 
 class Filesystem;
@@ -110,6 +113,11 @@ class LockOps final : private lockmgr::Observer {
   /// The session that notifications go to; before the first request.
   void attach(fuse_session* session) { session_ = session; }
 
+  /// Carries out and answers a lock request, as the kernel sent it, if it can be decided at once.
+  /// False: nothing has happened, and libfuse is to have it, which keeps what a request needs that
+  /// waits, for as long again as we need to decide one. On a thread of the loop, in order.
+  bool answer_at_once(const fuse_in_header& header, const fuse_lk_in& what) noexcept;
+
   /// Answers every parked request with ECONNABORTED, as the kernel does for those it still holds
   /// when a connection ends, and parks no more.
   void shut_down() noexcept;
@@ -163,7 +171,10 @@ class LockOps final : private lockmgr::Observer {
     lockmgr::Ticket ticket = 0;  ///< of one that may be parked
   };
 
+  static Asked asked(const fuse_in_header& header, const fuse_lk_in& what) noexcept;
   void start(const Asked& asked) noexcept;
+  void before_decision(const Asked& asked);
+  void before_answer(const Asked& asked, int error) noexcept;
   void carry_out(Asked asked) noexcept;
   void carry_out_waiting(Asked asked, lockmgr::Request request) noexcept;
   void carry_out_test(const Asked& asked) noexcept;

@@ -39,14 +39,22 @@
 
 #include "fs/cpu_follower.h"
 
+struct fuse_in_header;
+struct fuse_lk_in;
+
 namespace lockfs {
 
 class RequestLoop {
  public:
+  /// Carries out and answers a lock request at once, or returns false and has done nothing.
+  using AnswerLock = std::function<bool(const fuse_in_header& header, const fuse_lk_in& what)>;
+
   /// `workers`: how many threads may carry out requests at once, at least 2. `session` must outlive
-  /// the loop. `on_disconnect` is called, on a thread of the loop, when the kernel has ended the
-  /// connection (unmounted, aborted).
-  RequestLoop(fuse_session* session, unsigned workers, std::function<void()> on_disconnect);
+  /// the loop. `answer_lock`, unless empty, is given each lock request before libfuse.
+  /// `on_disconnect` is called, on a thread of the loop, when the kernel has ended the connection
+  /// (unmounted, aborted).
+  RequestLoop(fuse_session* session, unsigned workers, AnswerLock answer_lock,
+              std::function<void()> on_disconnect);
   /// REQUIRES: stop() has returned true, or start() was not called.
   ~RequestLoop();
   RequestLoop(const RequestLoop&) = delete;
@@ -149,6 +157,7 @@ class RequestLoop {
 
   fuse_session* const session_;
   const unsigned most_workers_;
+  const AnswerLock answer_lock_;
   const std::function<void()> on_disconnect_;
 
   std::atomic<std::uint64_t> state_{0};  ///< pack(number of the last request read, phase)

@@ -24,6 +24,7 @@
 #include <thread>
 
 #include "fs/control/server.h"
+#include "fs/device_calls.h"
 #include "fs/filesystem.h"
 #include "fs/fuse_protocol.h"
 #include "fs/kick.h"
@@ -76,15 +77,15 @@ void complete_init_reply(proto::InitOut& reply) {
   }
 }
 
-ssize_t read_device(int fd, void* buffer, size_t size, void*) {
-  const ssize_t got = read(fd, buffer, size);
+ssize_t receive(int fd, void* buffer, size_t size, void*) {
+  const ssize_t got = read_device(fd, buffer, size);
   if (got > 0 && init_exchange != nullptr) {
     note_init_request(static_cast<const char*>(buffer), static_cast<std::size_t>(got));
   }
   return got;
 }
 
-ssize_t write_device(int fd, iovec* parts, int count, void*) {
+ssize_t send(int fd, iovec* parts, int count, void*) {
   if (init_exchange != nullptr && count == 2 && parts[1].iov_len == sizeof(proto::InitOut)) {
     complete_init_reply(*static_cast<proto::InitOut*>(parts[1].iov_base));
   }
@@ -234,8 +235,8 @@ std::string Mount::mount() {
 std::string Mount::exchange_init() {
   const int fd = fuse_session_fd(session_.get());
   fuse_custom_io io{};
-  io.read = read_device;
-  io.writev = write_device;
+  io.read = receive;
+  io.writev = send;
   if (const int error = fuse_session_custom_io(session_.get(), &io, fd); error != 0) {
     return fmt::format("cannot take over the FUSE device: {}", std::strerror(-error));
   }
@@ -265,8 +266,15 @@ std::string Mount::exchange_init() {
 
 std::string Mount::start() {
   // The end of the connection is one more signal to wait for.
+  RequestLoop::AnswerLock answer_lock;
+  // Else libfuse could not trace them.
+  if (!options_.debug) {
+    answer_lock = [this](const fuse_in_header& header, const fuse_lk_in& what) {
+      return lock_ops_.answer_at_once(header, what);
+    };
+  }
   loop_ = std::make_unique<RequestLoop>(session_.get(), worker_count(options_),
-                                        [] { kill(getpid(), SIGTERM); });
+                                        std::move(answer_lock), [] { kill(getpid(), SIGTERM); });
   const int error = loop_->start();
   if (error != 0) return fmt::format("cannot start threads: {}", std::strerror(error));
   return control_->start();

@@ -1,7 +1,7 @@
 /// Runs tasks one at a time, in the order in which they came, without a thread of its own: whoever
 /// finds the strand idle runs its task at once, then those that others left meanwhile.
 ///
-/// Thread safety: run() may be called from any thread, also from within a task (the new task then
+/// Thread safety: both may be called from any thread, also from within a task (the new task then
 /// runs after it).
 ///
 /// Invariants:
@@ -9,6 +9,8 @@
 ///  2. A task is run exactly once.
 #pragma once
 
+#include <atomic>
+#include <cstdint>
 #include <deque>
 #include <functional>
 #include <mutex>
@@ -22,26 +24,55 @@ class Strand {
   /// would have to be left for another thread; then it is not run.
   template <typename Task>
   void run(Task&& task) {
-    {
-      const std::lock_guard lock(mutex_);
-      if (busy_) {
-        left_.emplace_back(std::forward<Task>(task));
-        return;
-      }
-      busy_ = true;
-    }
+    if (!begin() && !begin_or_leave(std::forward<Task>(task))) return;
     task();
-    run_left();
+    end();
+  }
+
+  /// The same if nothing else is under way; else returns false, and the task is not run.
+  template <typename Task>
+  bool run_if_idle(Task&& task) {
+    if (!begin()) return false;
+    std::forward<Task>(task)();
+    end();
+    return true;
   }
 
  private:
-  void run_left() {
+  enum class State : std::uint8_t {
+    kIdle,
+    kBusy,  ///< and nothing is left
+    kLeft,  ///< busy, and whoever it is has to look into `left_`
+  };
+
+  bool begin() noexcept {
+    State idle = State::kIdle;
+    return state_.compare_exchange_strong(idle, State::kBusy);
+  }
+
+  /// Returns whether the caller is to run the task; else it was left.
+  template <typename Task>
+  bool begin_or_leave(Task&& task) {
+    const std::lock_guard lock(mutex_);
+    while (!begin()) {
+      State busy = State::kBusy;
+      if (state_.compare_exchange_strong(busy, State::kLeft) || busy == State::kLeft) {
+        left_.emplace_back(std::forward<Task>(task));
+        return false;
+      }
+    }
+    return true;
+  }
+
+  void end() {
+    State busy = State::kBusy;
+    if (state_.compare_exchange_strong(busy, State::kIdle)) return;
     while (true) {
       std::function<void()> next;
       {
         const std::lock_guard lock(mutex_);
         if (left_.empty()) {
-          busy_ = false;
+          state_.store(State::kIdle);
           return;
         }
         next = std::move(left_.front());
@@ -51,9 +82,9 @@ class Strand {
     }
   }
 
+  std::atomic<State> state_{State::kIdle};  ///< from or to kLeft only under mutex_
   std::mutex mutex_;
-  bool busy_ = false;                       ///< guarded by mutex_
-  std::deque<std::function<void()>> left_;  ///< guarded by mutex_
+  std::deque<std::function<void()>> left_;  ///< guarded by mutex_; empty unless kLeft
 };
 
 }  // namespace lockfs
