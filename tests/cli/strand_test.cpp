@@ -37,7 +37,7 @@ TEST(StrandTest, ATaskWithinATaskComesAfterIt) {
   EXPECT_EQ(order, (std::vector<int>{1, 2, 3, 4}));
 }
 
-// The counters are plain ones: the thread sanitizer tells when two tasks run at once.
+// The counters are plain ones: they come out wrong when two tasks run at once.
 TEST(StrandTest, ManyThreads) {
   constexpr int kThreads = 4;
   constexpr int kRounds = 20000;
