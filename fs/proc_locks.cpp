@@ -8,6 +8,8 @@
 #include <cstring>
 #include <memory>
 
+#include "fs/request_loop.h"
+
 namespace lockfs {
 
 namespace {
@@ -19,8 +21,12 @@ constexpr int kCostFactor = 100;
 
 /// Calls visit(line) for each lock on inode `ino` until it returns false. A line reads
 /// "1: POSIX  ADVISORY  WRITE 42 fe:00:131 0 EOF"; of a waiter "1: -> POSIX ...".
+///
+/// Reading waits for an RCU grace period of the kernel, up to 20 ms (locks_start() takes file_rwsem
+/// for writing), which must not hold up the requests of others.
 template <typename Visit>
 void for_each_lock_on(ino_t ino, const Visit& visit) {
+  const RequestLoop::Blocking blocking;
   const std::unique_ptr<FILE, int (*)(FILE*)> file(std::fopen("/proc/locks", "re"), std::fclose);
   if (file == nullptr) return;
   char line[256];

@@ -1,5 +1,6 @@
 /// What /proc/locks tells of the file locks of this machine. It lists all of them, so reading it
-/// costs time in proportion to how many there are.
+/// costs time in proportion to how many there are, and up to 20 ms in any case. On a thread of the
+/// request loop that gives up the lead.
 ///
 /// The device is left out of comparisons: for some filesystems (btrfs) it is not the one that
 /// stat(2) shows, and a mistaken yes costs only a moment.
