@@ -186,10 +186,18 @@ int contend(Arena& arena, int number, const std::string& path, bool keep) {
   return 0;
 }
 
+/// How long everybody may take to have a turn. A client of v4.0 polls, at last every 30 s: whether
+/// it ever finds the lock free is chance, of which lockfs gives it more where local programs
+/// contend (fs/nfs_pollers.h), while among clients it is the kernel's alone.
+struct Turns {
+  std::chrono::seconds within{90};
+  bool judged = true;
+};
+
 /// Contenders at these sites, until `rounds` hand-overs are done and everybody had a turn. Clients
 /// keep_owner(), where `keep` says so. Returns how often two held the lock at once.
 int compete(Report& report, const std::string& what, const std::vector<Site>& sites, int rounds,
-            bool keep, std::vector<std::vector<std::string>>& rows) {
+            bool keep, const Turns& turns_due, std::vector<std::vector<std::string>>& rows) {
   const std::string file = new_file();
   auto arena = make_arena();
   std::vector<Process> contenders;
@@ -222,9 +230,8 @@ int compete(Report& report, const std::string& what, const std::vector<Site>& si
   row.push_back(turns);
   row.push_back(longest);
   // Who polls may come late; not never.
-  const bool all = eventually([&] { return everybody() || arena->errors != 0; },
-                              std::chrono::milliseconds(90000));
-  row.push_back(all ? duration(seconds_since(start)) : "never");
+  const bool all = eventually([&] { return everybody() || arena->errors != 0; }, turns_due.within);
+  row.push_back(all ? duration(seconds_since(start)) : "not in " + duration(seconds_since(start)));
   arena->stop = true;
   for (Process& contender : contenders) {
     if (contender.wait() == -1) report.wrong(what + ": a contender hangs");
@@ -233,7 +240,7 @@ int compete(Report& report, const std::string& what, const std::vector<Site>& si
   rows.push_back(row);
   report.count(3);
   if (arena->errors != 0) report.wrong(what + ": a contender got " + outcome_of(arena->errors));
-  if (!all) report.wrong(what + ": somebody starves");
+  if (!all && turns_due.judged) report.wrong(what + ": somebody starves");
   std::string why;
   if (!nothing_left(file, {local_site(), sites.back()}, &why)) report.wrong(what + ": " + why);
   return arena->overlaps;
@@ -251,12 +258,22 @@ void show_service(Report& report) {
   for (const std::string& version : versions()) {
     const Site a = client_site('A', version);
     const Site b = client_site('B', version);
-    const std::pair<std::string, std::vector<Site>> parties[] = {
-        {"2 local, 2 clients", {local_site(), local_site(), a, b}},
-        {"2 on client A, 2 on client B", {a, a, b, b}}};
-    for (const auto& [who, sites] : parties) {
-      const std::string what = "v" + version + ": " + who;
-      if (compete(report, what, sites, kRounds, frees_owners(version), rows) != 0) {
+    const bool polls = version == "4.0";
+    struct Contest {
+      std::string who;
+      std::vector<Site> sites;
+      Turns turns;
+    };
+    const Contest contests[] = {{"2 local, 2 clients",
+                                 {local_site(), local_site(), a, b},
+                                 {std::chrono::seconds(polls ? 240 : 90), true}},
+                                {"2 on client A, 2 on client B",
+                                 {a, a, b, b},
+                                 {std::chrono::seconds(polls ? 10 : 90), !polls}}};
+    for (const Contest& contest : contests) {
+      const std::string what = "v" + version + ": " + contest.who;
+      if (compete(report, what, contest.sites, kRounds, frees_owners(version), contest.turns,
+                  rows) != 0) {
         report.wrong(what + ": two held the lock at once");
       }
     }
@@ -274,7 +291,7 @@ void show_freed_owners(Report& report) {
     if (!frees_owners(version)) continue;
     const Site a = client_site('A', version);
     const Site b = client_site('B', version);
-    compete(report, "v" + version + ": clients A and B", {a, b}, scaled(20000), false, rows);
+    compete(report, "v" + version + ": clients A and B", {a, b}, scaled(20000), false, {}, rows);
   }
   report.table(rows);
 }
