@@ -1,7 +1,6 @@
 #include "fs/cpu_finder.h"
 
 #include <sched.h>
-#include <unistd.h>
 
 #include <condition_variable>
 #include <cstdio>

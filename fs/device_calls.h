@@ -1,8 +1,10 @@
-/// read(2) and write(2) on the FUSE device, twice for every request.
+/// read(2) and write(2) on the FUSE device, for every request and for the answers that do not go
+/// through libfuse. Any thread may call them.
 ///
 /// By syscall(2), because the C library's own are cancellation points: in a process with threads
 /// these take two locked instructions more each. Nobody cancels a thread here. The thread sanitizer
-/// knows only of those: a request is made after the answers that its maker has seen.
+/// knows only the C library's, from which it takes that a request comes after the answers that its
+/// maker has seen.
 #pragma once
 
 #include <sys/syscall.h>

@@ -24,9 +24,9 @@ using namespace std::chrono_literals;
 /// The watchdog's period: a leader is overtaken when a request takes one to two of these.
 constexpr auto kTick = 300us;
 /// The period when no request lets itself be overtaken but a thread is bound to a CPU. Each look at
-/// it may cost the client its place beside that thread, hence they become rarer up to the second.
-constexpr std::chrono::milliseconds kSlowTick = 3ms;
-constexpr std::chrono::milliseconds kSlowestTick = 12ms;
+/// it may cost the client its place beside that thread, so the period doubles up to kSlowestTick.
+constexpr auto kSlowTick = 3ms;
+constexpr auto kSlowestTick = 12ms;
 /// Ticks without such requests after which the watchdog goes to sleep.
 constexpr int kIdleTicks = 30;
 /// Ticks after which a bound thread is set free because requests wait.
@@ -409,11 +409,10 @@ void RequestLoop::watch() {
     int calm = 0;     // ticks without a request that may be overtaken
     int still = 0;    // ticks in which nothing has moved
     int held_up = 0;  // and nothing moved though a request waits
-    auto slow_tick = kSlowTick;
+    std::chrono::milliseconds slow_tick = kSlowTick;
     while (!ended_ && (calm < kIdleTicks || follower_.binds())) {
-      const bool ticks = calm < kIdleTicks;
-      watch_wake_.wait_for(lock, ticks ? std::chrono::microseconds(kTick) : slow_tick,
-                           [this] { return ended_.load(); });
+      const bool overtakes = calm < kIdleTicks;
+      watch_wake_.wait_for(lock, overtakes ? kTick : slow_tick, [this] { return ended_.load(); });
       const std::uint64_t state = state_.load();
       const Phase phase = phase_of(state);
       const bool same = state == last;
@@ -424,7 +423,7 @@ void RequestLoop::watch() {
       calm = seen ? 0 : std::min(calm + 1, kIdleTicks);
       still = same ? std::min(still + 1, kIdleTicks) : 0;
       held_up = same && (phase != Phase::kReading || request_waits()) ? held_up + 1 : 0;
-      slow_tick = ticks || held_up != 0 ? kSlowTick : std::min(2 * slow_tick, kSlowestTick);
+      slow_tick = overtakes || held_up != 0 ? kSlowTick : std::min(2 * slow_tick, kSlowestTick);
       if (held_up >= kHeldUp) {
         follower_.rescue(CpuFollower::Clock::now());
         held_up = 0;

@@ -265,14 +265,13 @@ std::string Mount::exchange_init() {
 }
 
 std::string Mount::start() {
-  // The end of the connection is one more signal to wait for.
   RequestLoop::AnswerLock answer_lock;
-  // Else libfuse could not trace them.
-  if (!options_.debug) {
+  if (!options_.debug) {  // else libfuse is to trace them
     answer_lock = [this](const fuse_in_header& header, const fuse_lk_in& what) {
       return lock_ops_.answer_at_once(header, what);
     };
   }
+  // The end of the connection is one more signal to wait for.
   loop_ = std::make_unique<RequestLoop>(session_.get(), worker_count(options_),
                                         std::move(answer_lock), [] { kill(getpid(), SIGTERM); });
   const int error = loop_->start();

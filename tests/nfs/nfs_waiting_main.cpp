@@ -238,7 +238,7 @@ int compete(Report& report, const std::string& what, const std::vector<Site>& si
   }
   row.push_back(std::to_string(arena->overlaps));
   rows.push_back(row);
-  report.count(3);
+  report.count(turns_due.judged ? 3 : 2);
   if (arena->errors != 0) report.wrong(what + ": a contender got " + outcome_of(arena->errors));
   if (!all && turns_due.judged) report.wrong(what + ": somebody starves");
   std::string why;
