@@ -167,6 +167,8 @@ class ProcPath {
  public:
   explicit ProcPath(int fd) noexcept;
   [[nodiscard]] const char* c_str() const noexcept { return text_; }
+  /// The last part alone.
+  [[nodiscard]] const char* name() const noexcept;
 
  private:
   char text_[32];

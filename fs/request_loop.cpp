@@ -23,14 +23,15 @@ using namespace std::chrono_literals;
 
 /// The watchdog's period: a leader is overtaken when a request takes one to two of these.
 constexpr auto kTick = 300us;
-/// The period when no request lets itself be overtaken but a thread is bound to a CPU. Each look at
-/// it may cost the client its place beside that thread, so the period doubles up to kSlowestTick.
+/// The period while a thread is bound to a CPU. Each look at it may cost the client its place
+/// beside that thread (a scheduler may wake a task on the CPU that is running rather than on its
+/// own), so it doubles up to kSlowestTick when no request lets itself be overtaken.
 constexpr auto kSlowTick = 3ms;
 constexpr auto kSlowestTick = 12ms;
 /// Ticks without such requests after which the watchdog goes to sleep.
 constexpr int kIdleTicks = 30;
-/// Ticks after which a bound thread is set free because requests wait.
-constexpr int kHeldUp = 2;
+/// How long requests wait before a bound thread is set free: a hiccup of the machine passes sooner.
+constexpr auto kHeldUp = 5ms;
 /// How long a request takes before its thread no longer counts as one of the workers, and how many
 /// threads may be in that state.
 constexpr auto kStuck = 100ms;
@@ -406,13 +407,14 @@ void RequestLoop::watch() {
   while (!ended_) {
     watch_wake_.wait(lock, [this] { return ended_ || watching_; });
     std::uint64_t last = 0;
-    int calm = 0;     // ticks without a request that may be overtaken
-    int still = 0;    // ticks in which nothing has moved
-    int held_up = 0;  // and nothing moved though a request waits
+    int calm = 0;                                   // ticks without a request that may be overtaken
+    int still = 0;                                  // ticks in which nothing has moved
+    std::chrono::steady_clock::time_point held_up;  // since then, and a request waits; or the epoch
     std::chrono::milliseconds slow_tick = kSlowTick;
     while (!ended_ && (calm < kIdleTicks || follower_.binds())) {
       const bool overtakes = calm < kIdleTicks;
-      watch_wake_.wait_for(lock, overtakes ? kTick : slow_tick, [this] { return ended_.load(); });
+      watch_wake_.wait_for(lock, overtakes && !follower_.binds() ? kTick : slow_tick,
+                           [this] { return ended_.load(); });
       const std::uint64_t state = state_.load();
       const Phase phase = phase_of(state);
       const bool same = state == last;
@@ -422,11 +424,14 @@ void RequestLoop::watch() {
       const bool seen = overtakable_.exchange(false) || phase == Phase::kOvertakable || has_put_by_;
       calm = seen ? 0 : std::min(calm + 1, kIdleTicks);
       still = same ? std::min(still + 1, kIdleTicks) : 0;
-      held_up = same && (phase != Phase::kReading || request_waits()) ? held_up + 1 : 0;
-      slow_tick = overtakes || held_up != 0 ? kSlowTick : std::min(2 * slow_tick, kSlowestTick);
-      if (held_up >= kHeldUp) {
-        follower_.rescue(CpuFollower::Clock::now());
-        held_up = 0;
+      const auto now = std::chrono::steady_clock::now();
+      const bool waits = same && (phase != Phase::kReading || request_waits());
+      if (!waits) held_up = {};
+      if (waits && held_up == decltype(held_up){}) held_up = now;
+      slow_tick = overtakes || waits ? kSlowTick : std::min(2 * slow_tick, kSlowestTick);
+      if (waits && now - held_up >= kHeldUp) {
+        follower_.rescue(now);
+        held_up = {};
       } else if (still == kIdleTicks) {
         follower_.set_free();
       }

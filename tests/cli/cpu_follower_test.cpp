@@ -103,6 +103,20 @@ TEST_F(CpuFollowerTest, WhatTakesLongItselfIsNotSlowToCome) {
   });
 }
 
+/// To answer wakes the client on another CPU, which takes so long that the next request is there at
+/// once: every other one looks quick.
+TEST_F(CpuFollowerTest, WhatComesWhileAnotherCpuIsWokenIsNotQuick) {
+  on_a_thread([this] {
+    bool bound = false;
+    for (int i = 0; i < 10 && !bound; ++i) {
+      bound = note(caller_, i % 2 == 0 ? 60us : 1us);
+      now_ += 70us;
+      if (follower_.wants_end()) follower_.answered(now_);
+    }
+    EXPECT_TRUE(bound);
+  });
+}
+
 TEST_F(CpuFollowerTest, NoneDoesOnABusyMachine) {
   on_a_thread([this] {
     busy = true;
