@@ -17,6 +17,8 @@ namespace {
 
 constexpr std::size_t kMaxPins = 50'000;
 constexpr rlim_t kDescriptorsWanted = 1 << 20;  // fs.nr_open's default
+/// Half a megabyte of the kernel's memory: what is pinned, and some open files.
+constexpr std::size_t kDescriptorsForeseen = 1 << 16;
 constexpr auto kIdlePeriod = std::chrono::seconds(5);
 
 /// Raises the limit of open descriptors as far as allowed and returns it.
@@ -30,6 +32,17 @@ std::size_t raise_descriptor_limit() noexcept {
   limit.rlim_cur = limit.rlim_max;
   ::setrlimit(RLIMIT_NOFILE, &limit);
   return limit.rlim_cur;
+}
+
+/// Raises the limit of open descriptors and has the kernel's table of them grow at once, before
+/// there are threads: it doubles as it fills, and with threads each time waits for an RCU grace
+/// period (expand_fdtable()), ten milliseconds in which requests wait as well. Returns the limit.
+std::size_t provide_descriptors() noexcept {
+  const std::size_t limit = raise_descriptor_limit();
+  const UniqueFd any(::open("/", O_PATH | O_CLOEXEC));
+  const auto last = static_cast<int>(std::min(limit, kDescriptorsForeseen)) - 1;
+  const UniqueFd grown(::fcntl(any.get(), F_DUPFD_CLOEXEC, last));
+  return limit;
 }
 
 UniqueFd open_source(const std::string& source) {
@@ -48,7 +61,7 @@ Filesystem::Filesystem(const Options& options)
     : options_(options),
       cache_times_{options.attr_timeout, options.entry_timeout, options.negative_timeout},
       passthrough_(options.passthrough),
-      inodes_(open_source(options.source_path), std::min(raise_descriptor_limit() / 2, kMaxPins)),
+      inodes_(open_source(options.source_path), std::min(provide_descriptors() / 2, kMaxPins)),
       nfs_watch_(options.source_path, options.mountpoint_path),
       housekeeper_([this](const std::stop_token& stop) { run_housekeeping(stop); }) {}
 

@@ -46,16 +46,17 @@ class ResourcesTest : public FsTest {
     ADD_FAILURE() << "no limit of open files";
     return 0;
   }
-  long resident_kilobytes() const {
+  /// A number of the daemon's /proc/<pid>/status.
+  long status(const std::string& field) const {
     std::ifstream status("/proc/" + std::to_string(fs().pid()) + "/status");
     std::string line;
     while (std::getline(status, line)) {
-      long kilobytes = 0;
-      if (std::sscanf(line.c_str(), "VmRSS: %ld", &kilobytes) == 1) return kilobytes;
+      if (line.starts_with(field + ":")) return std::stol(line.substr(field.size() + 1));
     }
-    ADD_FAILURE() << "no resident size";
+    ADD_FAILURE() << "no " << field;
     return 0;
   }
+  long resident_kilobytes() const { return status("VmRSS"); }
   /// Sanitizers keep memory that was freed.
   bool sanitized() const {
     std::ifstream maps("/proc/" + std::to_string(fs().pid()) + "/maps");
@@ -140,6 +141,11 @@ TEST_F(ResourcesTest, ManyFilesVisitedAndForgotten) {
     EXPECT_LE(resident_kilobytes(), memory_empty + count * kBytesEach / 1024 + 4096);
   }
   EXPECT_LE(descriptors(), few + 100);
+}
+
+/// To enlarge the table of descriptors makes a process with threads wait for milliseconds.
+TEST_F(ResourcesTest, TheTableOfDescriptorsNeedNotGrow) {
+  EXPECT_GE(status("FDSize"), std::min(descriptor_limit(), 60'000L));
 }
 
 TEST_F(ResourcesTest, OpenFilesGiveTheirDescriptorsBack) {
