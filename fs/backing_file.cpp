@@ -151,13 +151,15 @@ int BackingFile::Descriptor::test(int path_fd, const lockmgr::Range& range, lock
   return ENOLCK;
 }
 
-BackingFile::BackingFile(InodePtr inode, WaitThreads& threads, std::shared_ptr<RemoteCalls> remote)
+BackingFile::BackingFile(InodePtr inode, WaitThreads& threads, OutsiderWatch& watch,
+                         std::shared_ptr<RemoteCalls> remote)
     : inode_(inode),
       threads_(threads),
       remote_(std::move(remote)),
       descriptor_(std::make_shared<Descriptor>()),
+      look_(watch, inode_->id().ino),
       pollers_(inode_->id().ino),
-      flocks_(std::move(inode), threads, remote_) {}
+      flocks_(std::move(inode), threads, watch, remote_) {}
 
 BackingFile::~BackingFile() = default;
 
@@ -252,7 +254,7 @@ lockmgr::Backing::Inspector BackingFile::inspector() {
 std::string BackingFile::name() const { return inode_->path(); }
 
 bool BackingFile::outsiders_waiting() noexcept {
-  return look_.anybody_waits(inode_->id().ino) || pollers_.due(NfsPollers::Clock::now());
+  return look_.anybody_waits() || pollers_.due(NfsPollers::Clock::now());
 }
 
 }  // namespace lockfs

@@ -22,7 +22,7 @@
 #include "fs/backing_flock.h"
 #include "fs/inode.h"
 #include "fs/nfs_pollers.h"
-#include "fs/proc_locks.h"
+#include "fs/outsider_watch.h"
 #include "fs/remote_calls.h"
 #include "fs/unique_fd.h"
 #include "fs/wait_threads.h"
@@ -32,8 +32,9 @@ namespace lockfs {
 
 class BackingFile final : public lockmgr::Backing {
  public:
-  /// `threads` must outlive the object. `remote` is null where calls return at once.
-  BackingFile(InodePtr inode, WaitThreads& threads, std::shared_ptr<RemoteCalls> remote);
+  /// `threads` and `watch` must outlive the object. `remote` is null where calls return at once.
+  BackingFile(InodePtr inode, WaitThreads& threads, OutsiderWatch& watch,
+              std::shared_ptr<RemoteCalls> remote);
   ~BackingFile() override;
 
   int set(const lockmgr::Range& range, lockmgr::Mode mode,
@@ -43,6 +44,7 @@ class BackingFile final : public lockmgr::Backing {
   int wait(WaitId id, const lockmgr::Range& range, lockmgr::Mode mode, bool yield_first,
            WaitDone done) noexcept override;
   void recall(WaitId id) noexcept override;
+  void expect_release() noexcept override { look_.expect(); }
   bool outsiders_waiting() noexcept override;
   Inspector inspector() override;
   lockmgr::Backing& flocks() noexcept override { return flocks_; }

@@ -104,12 +104,13 @@ int wait_for_flock(BackingFlock::Held& held, ino_t ino, Mode mode, bool yield_fi
 
 }  // namespace
 
-BackingFlock::BackingFlock(InodePtr inode, WaitThreads& threads,
+BackingFlock::BackingFlock(InodePtr inode, WaitThreads& threads, OutsiderWatch& watch,
                            std::shared_ptr<RemoteCalls> remote)
     : inode_(std::move(inode)),
       threads_(threads),
       remote_(std::move(remote)),
-      held_(std::make_shared<Held>()) {}
+      held_(std::make_shared<Held>()),
+      look_(watch, inode_->id().ino) {}
 
 int BackingFlock::set(const lockmgr::Range& /*range*/, Mode mode,
                       const Carried& /*carried*/) noexcept {
@@ -165,7 +166,7 @@ void BackingFlock::recall(WaitId id) noexcept {
   if (remote_ != nullptr) remote_->nudge();
 }
 
-bool BackingFlock::outsiders_waiting() noexcept { return look_.anybody_waits(inode_->id().ino); }
+bool BackingFlock::outsiders_waiting() noexcept { return look_.anybody_waits(); }
 
 std::string BackingFlock::name() const { return inode_->path(); }
 

@@ -21,7 +21,7 @@
 #include <string>
 
 #include "fs/inode.h"
-#include "fs/proc_locks.h"
+#include "fs/outsider_watch.h"
 #include "fs/remote_calls.h"
 #include "fs/unique_fd.h"
 #include "fs/wait_threads.h"
@@ -38,9 +38,10 @@ class BackingFlock final : public lockmgr::Backing {
     lockmgr::Mode mode = lockmgr::Mode::kNone;  ///< guarded by mutex
   };
 
-  /// `threads` must outlive the object. `remote`, that of the file, is null where calls return at
-  /// once.
-  BackingFlock(InodePtr inode, WaitThreads& threads, std::shared_ptr<RemoteCalls> remote);
+  /// `threads` and `watch` must outlive the object. `remote`, that of the file, is null where calls
+  /// return at once.
+  BackingFlock(InodePtr inode, WaitThreads& threads, OutsiderWatch& watch,
+               std::shared_ptr<RemoteCalls> remote);
 
   int set(const lockmgr::Range& range, lockmgr::Mode mode,
           const Carried& carried) noexcept override;
@@ -49,6 +50,7 @@ class BackingFlock final : public lockmgr::Backing {
   int wait(WaitId id, const lockmgr::Range& range, lockmgr::Mode mode, bool yield_first,
            WaitDone done) noexcept override;
   void recall(WaitId id) noexcept override;
+  void expect_release() noexcept override { look_.expect(); }
   bool outsiders_waiting() noexcept override;
   std::string name() const override;
 

@@ -38,6 +38,7 @@ class GraceBacking final : public lockmgr::Backing {
   int wait(WaitId id, const lockmgr::Range& range, lockmgr::Mode mode, bool yield_first,
            WaitDone done) noexcept override;
   void recall(WaitId id) noexcept override;
+  void expect_release() noexcept override { inner_->expect_release(); }
   bool outsiders_waiting() noexcept override { return inner_->outsiders_waiting(); }
   Inspector inspector() override { return inner_->inspector(); }
   lockmgr::Backing& flocks() noexcept override { return inner_->flocks(); }

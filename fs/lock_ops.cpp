@@ -198,7 +198,8 @@ std::shared_ptr<LockedFile> LockOps::make_file(Inode& inode, InodePtr reference)
         if (const auto file = self->lock()) answered_late(file);
       });
     }
-    backing = std::make_unique<BackingFile>(std::move(reference), wait_threads_, remote);
+    backing =
+        std::make_unique<BackingFile>(std::move(reference), wait_threads_, outsider_watch_, remote);
     // What is mounted from another NFS server has a grace period there, which the client heeds.
     if (remote == nullptr) backing = std::make_unique<GraceBacking>(std::move(backing), grace_);
     backing = std::make_unique<TapedBacking>(std::move(backing), tape_, key);

@@ -38,6 +38,7 @@
 #include "fs/event_hub.h"
 #include "fs/handle.h"
 #include "fs/options.h"
+#include "fs/outsider_watch.h"
 #include "fs/owner_class.h"
 #include "fs/record/tape.h"
 #include "fs/remote_calls.h"
@@ -248,6 +249,7 @@ class LockOps final : private lockmgr::Observer {
 
   ServerGrace grace_;  ///< after all that its thread uses, and so the next
   WaitThreads wait_threads_;
+  OutsiderWatch outsider_watch_;
   KnownProcesses known_processes_;
   std::array<std::mutex, 64> mutexes_;  ///< each guards Inode::locks of its share of inodes
 

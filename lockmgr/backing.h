@@ -1,9 +1,9 @@
 /// How the manager speaks to whatever arbitrates beneath it: the locks of the backing file, a lock
 /// server, or a fake in a test. One Backing serves one file and acts as one lock owner there.
 ///
-/// Thread safety: the manager calls set(), test(), outsiders_waiting(), wait() and recall() one at
-/// a time per file, under the lock of that file. WaitDone is called by the Backing on a thread of
-/// its own choosing with no lock held, never from within wait() or recall().
+/// Thread safety: the manager calls set(), test(), expect_release(), outsiders_waiting(), wait()
+/// and recall() one at a time per file, under the lock of that file. WaitDone is called by the
+/// Backing on a thread of its own choosing with no lock held, never from within wait() or recall().
 #pragma once
 
 #include <sys/types.h>
@@ -75,6 +75,10 @@ class Backing {
   /// Asks a wait to end early. Its `done` is still called, with EINTR or with what came first. Does
   /// not block. Unknown ids are ignored.
   virtual void recall(WaitId id) noexcept = 0;
+
+  /// A request begins to wait while the manager holds what others wait for: outsiders_waiting()
+  /// will be asked when that is let go of. Does not block.
+  virtual void expect_release() noexcept {}
 
   /// Whether outsiders are queueing for a lock that the manager holds on this file. May answer from
   /// what it saw a short while ago; false when it cannot know.

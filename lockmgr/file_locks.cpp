@@ -917,6 +917,9 @@ int FileLocks::admit(Owner& owner, Opened& opened, const Request& request, Ticke
   manager_.counters_.add(Counter::kWaits);
   tell(EventKind::kWait, request.owner, request.caller, request.range, request.mode);
   place(*waiter, attempt, out);
+  if (!blocked_.empty() && policy_.yields_to_outsiders()) {
+    backing_of(policy_.space_of(owner.id.type)).expect_release();
+  }
   return 0;
 } catch (const std::bad_alloc&) {
   return ENOLCK;

@@ -35,6 +35,7 @@ class TapedLocks : public lockmgr::Backing {
   int wait(WaitId id, const lockmgr::Range& range, lockmgr::Mode mode, bool yield_first,
            WaitDone done) noexcept override;
   void recall(WaitId id) noexcept override { inner_.recall(id); }
+  void expect_release() noexcept override { inner_.expect_release(); }
   bool outsiders_waiting() noexcept override;
   Inspector inspector() override { return inner_.inspector(); }
   std::string name() const override { return inner_.name(); }
