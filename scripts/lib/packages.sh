@@ -8,7 +8,7 @@ PACKAGES_BUILD=(
   libcli11-dev libncurses-dev
 )
 PACKAGES_RUN=(fuse3 util-linux mount python3)
-PACKAGES_TEST=(libgtest-dev acl attr btrfs-progs e2fsprogs git procps python3-jsonschema sqlite3
+PACKAGES_TEST=(libgtest-dev acl attr btrfs-progs e2fsprogs git procps python3-jsonschema rsync sqlite3
   stress-ng tmux xfsprogs)
 # The manual pages, the completions and the Debian package.
 PACKAGES_TEST+=(man-db groff-base mandoc zsh bash dpkg-dev file mmdebstrap)

@@ -35,7 +35,7 @@ void run_mirror_benchmarks(Report& report, const Settings& settings) {
       {"lockfs", mount.dir()},
       {"lockfs, mirror off", no_mirror.dir()},
   }};
-  for (const int count : {1000, 10'000, 100'000}) {
+  for (const int count : {1000, 10'000, 30'000, 100'000}) {
     if (settings.quick && count > 10'000) break;
     double backing = 0;
     for (const Place& place : places) {
