@@ -147,9 +147,9 @@ int Filesystem::create(fuse_req_t req, fuse_ino_t parent, const char* name, mode
   }
   stale_names_.forget(fuse_req_ctx(req)->pid);
   Entry entry;
-  UniqueFd path_fd(::open(ProcPath(fd.get()).c_str(), O_PATH | O_CLOEXEC));
-  if (!path_fd) return errno;
-  if (const int error = enter(std::move(path_fd), entry); error != 0) return error;
+  const int path_fd = reopen(fd.get(), O_PATH);
+  if (path_fd < 0) return -path_fd;
+  if (const int error = enter(UniqueFd(path_fd), entry); error != 0) return error;
   auto handle = std::make_unique<Handle>(entry.inode, std::move(fd), fi->flags);
 
   struct {

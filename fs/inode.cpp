@@ -29,7 +29,7 @@ std::uint32_t generation_of(const std::string& handle) noexcept {
 std::atomic<int> descriptor_folder{AT_FDCWD};
 
 void open_descriptor_folder() noexcept {
-  const int fd = ::open("/proc/self/fd", O_PATH | O_DIRECTORY | O_CLOEXEC);
+  const int fd = ::open(kProcDescriptors, O_PATH | O_DIRECTORY | O_CLOEXEC);
   if (fd < 0) return;
   if (::pthread_atfork(nullptr, nullptr, [] { descriptor_folder.store(AT_FDCWD); }) == 0) {
     descriptor_folder.store(fd);

@@ -59,9 +59,9 @@ struct DataMode {
   bool reads_backing = false;  ///< what is registered is a descriptor that can read
 };
 
-/// Opens the file behind an O_PATH descriptor: a descriptor the caller owns (close-on-exec), or
-/// -errno. `flags` as for open(2), without O_CREAT. May block as open(2) may (leases, delegations,
-/// network filesystems). Not for symbolic links.
+/// Opens the file behind a descriptor, an O_PATH one too: a descriptor the caller owns
+/// (close-on-exec), or -errno. `flags` as for open(2), without O_CREAT. May block as open(2) may
+/// (leases, delegations, network filesystems). Not for symbolic links.
 [[nodiscard]] int reopen(int path_fd, int flags) noexcept;
 
 class Inode {

@@ -61,23 +61,19 @@ OutsiderWatch::Look OutsiderWatch::begin() noexcept {
   return ask() ? begun_ + 1 : 0;
 }
 
-void OutsiderWatch::refresh() noexcept {
-  const std::lock_guard lock(mutex_);
-  if (begun_ == finished_ && Clock::now() - finished_at_ >= kRecent) ask();
-}
-
 OutsiderWatch::Result OutsiderWatch::answer(ino_t ino, Look wanted) noexcept {
   std::unique_lock lock(mutex_);
-  if (finished_ < wanted && !ended_) {
+  if (finished_ < wanted) {
     if (const auto now = Clock::now(); now >= may_wait_from_) {
       lock.unlock();
       const RequestLoop::Blocking blocking;
       lock.lock();
-      changed_.wait_for(lock, kMostWait, [&] { return ended_ || finished_ >= wanted; });
+      changed_.wait_for(lock, kMostWait, [&] { return finished_ >= wanted; });
       const auto after = Clock::now();
       may_wait_from_ = after + (after - now) * kCostFactor;
     }
   }
+  if (begun_ == finished_ && Clock::now() - finished_at_ >= kRecent) ask();
   return {finished_, std::binary_search(waiting_.begin(), waiting_.end(), ino)};
 }
 
@@ -111,7 +107,6 @@ void OutsiderWatch::run() noexcept {
 
 bool OutsiderLook::anybody_waits() noexcept {
   const OutsiderWatch::Result result = watch_.answer(ino_, wanted_);
-  watch_.refresh();
   return result.waits && std::exchange(used_, result.look) != result.look;
 }
 

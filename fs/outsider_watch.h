@@ -37,6 +37,7 @@ class OutsiderWatch {
   };
 
   OutsiderWatch() = default;
+  /// REQUIRES: no call is under way, and none comes.
   ~OutsiderWatch();
   OutsiderWatch(const OutsiderWatch&) = delete;
   OutsiderWatch& operator=(const OutsiderWatch&) = delete;
@@ -44,11 +45,9 @@ class OutsiderWatch {
   /// Asks for a look that begins from now on. Does not block. Returns its name.
   Look begin() noexcept;
 
-  /// Asks for another look unless the last one is recent, so that the next answers are not old.
-  void refresh() noexcept;
-
   /// Whether anybody waited for a lock on inode `ino` at the latest look, which is `wanted` or a
-  /// later one unless waits have taken too long of late. May block, at most 50 ms.
+  /// later one unless waits have taken too long of late. May block, at most 50 ms. Asks for another
+  /// look if the latest is not recent, so that the next answer is not old.
   Result answer(ino_t ino, Look wanted) noexcept;
 
  private:

@@ -36,15 +36,6 @@ bool is_waiter(const char* line) { return std::strstr(line, ": -> ") != nullptr;
 
 }  // namespace
 
-bool anybody_waits_on(ino_t ino) {
-  bool found = false;
-  for_each_lock([&](const char* line, ino_t on) {
-    found = on == ino && is_waiter(line);
-    return !found;
-  });
-  return found;
-}
-
 std::vector<ino_t> inodes_waited_for() {
   std::vector<ino_t> found;
   for_each_lock([&](const char* line, ino_t on) {

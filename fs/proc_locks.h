@@ -17,10 +17,8 @@
 
 namespace lockfs {
 
-/// Whether anybody waits for a lock on inode `ino`. False when /proc/locks cannot be read.
-bool anybody_waits_on(ino_t ino);
-
-/// The inodes on which anybody waits for a lock, in order. May throw std::bad_alloc.
+/// The inodes on which anybody waits for a lock, in order. None when /proc/locks cannot be read.
+/// May throw std::bad_alloc.
 std::vector<ino_t> inodes_waited_for();
 
 /// A flock on inode `ino` that another process holds and that refuses `mode`.

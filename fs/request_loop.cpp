@@ -11,6 +11,7 @@
 #include <cstring>
 #include <new>
 #include <system_error>
+#include <utility>
 
 #include "fs/credentials.h"
 #include "fs/kick.h"
@@ -409,7 +410,8 @@ void RequestLoop::watch() {
     std::uint64_t last = 0;
     int calm = 0;                                   // ticks without a request that may be overtaken
     int still = 0;                                  // ticks in which nothing has moved
-    std::chrono::steady_clock::time_point held_up;  // since then, and a request waits; or the epoch
+    bool waited = false;                            // a request waits and nothing moves, ...
+    std::chrono::steady_clock::time_point held_up;  // ... since then
     std::chrono::milliseconds slow_tick = kSlowTick;
     while (!ended_ && (calm < kIdleTicks || follower_.binds())) {
       const bool overtakes = calm < kIdleTicks;
@@ -426,12 +428,11 @@ void RequestLoop::watch() {
       still = same ? std::min(still + 1, kIdleTicks) : 0;
       const auto now = std::chrono::steady_clock::now();
       const bool waits = same && (phase != Phase::kReading || request_waits());
-      if (!waits) held_up = {};
-      if (waits && held_up == decltype(held_up){}) held_up = now;
+      if (!std::exchange(waited, waits)) held_up = now;
       slow_tick = overtakes || waits ? kSlowTick : std::min(2 * slow_tick, kSlowestTick);
       if (waits && now - held_up >= kHeldUp) {
         follower_.rescue(now);
-        held_up = {};
+        waited = false;
       } else if (still == kIdleTicks) {
         follower_.set_free();
       }

@@ -11,9 +11,11 @@
 
 #include <algorithm>
 #include <csignal>
+#include <cstddef>
 #include <cstdlib>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "fs/proc_locks.h"
 #include "fs/unique_fd.h"
@@ -48,7 +50,11 @@ class OutsiderWatchTest : public ::testing::Test {
       ::flock(fd, LOCK_EX);
       ::_exit(0);
     }
-    while (!anybody_waits_on(ino_)) std::this_thread::yield();
+    while (times_listed() == 0) std::this_thread::yield();
+  }
+  [[nodiscard]] std::ptrdiff_t times_listed() const {
+    const std::vector<ino_t> all = inodes_waited_for();
+    return std::count(all.begin(), all.end(), ino_);
   }
   void end_waiter() {
     if (waiter_ <= 0) return;
@@ -86,8 +92,7 @@ TEST_F(OutsiderWatchTest, SeesWhoWaitsAndWhere) {
   begin_waiter();
   EXPECT_TRUE(waits_now(ino_));
   EXPECT_FALSE(waits_now(ino_ + 1));
-  const std::vector<ino_t> all = inodes_waited_for();
-  EXPECT_EQ(std::count(all.begin(), all.end(), ino_), 1);
+  EXPECT_EQ(times_listed(), 1);
   end_waiter();
   EXPECT_FALSE(waits_now(ino_));
 }

@@ -123,7 +123,11 @@ class RecordTest : public ::testing::Test {
   bool waited_for(const std::string& name) const {
     const ino_t inode = inode_of(name);
     const auto end = std::chrono::steady_clock::now() + deadline();
-    while (!lockfs::anybody_waits_on(inode)) {
+    const auto waited = [inode] {
+      const std::vector<ino_t> all = lockfs::inodes_waited_for();
+      return std::binary_search(all.begin(), all.end(), inode);
+    };
+    while (!waited()) {
       if (std::chrono::steady_clock::now() > end) return false;
       std::this_thread::sleep_for(std::chrono::milliseconds(5));
     }
