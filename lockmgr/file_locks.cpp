@@ -92,39 +92,6 @@ auto not_of(const Owner* owner) {
 
 // -- tree summaries ------------------------------------------------------------------------------
 
-void LockTreeTraits::Summary::add(const Lock& lock) {
-  if (lock.owner == reacher) {
-    reach = std::max(reach, lock.range.last);
-  } else if (lock.range.last > reach) {
-    other_reach = reach;
-    reach = lock.range.last;
-    reacher = lock.owner;
-  } else {
-    other_reach = std::max(other_reach, lock.range.last);
-  }
-}
-
-void LockTreeTraits::Summary::add(const Summary& other) {
-  if (other.reacher == reacher) {
-    reach = std::max(reach, other.reach);
-    other_reach = std::max(other_reach, other.other_reach);
-  } else if (other.reach > reach) {
-    // The new best owner's rivals: the old best, and the others' others (maybe the old best).
-    other_reach = std::max(reach, other.other_reach);
-    reach = other.reach;
-    reacher = other.reacher;
-  } else {
-    // Rivals of `reacher`: the others' best is one; their others can only be lower.
-    other_reach = std::max(other_reach, other.reach);
-  }
-}
-
-bool LockTreeTraits::Summary::same(const Summary& other) const {
-  // Of two who reach equally far either may be named.
-  return reach == other.reach && other_reach == other.other_reach &&
-         (reacher == other.reacher || reach == other_reach);
-}
-
 void QueueTreeTraits::summarise(Waiter& n, const Waiter* left, const Waiter* right) {
   const QueueSummary s = queue_summary(n, left, right);
   n.queue_reach = s.reach;

@@ -57,10 +57,10 @@
 #include "lockmgr/backing.h"
 #include "lockmgr/interval_tree.h"
 #include "lockmgr/lock_manager.h"
+#include "lockmgr/lock_trees.h"
 #include "lockmgr/owner.h"
 #include "lockmgr/policy.h"
 #include "lockmgr/range.h"
-#include "lockmgr/range_tree.h"
 #include "lockmgr/wait_graph.h"
 #include "lockmgr/waiter_order.h"
 
@@ -68,73 +68,9 @@ namespace lockmgr {
 
 namespace bi = boost::intrusive;
 
-struct Owner;
 struct OutsideWait;
 class FileLocks;
 struct PolicySwitch;
-
-/// A granted lock, in a tree of those of its mode.
-struct Lock {
-  Range range;
-  Owner* owner = nullptr;
-  std::uint32_t since = 0;  ///< seconds on the manager's clock when it was granted
-  Mode mode = Mode::kNone;
-  std::uint16_t epoch = 0;  ///< FileLocks::epoch_ when it was granted
-};
-
-struct LockTreeTraits {
-  using Entry = Lock;
-  /// An owner's locks are disjoint: no two begin at one byte.
-  struct Key {
-    Offset first = 0;
-    const Owner* owner = nullptr;
-    friend bool operator<(const Key& a, const Key& b) {
-      const bool by_owner = (a.first == b.first) & std::less<>()(a.owner, b.owner);
-      return (a.first < b.first) | by_owner;
-    }
-  };
-  /// The farthest byte reached, by whom, and the farthest reached by others.
-  struct Summary {
-    Offset reach = -1;
-    const Owner* reacher = nullptr;
-    Offset other_reach = -1;
-
-    void add(const Lock& lock);
-    void add(const Summary& other);
-    bool depends_on(const Lock& lock) const {
-      return lock.range.last == reach || lock.range.last == other_reach;
-    }
-    bool same(const Summary& other) const;
-    Offset reach_without(const Owner* left_out) const {
-      return reacher == left_out ? other_reach : reach;
-    }
-  };
-  static Key key(const Lock& lock) { return {lock.range.first, lock.owner}; }
-  static Offset first(const Key& key) { return key.first; }
-};
-using LockTree = RangeTree<LockTreeTraits>;
-
-/// The same lock among those of its owner.
-struct Held {
-  Range range;
-  std::uint32_t since = 0;
-  Mode mode = Mode::kNone;
-  std::uint16_t epoch = 0;
-};
-
-struct HeldTreeTraits {
-  using Entry = Held;
-  using Key = Offset;
-  struct Summary {
-    void add(const Held&) {}
-    void add(const Summary&) {}
-    bool depends_on(const Held&) const { return false; }
-    bool same(const Summary&) const { return true; }
-  };
-  static Key key(const Held& held) { return held.range.first; }
-  static Offset first(Key key) { return key; }
-};
-using HeldTree = RangeTree<HeldTreeTraits>;
 
 class Opened;
 

@@ -8,6 +8,10 @@
 /// Memory is taken beforehand, by prepare(); no other operation allocates, throws or fails.
 /// Pointers to entries and iterators are good until the next change.
 ///
+/// A tree of several levels remembers the leaf it was last led to (the finger): what follows in the
+/// same place, as an insertion follows the search for a conflict, need not go down again. Hence
+/// searches, too, write to the tree.
+///
 /// Thread safety: none of its own; the owner of the tree serialises access.
 ///
 /// Invariants (check() verifies them, for debug builds and tests):
@@ -16,6 +20,7 @@
 ///  3. A child's keys are not below its separator, and below the next one's; the first child's
 ///     separator means nothing.
 ///  4. The summary kept for a child is that of its entries.
+///  5. The finger, if set, is the path to the leaf that keys from `low` to below `high` belong to.
 #pragma once
 
 #include <algorithm>
@@ -39,6 +44,8 @@ namespace lockmgr {
 ///   using Summary;  // made of nothing by default; void add(const Entry&), void add(const
 ///   Summary&),
 ///                   // bool depends_on(const Entry&) const: whether it may change when that goes,
+///                   // void retract(const Entry& gone, const T* left, std::size_t count): makes it
+///                   // that of what is left, entries or summaries, now that `gone` has gone,
 ///                   // bool same(const Summary&) const: whether the two answer alike
 ///   static Key key(const Entry&);
 ///   static Offset first(const Key&);
@@ -150,13 +157,17 @@ class RangeTree {
     if (levels_ == 0) {
       return size_ != 0 && !(Traits::key(only_) < key) ? Iterator(&only_) : Iterator();
     }
-    const Leaf* l = leaf_of(key);
+    Path local;
+    const Leaf* l = way_to(key, local).leaf;
     return Iterator(l, position(*l, key));
   }
 
   /// The first entry that overlaps or follows the byte `at`. REQUIRES: the entries are disjoint.
   /// O(log n).
   Iterator from(Offset at) const {
+    if (levels_ == 0) {
+      return size_ != 0 && only_.range.last >= at ? Iterator(&only_) : Iterator();
+    }
     const auto [before, follower] = around(Key{at});
     return before != end() && before->range.last >= at ? before : follower;
   }
@@ -178,6 +189,8 @@ class RangeTree {
       if (needed <= (levels_ == 0 ? 1 : root_->capacity)) return true;
       if (needed <= kLeafFull) return grow_root_leaf(needed);
     }
+    // Without one all works as well.
+    if (finger_ == nullptr) finger_ = new (std::nothrow) Path;
     // An insertion can split a node on each level and add a root.
     while (spares_ < more * (levels_ + 1)) {
       void* memory = ::operator new(kFullBytes, std::nothrow);
@@ -195,9 +208,10 @@ class RangeTree {
       only_ = entry;
       return;
     }
-    Path path;
+    Path local;
     const Key key = Traits::key(entry);
-    Leaf& l = *descend(key, path);
+    Path& path = way_to(key, local);
+    Leaf& l = *path.leaf;
     for (unsigned i = 0; i + 1 < levels_; ++i) path.node[i]->summary[path.index[i]].add(entry);
     const std::size_t index = position(l, key);
     if (l.count < l.capacity) {
@@ -214,8 +228,9 @@ class RangeTree {
       clear();
       return;
     }
-    Path path;
-    Leaf& l = *descend(key, path);
+    Path local;
+    Path& path = way_to(key, local);
+    Leaf& l = *path.leaf;
     const std::size_t index = position(l, key);
     assert(index < l.count && !(key < Traits::key(l.entries()[index])));
     const Entry gone = l.entries()[index];
@@ -230,8 +245,13 @@ class RangeTree {
         drop_child(parent, at, of_leaves);
       } else if (parent.child[at]->count < few && merge_child(parent, at, of_leaves)) {
         // Its summary is made anew there.
-      } else if (parent.summary[at].depends_on(gone)) {
-        parent.summary[at] = summary_of(parent.child[at], of_leaves);
+      } else if (Summary& summary = parent.summary[at]; summary.depends_on(gone)) {
+        const Node* child = parent.child[at];
+        if (of_leaves) {
+          summary.retract(gone, leaf(child)->entries(), child->count);
+        } else {
+          summary.retract(gone, inner(child)->summary.data(), child->count);
+        }
       }
     }
     while (levels_ > 1 && root_->count == 1) {
@@ -248,9 +268,10 @@ class RangeTree {
       only_ = entry;
       return;
     }
-    Path path;
+    Path local;
     const Key key = Traits::key(entry);
-    Leaf& l = *descend(key, path);
+    Path& path = way_to(key, local);
+    Leaf& l = *path.leaf;
     l.entries()[position(l, key)] = entry;
     for (unsigned i = levels_ - 1; i-- > 0;) {
       Inner& parent = *path.node[i];
@@ -263,6 +284,7 @@ class RangeTree {
   void clear() noexcept {
     if (levels_ > 0) free_subtree(root_, levels_);
     while (spares_ > 0) ::operator delete(take_spare());
+    delete std::exchange(finger_, nullptr);
     root_ = nullptr;
     levels_ = 0;
     size_ = 0;
@@ -274,14 +296,18 @@ class RangeTree {
   /// overlap, it holds a range that starts behind `range`, and so does all that follows it.
   template <typename Reach, typename Counts>
   const Entry* first_overlap(const Range& range, const Reach& reach, const Counts& counts) const {
-    const Node* n = root_;
-    for (unsigned level = levels_; level > 1; --level) {
-      const Inner& node = *inner(n);
-      std::size_t i = 0;
-      while (i < node.count && reach(node.summary[i]) < range.first) ++i;
-      if (i == node.count) return nullptr;
-      n = prefetched(node.child[i]);
+    Node* n = root_;
+    Path local;
+    Path* path = nullptr;
+    for (unsigned i = 0; i + 1 < levels_; ++i) {
+      Inner& node = *inner(n);
+      std::size_t at = 0;
+      while (at < node.count && reach(node.summary[at]) < range.first) ++at;
+      if (at == node.count) return nullptr;
+      if (path == nullptr) path = &begin_path(local);
+      n = path->step(i, node, at);
     }
+    if (path != nullptr) path->leaf = leaf(n);
     const Entry* entry = levels_ == 0 ? &only_ : leaf(n)->entries();
     const Entry* const end = entry + (levels_ == 0 ? size_ : n->count);
     for (; entry != end && entry->range.first <= range.last; ++entry) {
@@ -336,14 +362,32 @@ class RangeTree {
     Checked seen;
     if (const char* broken = check_subtree(root_, levels_, nullptr, nullptr, seen)) return broken;
     if (seen.last_leaf->next != nullptr) return "the last leaf of a tree has a next one";
+    if (!finger_ok()) return "the finger of a tree points elsewhere";
     return seen.entries == size_ ? nullptr : "the size of a tree has drifted";
   }
 
  private:
-  /// From the root to the parent of a leaf: nodes, and which child was taken.
+  /// From the root to a leaf: nodes, which child was taken, and what keys belong there.
   struct Path {
+    Leaf* leaf = nullptr;      ///< null: leads nowhere
+    const Key* low = nullptr;  ///< null: no bound
+    const Key* high = nullptr;
     std::array<Inner*, kMostLevels> node;
-    std::array<std::size_t, kMostLevels> index;
+    std::array<std::uint16_t, kMostLevels> index;
+
+    bool leads_to(const Key& key) const {
+      return leaf != nullptr && (low == nullptr || !(key < *low)) &&
+             (high == nullptr || key < *high);
+    }
+    /// Takes child `at` of the `i`-th node, which it returns.
+    Node* step(unsigned i, Inner& parent, std::size_t at) {
+      node[i] = &parent;
+      index[i] = static_cast<std::uint16_t>(at);
+      if (at > 0) low = &parent.separator[at];
+      if (at + 1 < parent.count) high = &parent.separator[at + 1];
+      prefetch(parent.child[at]);
+      return parent.child[at];
+    }
   };
   /// What check_subtree() has come by.
   struct Checked {
@@ -389,27 +433,33 @@ class RangeTree {
                         [&key](const Entry& entry) { return Traits::key(entry) < key; });
   }
   /// Has all of a node brought from memory at once, instead of line after line as it is read.
-  static const Node* prefetched(const Node* n) {
+  static void prefetch(const Node* n) {
     for (std::size_t at = 0; at < kFullBytes; at += 64) {
       __builtin_prefetch(reinterpret_cast<const char*>(n) + at);
     }
-    return n;
   }
-  const Leaf* leaf_of(const Key& key) const {
-    const Node* n = root_;
-    for (unsigned level = levels_; level > 1; --level)
-      n = prefetched(inner(n)->child[child_for(*inner(n), key)]);
-    return leaf(n);
+  /// Where to write down a path: the finger if there is one.
+  Path& begin_path(Path& local) const {
+    Path& path = finger_ != nullptr ? *finger_ : local;
+    path.leaf = nullptr;
+    path.low = path.high = nullptr;
+    return path;
   }
-  Leaf* descend(const Key& key, Path& path) {
+  /// The path to the leaf that `key` belongs to: the finger or, without one, `local`. REQUIRES:
+  /// there is a leaf.
+  Path& way_to(const Key& key, Path& local) const {
+    if (finger_ != nullptr && finger_->leads_to(key)) return *finger_;
+    Path& path = begin_path(local);
     Node* n = root_;
     for (unsigned i = 0; i + 1 < levels_; ++i) {
-      path.node[i] = inner(n);
-      path.index[i] = child_for(*inner(n), key);
-      n = inner(n)->child[path.index[i]];
-      prefetched(n);
+      n = path.step(i, *inner(n), child_for(*inner(n), key));
     }
-    return leaf(n);
+    path.leaf = leaf(n);
+    return path;
+  }
+  /// To be called when nodes come, go or move.
+  void lift_finger() noexcept {
+    if (finger_ != nullptr) finger_->leaf = nullptr;
   }
 
   /// The entries to either side of `key`; the second may have it.
@@ -419,7 +469,8 @@ class RangeTree {
       const Iterator only(&only_);
       return Traits::key(only_) < key ? std::pair(only, Iterator()) : std::pair(Iterator(), only);
     }
-    const Leaf* l = leaf_of(key);
+    Path local;
+    const Leaf* l = way_to(key, local).leaf;
     const std::size_t index = position(*l, key);
     Iterator before;
     if (index > 0) {
@@ -480,6 +531,7 @@ class RangeTree {
     while (leaf_capacity(*bytes) < needed) ++bytes;
     void* memory = ::operator new(*bytes, std::nothrow);
     if (memory == nullptr) return false;
+    lift_finger();
     Leaf* l = new (memory) Leaf;
     l->capacity = static_cast<std::uint16_t>(leaf_capacity(*bytes));
     l->count = static_cast<std::uint16_t>(size_);
@@ -501,7 +553,8 @@ class RangeTree {
   // -- changing shape --------------------------------------------------------------------------
 
   /// Splits a full leaf and inserts `entry` at `index` of what it was.
-  void split(Leaf& left, std::size_t index, const Entry& entry, Path& path) noexcept {
+  void split(Leaf& left, std::size_t index, const Entry& entry, const Path& path) noexcept {
+    lift_finger();
     Leaf& right = *new_leaf();
     const bool last = left.next == nullptr;
     // Locks taken in ascending order fill their leaves.
@@ -524,7 +577,7 @@ class RangeTree {
   /// Hangs `right` into the tree behind its new neighbour `left`, to which `path` leads, splitting
   /// parents as it must. `last`: nothing is behind them.
   void add_sibling(Node& left, Node& right, Key separator, bool leaves, bool last,
-                   Path& path) noexcept {
+                   const Path& path) noexcept {
     Node* l = &left;
     Node* r = &right;
     for (unsigned i = levels_ - 1; i-- > 0; leaves = false) {
@@ -569,6 +622,7 @@ class RangeTree {
 
   /// Takes the child out of its parent and lets it go.
   void drop_child(Inner& parent, std::size_t at, bool is_leaf) noexcept {
+    lift_finger();
     Node* child = parent.child[at];
     if (is_leaf) {
       Leaf& l = *leaf(child);
@@ -641,6 +695,21 @@ class RangeTree {
     return true;
   }
 
+  bool finger_ok() const {
+    if (finger_ == nullptr || finger_->leaf == nullptr) return true;
+    const Key* low = nullptr;
+    const Key* high = nullptr;
+    const Node* n = root_;
+    for (unsigned i = 0; i + 1 < levels_; ++i) {
+      const std::size_t at = finger_->index[i];
+      if (finger_->node[i] != n || at >= n->count) return false;
+      if (at > 0) low = &inner(n)->separator[at];
+      if (at + 1 < n->count) high = &inner(n)->separator[at + 1];
+      n = inner(n)->child[at];
+    }
+    return finger_->leaf == n && finger_->low == low && finger_->high == high;
+  }
+
   const char* check_subtree(const Node* n, unsigned level, const Key* low, const Key* high,
                             Checked& seen) const {
     if (n->count == 0 || n->count > n->capacity) return "a node of a tree is empty or overfull";
@@ -683,6 +752,7 @@ class RangeTree {
 
   Node* root_ = nullptr;
   Spare* spare_ = nullptr;
+  Path* finger_ = nullptr;
   std::uint32_t size_ = 0;
   std::uint8_t levels_ = 0;  ///< of nodes; 0: the only entry, if any, is in only_
   std::uint8_t spares_ = 0;

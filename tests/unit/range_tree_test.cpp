@@ -117,16 +117,23 @@ std::size_t entries(const LockTree& tree) {
   return count;
 }
 
-/// Lets the tree grow to `most` locks and shrink again, over and over, by random steps.
-void compare_random_steps(int steps, std::size_t most, std::uint64_t span) {
+/// Lets the tree grow to `most` locks and shrink again, over and over, by random steps. What is
+/// added or searched for begins within `span` bytes of a place that moves on every `stay` steps.
+void compare_random_steps(int steps, std::size_t most, std::uint64_t span, int stay = 0) {
   Random random(testing::test_seed());
   Model model;
   std::size_t limit = most;
+  Offset place = 0;
+  const auto near = [&] {
+    const Range range = random_range(random, span);
+    return Range{place + range.first, range.last == kEof ? kEof : place + range.last};
+  };
   for (int step = 0; step < testing::scaled(steps); ++step) {
     if (step % 500 == 0) limit = static_cast<std::size_t>(random.below(most + 1));
+    if (stay != 0 && step % stay == 0) place = static_cast<Offset>(random.below(most));
     const bool full = model.locks.size() >= limit;
     if (model.locks.empty() || (!full && !random.one_in(3))) {
-      model.add(random_range(random, span), model.owner(random.below(model.owner_count())));
+      model.add(near(), model.owner(random.below(model.owner_count())));
     } else if (!full && random.one_in(3)) {
       const std::size_t n = random.below(model.locks.size());
       model.change(n, model.locks[n].range.first + static_cast<Offset>(random.below(60)));
@@ -137,7 +144,7 @@ void compare_random_steps(int steps, std::size_t most, std::uint64_t span) {
     ASSERT_EQ(model.tree.size(), model.locks.size());
     const std::size_t who = random.below(model.owner_count() + 1);
     const Owner* left_out = who == model.owner_count() ? nullptr : model.owner(who);
-    compare(model, random_range(random, span), left_out);
+    compare(model, near(), left_out);
     if (::testing::Test::HasFatalFailure()) FAIL() << "step " << step;
     ASSERT_EQ(entries(model.tree), model.locks.size());
   }
@@ -159,6 +166,9 @@ TEST(RangeTree, Empty) {
 TEST(RangeTree, FewLocksAgreeWithAVector) { compare_random_steps(20'000, 40, 100); }
 
 TEST(RangeTree, ThreeLevelsAgreeWithAVector) { compare_random_steps(20'000, 2'000, 1'000); }
+
+// Most steps find the finger in the right place, or just beside it.
+TEST(RangeTree, NeighbouringStepsAgreeWithAVector) { compare_random_steps(20'000, 2'000, 30, 50); }
 
 // What lies at both ends of a node and of the tree, in each order of coming and going.
 TEST(RangeTree, GrowsAndShrinksFromEitherEnd) {
