@@ -98,6 +98,7 @@ using OwnerList =
 /// The granted locks of a conflict space; see Space.
 struct LockSpace {
   bool empty() const { return exclusive.empty() && shared.empty(); }
+  LockTree& tree(Mode mode) { return mode == Mode::kExclusive ? exclusive : shared; }
 
   LockTree exclusive;
   LockTree shared;
@@ -458,10 +459,7 @@ class FileLocks final : public std::enable_shared_from_this<FileLocks> {
   const LockSpace& space_of(const OwnerId& id) const {
     return const_cast<FileLocks*>(this)->space_of(id);
   }
-  LockTree& tree_of(const Owner& owner, Mode mode) {
-    LockSpace& space = space_of(owner.id);
-    return mode == Mode::kExclusive ? space.exclusive : space.shared;
-  }
+  LockTree& tree_of(const Owner& owner, Mode mode) { return space_of(owner.id).tree(mode); }
   const LockTree& tree_of(const Owner& owner, Mode mode) const {
     return const_cast<FileLocks*>(this)->tree_of(owner, mode);
   }

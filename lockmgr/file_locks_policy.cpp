@@ -147,26 +147,35 @@ void FileLocks::break_leases(LockManager::Clock::time_point now) noexcept {
 /// Puts the flocks into the trees of the space that `to` has them in, and follows `to`. Returns
 /// false, having changed nothing, for want of memory.
 bool FileLocks::move_flocks(const Policy& to) noexcept {
+  // Until all have found room in the new space they are in both.
+  LockSpace& source = spaces_[static_cast<std::size_t>(policy_.space_of(OwnerType::kFlock))];
   LockSpace& target = spaces_[static_cast<std::size_t>(to.space_of(OwnerType::kFlock))];
-  unsigned exclusive = 0;
-  unsigned shared = 0;
   const auto for_each_flock = [this](const auto& visit) {
     for (const auto& [id, owner] : owners_) {
       if (id.type != OwnerType::kFlock) continue;
-      for (const Held& held : owner->locks) visit(*owner, held);
+      for (const Held& held : owner->locks) {
+        if (!visit(*owner, held)) return false;
+      }
     }
+    return true;
   };
-  for_each_flock(
-      [&](Owner&, const Held& held) { ++(held.mode == Mode::kExclusive ? exclusive : shared); });
-  if (!target.exclusive.prepare(exclusive) || !target.shared.prepare(shared)) return false;
-  for_each_flock([&](Owner& owner, const Held& held) {
-    tree_of(owner, held.mode).erase({held.range.first, &owner});
+  std::size_t found_room = 0;
+  const bool all = for_each_flock([&](Owner& owner, const Held& held) {
+    LockTree& tree = target.tree(held.mode);
+    if (!tree.prepare(1)) return false;
+    tree.insert({held.range, &owner, held.since, held.mode, held.epoch});
+    ++found_room;
+    return true;
   });
-  policy_ = to;
+  LockSpace& left = all ? source : target;
   for_each_flock([&](Owner& owner, const Held& held) {
-    tree_of(owner, held.mode).insert({held.range, &owner, held.since, held.mode, held.epoch});
+    if (found_room == 0) return false;
+    --found_room;
+    left.tree(held.mode).erase({held.range.first, &owner});
+    return true;
   });
-  return true;
+  if (all) policy_ = to;
+  return all;
 }
 
 void FileLocks::switch_policy(const Policy& to, PolicySwitch& report) noexcept {

@@ -93,6 +93,9 @@ class RangeTree {
   static constexpr unsigned kMostLevels = 16;
 
  public:
+  static constexpr unsigned kMostAtOnce = 4;
+  static_assert(kMostAtOnce < kLeafFull && kMostAtOnce * (kMostLevels + 1) <= UINT8_MAX);
+
   /// Walks the entries in order.
   class Iterator {
    public:
@@ -179,10 +182,11 @@ class RangeTree {
     return follower != end() && follower->range.first == at ? follower.at_ : before.at_;
   }
 
-  /// Takes the memory that `more` calls of insert() can need, with calls of erase() and replace()
-  /// before and between them; where these empty the tree, there is room for one entry after that.
-  /// False when there is none; then nothing has changed.
+  /// Takes the memory that `more` calls of insert() can need, at most kMostAtOnce, with calls of
+  /// erase() and replace() before and between them; where these empty the tree, there is room for
+  /// one entry after that. False when there is none; then nothing has changed.
   bool prepare(unsigned more) noexcept {
+    assert(more <= kMostAtOnce);
     if (more == 0) return true;
     if (levels_ <= 1) {
       const std::size_t needed = size_ + more;

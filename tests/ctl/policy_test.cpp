@@ -1,11 +1,15 @@
 // The policy through the control socket: shown, listed, switched under held locks, explained.
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/file.h>
 
+#include <cerrno>
 #include <string>
 #include <vector>
 
 #include "tests/ctl/control_peer.h"
 #include "tests/mounted/locks/lock_test.h"
+#include "tests/mounted/support/process.h"
 
 namespace lockfs::test {
 namespace {
@@ -60,6 +64,26 @@ TEST_F(PolicyControl, SwitchesWhileLocksAreHeld) {
   EXPECT_EQ(bad["code"], "bad_request");
   EXPECT_NE(bad["error"].get<std::string>().find("fifo, readers"), std::string::npos) << bad;
   EXPECT_EQ(peer.call("policy")["result"]["policy"], "nfs");
+}
+
+TEST_F(PolicyControl, SwitchKeepsHundredsOfSharedFlocks) {
+  constexpr std::size_t kCount = 300;
+  make_file("f");
+  std::vector<UniqueFd> holders;
+  for (std::size_t i = 0; i < kCount; ++i) {
+    holders.emplace_back(::open(in_mount("f").c_str(), O_RDWR | O_CLOEXEC));
+    ASSERT_EQ(::flock(holders.back().get(), LOCK_SH | LOCK_NB), 0) << i;
+  }
+  Locker client(fs().in_source("f"));
+  ControlPeer peer(socket());
+  EXPECT_EQ(peer.call("set_policy", {{"policy", "linux"}})["result"]["locks"], kCount);
+  EXPECT_EQ(client.try_lock(kFlock, kExclusive), EAGAIN);
+  EXPECT_EQ(peer.call("set_policy", {{"policy", "nfs"}})["result"]["locks"], kCount);
+  while (!holders.empty()) {
+    ASSERT_EQ(client.try_lock(kPosix, kExclusive), EAGAIN) << holders.size() << " are left";
+    holders.pop_back();
+  }
+  EXPECT_EQ(client.try_lock(kPosix, kExclusive), 0);
 }
 
 TEST_F(PolicyControl, ExplainsWhoWouldBlockUnderEachPreset) {

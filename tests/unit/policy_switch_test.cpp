@@ -51,6 +51,24 @@ TEST(Switch, MovesFlocksToFlocksAndBack) {
   EXPECT_EQ(w.lock(process(2), {20, 29}, kX), 0);
 }
 
+// As when a few hundred processes share a file: all must find room in the tree of the other space.
+TEST(Switch, MovesManyFlocks) {
+  for (const std::uint64_t count : {24, 25, 60, 300, 3000}) {
+    World w;
+    for (std::uint64_t n = 1; n <= count; ++n) {
+      ASSERT_EQ(w.lock(flock_of(n), kWholeFile, kS), 0);
+    }
+    EXPECT_EQ(switch_to(w, "linux").locks, count);
+    EXPECT_EQ(to_text(w.backing().held()), "nothing");
+    EXPECT_EQ(to_text(w.backing().flocks().held()), "S[0,EOF] ");
+    for (std::uint64_t n = 1; n <= count; n += 2) w.unlock(flock_of(n), kWholeFile);
+    const PolicySwitch back = switch_to(w, "nfs");
+    EXPECT_EQ(back.locks, count / 2);
+    EXPECT_EQ(back.left_behind, 0U);
+    EXPECT_EQ(w.held(flock_of(2)), "S[0,EOF] ");
+  }
+}
+
 TEST(Switch, SaysWhatAnOutsiderKeepsFromBeingCarried) {
   World w({}, 1, policy_of("linux"));
   ASSERT_EQ(w.lock(flock_of(1), kWholeFile, kX), 0);
