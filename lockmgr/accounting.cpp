@@ -30,7 +30,7 @@ std::shared_ptr<Account> Ledger::account(uid_t uid) {
       std::erase_if(accounts_,
                     [uid](const auto& slot) { return slot.first != uid && slot.second.expired(); });
     }
-    account = std::make_shared<Account>(uid);
+    account = std::make_shared<Account>(*this, uid);
     accounts_[uid] = account;
   }
   return account;
@@ -57,8 +57,7 @@ void Ledger::set_limits(const Limits& limits) {
   set(Limit::kOutsideWaits, limits.outside_waits);
 }
 
-Tally::Tally(Ledger& ledger, uid_t uid, Kind kind)
-    : ledger_(ledger), account_(ledger.account(uid)), kind_(kind) {}
+Tally::Tally(Ledger& ledger, uid_t uid, Kind kind) : account_(ledger.account(uid)), kind_(kind) {}
 
 void Tally::set(std::uint64_t count) noexcept {
   if (count == charged_) return;
@@ -66,17 +65,19 @@ void Tally::set(std::uint64_t count) noexcept {
   const std::uint64_t difference = count - charged_;
   const bool locks = kind_ == Kind::kLocks;
   (locks ? account_->locks : account_->waiters).fetch_add(difference, std::memory_order_relaxed);
-  (locks ? ledger_.locks_ : ledger_.waiters_).fetch_add(difference, std::memory_order_relaxed);
+  Ledger& ledger = account_->ledger;
+  (locks ? ledger.locks_ : ledger.waiters_).fetch_add(difference, std::memory_order_relaxed);
   charged_ = count;
 }
 
 std::optional<Limit> Tally::would_break(std::uint64_t more) const noexcept {
-  const auto full = [this, more](std::uint64_t now, Limit limit) {
-    const std::uint64_t most = ledger_.limit(limit);
+  const Ledger& ledger = account_->ledger;
+  const auto full = [&ledger, more](std::uint64_t now, Limit limit) {
+    const std::uint64_t most = ledger.limit(limit);
     return now >= most || more > most - now;
   };
   if (kind_ == Kind::kWaiters) {
-    if (full(ledger_.waiters(), Limit::kWaiters)) return Limit::kWaiters;
+    if (full(ledger.waiters(), Limit::kWaiters)) return Limit::kWaiters;
     if (full(account_->waiters.load(std::memory_order_relaxed), Limit::kWaitersPerUser)) {
       return Limit::kWaitersPerUser;
     }
@@ -86,7 +87,7 @@ std::optional<Limit> Tally::would_break(std::uint64_t more) const noexcept {
   if (full(account_->locks.load(std::memory_order_relaxed), Limit::kLocksPerUser)) {
     return Limit::kLocksPerUser;
   }
-  if (full(ledger_.locks(), Limit::kLocks)) return Limit::kLocks;
+  if (full(ledger.locks(), Limit::kLocks)) return Limit::kLocks;
   return std::nullopt;
 }
 

@@ -50,7 +50,8 @@ class Ledger;
 
 /// One user's counts.
 struct Account {
-  explicit Account(uid_t user) : uid(user) {}
+  Account(Ledger& in, uid_t user) : ledger(in), uid(user) {}
+  Ledger& ledger;
   const uid_t uid;
   std::atomic<std::uint64_t> locks{0};
   std::atomic<std::uint64_t> waiters{0};
@@ -77,10 +78,9 @@ class Tally {
   std::optional<Limit> would_break(std::uint64_t more) const noexcept;
 
  private:
-  Ledger& ledger_;
-  std::shared_ptr<Account> account_;
+  const std::shared_ptr<Account> account_;
   std::uint64_t charged_ = 0;
-  Kind kind_;
+  const Kind kind_;
 };
 
 class Ledger {

@@ -286,10 +286,7 @@ bool FileLocks::covered(const LockSpace& space, const Range& range) {
 
 // -- owners --------------------------------------------------------------------------------------
 
-Owner* FileLocks::find_owner(const OwnerId& id) const noexcept {
-  const auto it = owners_.find(id);
-  return it == owners_.end() ? nullptr : it->second.get();
-}
+Owner* FileLocks::find_owner(const OwnerId& id) const noexcept { return owners_.find(id); }
 
 Owner& FileLocks::get_owner(Opened& opened, const OwnerId& id, const Caller& caller) {
   const auto kept = std::find_if(opened.idle_.begin(), opened.idle_.end(),
@@ -301,9 +298,7 @@ Owner& FileLocks::get_owner(Opened& opened, const OwnerId& id, const Caller& cal
     owner = nullptr;
   }
   if (owner == nullptr) {
-    auto fresh = std::make_unique<Owner>(manager_.ledger_, id, caller);
-    owner = fresh.get();
-    owners_.emplace(id, std::move(fresh));
+    owner = &owners_.insert(std::make_unique<Owner>(manager_.ledger_, id, caller));
   }
   if (owner->opened == nullptr || owner->kept) {
     Opened& home = owner->opened != nullptr ? *owner->opened : opened;
@@ -330,7 +325,7 @@ void FileLocks::leave_opened(Owner& owner) noexcept {
 
 void FileLocks::remove_owner(Owner& owner) noexcept {
   leave_opened(owner);
-  owners_.erase(owners_.find(owner.id));
+  owners_.erase(owner);
 }
 
 void FileLocks::drop_if_idle(Owner& owner) noexcept {
@@ -1447,27 +1442,27 @@ const char* FileLocks::check_locks() const {
   if (broken != nullptr) return broken;
 
   std::size_t of_owners = 0;
-  for (const auto& [id, owner] : owners_) {
-    if (const char* wrong = owner->locks.check()) return wrong;
+  for (const Owner& owner : owners_) {
+    if (const char* wrong = owner.locks.check()) return wrong;
     const Held* previous = nullptr;
-    for (const Held& l : owner->locks) {
+    for (const Held& l : owner.locks) {
       if (previous != nullptr && previous->range.overlaps(l.range)) {
         return "an owner's locks overlap";
       }
       if (previous != nullptr && previous->mode == l.mode && previous->range.touches(l.range)) {
         return "an owner's neighbouring locks of one mode are not merged";
       }
-      const LockTree& tree = tree_of(*owner, l.mode);
-      const auto it = tree.lower_bound({l.range.first, owner.get()});
-      if (it == tree.end() || it->owner != owner.get() || it->mode != l.mode ||
-          it->since != l.since || it->epoch != l.epoch || !(it->range == l.range)) {
+      const LockTree& tree = tree_of(owner, l.mode);
+      const auto it = tree.lower_bound({l.range.first, &owner});
+      if (it == tree.end() || it->owner != &owner || it->mode != l.mode || it->since != l.since ||
+          it->epoch != l.epoch || !(it->range == l.range)) {
         return "an owner's lock is not in the tree of its mode";
       }
       previous = &l;
       ++of_owners;
     }
-    if (owner->tally.charged() != owner->locks.size()) return "an owner's tally has drifted";
-    if (owner->idle() != owner->kept) return "an idle owner is not kept, or a kept one not idle";
+    if (owner.tally.charged() != owner.locks.size()) return "an owner's tally has drifted";
+    if (owner.idle() != owner.kept) return "an idle owner is not kept, or a kept one not idle";
   }
   return in_trees == of_owners ? nullptr : "trees and owners disagree on what is granted";
 }

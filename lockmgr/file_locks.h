@@ -50,7 +50,6 @@
 #include <memory>
 #include <mutex>
 #include <optional>
-#include <unordered_map>
 #include <vector>
 
 #include "lockmgr/accounting.h"
@@ -59,6 +58,7 @@
 #include "lockmgr/lock_manager.h"
 #include "lockmgr/lock_trees.h"
 #include "lockmgr/owner.h"
+#include "lockmgr/owner_table.h"
 #include "lockmgr/policy.h"
 #include "lockmgr/range.h"
 #include "lockmgr/wait_graph.h"
@@ -91,9 +91,11 @@ struct Owner {
   Opened* opened = nullptr;  ///< the open file it first came through; null once that closed
   bool kept = false;         ///< it is in Opened::idle_, not in Opened::busy_
   bi::list_member_hook<> opened_hook;
+  bi::unordered_set_member_hook<> table_hook;
 };
 using OwnerList =
-    bi::list<Owner, bi::member_hook<Owner, bi::list_member_hook<>, &Owner::opened_hook>>;
+    bi::list<Owner, bi::member_hook<Owner, bi::list_member_hook<>, &Owner::opened_hook>,
+             bi::constant_time_size<false>>;
 
 /// The granted locks of a conflict space; see Space.
 struct LockSpace {
@@ -258,7 +260,7 @@ struct Blocker {
   Mode mode = Mode::kNone;
 };
 
-class FileLocks final : public std::enable_shared_from_this<FileLocks> {
+class FileLocks final : public std::enable_shared_from_this<FileLocks>, private RegisteredFile {
  public:
   FileLocks(LockManager& manager, const FileKey& key, std::unique_ptr<Backing> backing);
   /// REQUIRES: every Opened is closed and nothing is parked.
@@ -533,7 +535,7 @@ class FileLocks final : public std::enable_shared_from_this<FileLocks> {
   mutable std::mutex mutex_;  ///< guards all that follows
   Policy policy_;
   std::array<LockSpace, kSpaces.size()> spaces_;
-  std::unordered_map<OwnerId, std::unique_ptr<Owner>, OwnerIdHash> owners_;
+  OwnerTable<Owner> owners_;
   IntervalTree<QueueTreeTraits> queue_;
   IntervalTree<BlockedTreeTraits> blocked_;
   std::vector<std::unique_ptr<OutsideWait>> outside_;

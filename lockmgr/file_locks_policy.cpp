@@ -151,10 +151,10 @@ bool FileLocks::move_flocks(const Policy& to) noexcept {
   LockSpace& source = spaces_[static_cast<std::size_t>(policy_.space_of(OwnerType::kFlock))];
   LockSpace& target = spaces_[static_cast<std::size_t>(to.space_of(OwnerType::kFlock))];
   const auto for_each_flock = [this](const auto& visit) {
-    for (const auto& [id, owner] : owners_) {
-      if (id.type != OwnerType::kFlock) continue;
-      for (const Held& held : owner->locks) {
-        if (!visit(*owner, held)) return false;
+    for (Owner& owner : owners_) {
+      if (owner.id.type != OwnerType::kFlock) continue;
+      for (const Held& held : owner.locks) {
+        if (!visit(owner, held)) return false;
       }
     }
     return true;
@@ -184,8 +184,8 @@ void FileLocks::switch_policy(const Policy& to, PolicySwitch& report) noexcept {
     const std::lock_guard guard(mutex_);
     repair_backing();
     const bool moves = to.conflict_space != policy_.conflict_space &&
-                       std::any_of(owners_.begin(), owners_.end(), [](const auto& entry) {
-                         return entry.first.type == OwnerType::kFlock && !entry.second->idle();
+                       std::any_of(owners_.begin(), owners_.end(), [](const Owner& owner) {
+                         return owner.id.type == OwnerType::kFlock && !owner.idle();
                        });
     ++epoch_;
     if (guard_ != Mode::kNone) {

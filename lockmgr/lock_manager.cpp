@@ -17,14 +17,14 @@ std::shared_ptr<FileLocks> LockManager::open_file(const FileKey& key,
                                                   std::unique_ptr<Backing> backing) {
   auto file = std::make_shared<FileLocks>(*this, key, std::move(backing));
   const std::lock_guard guard(registry_mutex_);
-  files_.emplace(file.get(), file);
+  files_.push_back(*file);
   file->policy_ = policy_;  // a switch that came meanwhile has not met this file
   return file;
 }
 
-void LockManager::forget_file(const FileLocks& file) noexcept {
+void LockManager::forget_file(FileLocks& file) noexcept {
   const std::lock_guard guard(registry_mutex_);
-  files_.erase(&file);
+  files_.erase(files_.iterator_to(file));
 }
 
 Policy LockManager::policy() const {
@@ -165,8 +165,10 @@ std::vector<std::shared_ptr<FileLocks>> LockManager::files() const {
   std::vector<std::shared_ptr<FileLocks>> found;
   const std::lock_guard guard(registry_mutex_);
   found.reserve(files_.size());
-  for (const auto& [raw, weak] : files_) {
-    if (auto file = weak.lock()) found.push_back(std::move(file));
+  for (RegisteredFile& file : files_) {
+    // Null: its destructor waits to take it out of the list.
+    auto alive = static_cast<FileLocks&>(file).weak_from_this().lock();
+    if (alive != nullptr) found.push_back(std::move(alive));
   }
   return found;
 }

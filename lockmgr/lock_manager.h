@@ -27,6 +27,7 @@
 
 #include <array>
 #include <atomic>
+#include <boost/intrusive/list.hpp>
 #include <chrono>
 #include <cstdint>
 #include <map>
@@ -45,6 +46,8 @@
 #include "lockmgr/wait_nodes.h"
 
 namespace lockmgr {
+
+namespace bi = boost::intrusive;
 
 class FileLocks;
 struct LockView;
@@ -137,6 +140,14 @@ class Counters {
  private:
   std::array<std::atomic<std::uint64_t>, static_cast<std::size_t>(Counter::kCount)> values_{};
 };
+
+/// What makes a FileLocks one of its manager's list.
+struct RegisteredFile {
+  bi::list_member_hook<> registry_hook;  ///< guarded by LockManager::registry_mutex_
+};
+using RegisteredFiles =
+    bi::list<RegisteredFile, bi::member_hook<RegisteredFile, bi::list_member_hook<>,
+                                             &RegisteredFile::registry_hook>>;
 
 class LockManager {
  public:
@@ -253,7 +264,7 @@ class LockManager {
   void use_up(Ticket ticket) noexcept;
   void take_out(std::map<Ticket, Slot>::iterator it) noexcept;
   std::vector<std::shared_ptr<Waiter>> waiters_at(WaitGraph::Node node) const;
-  void forget_file(const FileLocks& file) noexcept;
+  void forget_file(FileLocks& file) noexcept;
 
   static inline constinit thread_local Clock::rep moment_ = 0;  ///< 0: none
 
@@ -272,11 +283,11 @@ class LockManager {
   std::mutex block_mutex_;  ///< serialises parking of requests that take part in deadlock detection
 
   mutable std::mutex registry_mutex_;
-  Policy policy_;                                               ///< guarded by registry_mutex_
-  Ticket next_ticket_ = 1;                                      ///< guarded by registry_mutex_
-  std::map<Ticket, Slot> tickets_;                              ///< guarded by registry_mutex_
-  std::set<std::pair<WaitGraph::Node, Ticket>> by_node_;        ///< guarded by registry_mutex_
-  std::map<const FileLocks*, std::weak_ptr<FileLocks>> files_;  ///< guarded by registry_mutex_
+  Policy policy_;                                         ///< guarded by registry_mutex_
+  Ticket next_ticket_ = 1;                                ///< guarded by registry_mutex_
+  std::map<Ticket, Slot> tickets_;                        ///< guarded by registry_mutex_
+  std::set<std::pair<WaitGraph::Node, Ticket>> by_node_;  ///< guarded by registry_mutex_
+  mutable RegisteredFiles files_;                         ///< guarded by registry_mutex_
 };
 
 }  // namespace lockmgr

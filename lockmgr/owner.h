@@ -34,9 +34,11 @@ struct OwnerId {
 
 struct OwnerIdHash {
   std::size_t operator()(const OwnerId& id) const noexcept {
-    // Cookies are scrambled pointers already; the type lands in bits that a multiply spreads.
-    return static_cast<std::size_t>((id.cookie ^ static_cast<std::uint64_t>(id.type)) *
-                                    0x9E3779B97F4A7C15ULL);
+    // Cookies may be addresses, alike in their low bits, and tables look at the low bits of a hash;
+    // a multiply spreads what differs upwards.
+    const std::uint64_t spread =
+        (id.cookie ^ static_cast<std::uint64_t>(id.type)) * 0x9E3779B97F4A7C15ULL;
+    return static_cast<std::size_t>(spread >> 32 ^ spread);
   }
 };
 

@@ -149,7 +149,7 @@ class RangeTree {
 
   Iterator begin() const {
     if (levels_ == 0) return size_ == 0 ? Iterator() : Iterator(&only_);
-    const Node* n = root_;
+    const Node* n = nodes_.root;
     for (unsigned level = levels_; level > 1; --level) n = inner(n)->child[0];
     return Iterator(leaf(n), 0);
   }
@@ -190,11 +190,11 @@ class RangeTree {
     if (more == 0) return true;
     if (levels_ <= 1) {
       const std::size_t needed = size_ + more;
-      if (needed <= (levels_ == 0 ? 1 : root_->capacity)) return true;
+      if (needed <= (levels_ == 0 ? 1 : nodes_.root->capacity)) return true;
       if (needed <= kLeafFull) return grow_root_leaf(needed);
     }
     // Without one all works as well.
-    if (finger_ == nullptr) finger_ = new (std::nothrow) Path;
+    if (nodes_.finger == nullptr) nodes_.finger = new (std::nothrow) Path;
     // An insertion can split a node on each level and add a root.
     while (spares_ < more * (levels_ + 1)) {
       void* memory = ::operator new(kFullBytes, std::nothrow);
@@ -258,9 +258,9 @@ class RangeTree {
         }
       }
     }
-    while (levels_ > 1 && root_->count == 1) {
-      Node* old = root_;
-      root_ = inner(old)->child[0];
+    while (levels_ > 1 && nodes_.root->count == 1) {
+      Node* old = nodes_.root;
+      nodes_.root = inner(old)->child[0];
       --levels_;
       release(old);
     }
@@ -286,12 +286,12 @@ class RangeTree {
 
   /// Empties the tree and gives its memory back. O(n).
   void clear() noexcept {
-    if (levels_ > 0) free_subtree(root_, levels_);
-    while (spares_ > 0) ::operator delete(take_spare());
-    delete std::exchange(finger_, nullptr);
-    root_ = nullptr;
-    levels_ = 0;
     size_ = 0;
+    if (levels_ == 0) return;
+    free_subtree(nodes_.root, levels_);
+    while (spares_ > 0) ::operator delete(take_spare());
+    delete nodes_.finger;
+    levels_ = 0;
   }
 
   /// The entry with the smallest key among those that overlap `range` and count. `reach(summary)`
@@ -300,7 +300,7 @@ class RangeTree {
   /// overlap, it holds a range that starts behind `range`, and so does all that follows it.
   template <typename Reach, typename Counts>
   const Entry* first_overlap(const Range& range, const Reach& reach, const Counts& counts) const {
-    Node* n = root_;
+    Node* n = root();
     Path local;
     Path* path = nullptr;
     for (unsigned i = 0; i + 1 < levels_; ++i) {
@@ -325,7 +325,7 @@ class RangeTree {
   template <typename Reach, typename Counts>
   Offset cover_end(Offset at, const Reach& reach, const Counts& counts) const {
     Offset best = -1;
-    const Node* n = root_;
+    const Node* n = root();
     for (unsigned level = levels_; level > 1; --level) {
       const Inner& node = *inner(n);
       std::size_t i = 0;
@@ -348,7 +348,7 @@ class RangeTree {
   template <typename Reach, typename Visit>
   bool for_each_overlap(const Range& range, const Reach& reach, const Visit& visit) const {
     if (levels_ == 0) return visit_overlaps(&only_, size_, range, visit);
-    return walk(root_, levels_, range, reach, visit);
+    return walk(nodes_.root, levels_, range, reach, visit);
   }
 
   /// Every entry in order, until visit(entry) returns false.
@@ -362,9 +362,11 @@ class RangeTree {
   /// Verifies the invariants. Returns nullptr, or the text of the one that is broken.
   const char* check() const {
     if (levels_ == 0) return size_ <= 1 ? nullptr : "a tree without nodes has several entries";
-    if (size_ == 0) return levels_ == 1 && root_->count == 0 ? nullptr : "an empty tree has nodes";
+    if (size_ == 0)
+      return levels_ == 1 && nodes_.root->count == 0 ? nullptr : "an empty tree has nodes";
     Checked seen;
-    if (const char* broken = check_subtree(root_, levels_, nullptr, nullptr, seen)) return broken;
+    if (const char* broken = check_subtree(nodes_.root, levels_, nullptr, nullptr, seen))
+      return broken;
     if (seen.last_leaf->next != nullptr) return "the last leaf of a tree has a next one";
     if (!finger_ok()) return "the finger of a tree points elsewhere";
     return seen.entries == size_ ? nullptr : "the size of a tree has drifted";
@@ -399,6 +401,8 @@ class RangeTree {
     std::size_t entries = 0;
   };
 
+  /// Null when there are no nodes.
+  Node* root() const { return levels_ == 0 ? nullptr : nodes_.root; }
   static Leaf* leaf(Node* n) { return static_cast<Leaf*>(n); }
   static const Leaf* leaf(const Node* n) { return static_cast<const Leaf*>(n); }
   static Inner* inner(Node* n) { return static_cast<Inner*>(n); }
@@ -444,7 +448,7 @@ class RangeTree {
   }
   /// Where to write down a path: the finger if there is one.
   Path& begin_path(Path& local) const {
-    Path& path = finger_ != nullptr ? *finger_ : local;
+    Path& path = nodes_.finger != nullptr ? *nodes_.finger : local;
     path.leaf = nullptr;
     path.low = path.high = nullptr;
     return path;
@@ -452,9 +456,9 @@ class RangeTree {
   /// The path to the leaf that `key` belongs to: the finger or, without one, `local`. REQUIRES:
   /// there is a leaf.
   Path& way_to(const Key& key, Path& local) const {
-    if (finger_ != nullptr && finger_->leads_to(key)) return *finger_;
+    if (nodes_.finger != nullptr && nodes_.finger->leads_to(key)) return *nodes_.finger;
     Path& path = begin_path(local);
-    Node* n = root_;
+    Node* n = nodes_.root;
     for (unsigned i = 0; i + 1 < levels_; ++i) {
       n = path.step(i, *inner(n), child_for(*inner(n), key));
     }
@@ -463,7 +467,7 @@ class RangeTree {
   }
   /// To be called when nodes come, go or move.
   void lift_finger() noexcept {
-    if (finger_ != nullptr) finger_->leaf = nullptr;
+    if (nodes_.finger != nullptr) nodes_.finger->leaf = nullptr;
   }
 
   /// The entries to either side of `key`; the second may have it.
@@ -500,13 +504,13 @@ class RangeTree {
   // -- memory ----------------------------------------------------------------------------------
 
   void put_spare(void* memory) noexcept {
-    spare_ = new (memory) Spare{spare_};
+    nodes_.spare = new (memory) Spare{nodes_.spare};
     ++spares_;
   }
   void* take_spare() noexcept {
     assert(spares_ > 0);
-    Spare* spare = spare_;
-    spare_ = spare->next;
+    Spare* spare = nodes_.spare;
+    nodes_.spare = spare->next;
     --spares_;
     return spare;
   }
@@ -535,15 +539,19 @@ class RangeTree {
     while (leaf_capacity(*bytes) < needed) ++bytes;
     void* memory = ::operator new(*bytes, std::nothrow);
     if (memory == nullptr) return false;
-    lift_finger();
     Leaf* l = new (memory) Leaf;
     l->capacity = static_cast<std::uint16_t>(leaf_capacity(*bytes));
     l->count = static_cast<std::uint16_t>(size_);
-    const Entry* old = levels_ == 0 ? &only_ : leaf(root_)->entries();
+    const Entry* old = levels_ == 0 ? &only_ : leaf(nodes_.root)->entries();
     std::copy(old, old + size_, l->entries());
-    if (levels_ == 1) ::operator delete(root_);
-    root_ = l;
-    levels_ = 1;
+    if (levels_ == 0) {
+      nodes_ = {};
+      levels_ = 1;
+    } else {
+      ::operator delete(nodes_.root);
+      lift_finger();
+    }
+    nodes_.root = l;
     return true;
   }
 
@@ -612,7 +620,7 @@ class RangeTree {
     Inner& root = *new_inner();
     put_child(root, 0, Key{}, summary_of(l, leaves), l);
     put_child(root, 1, separator, summary_of(r, leaves), r);
-    root_ = &root;
+    nodes_.root = &root;
     ++levels_;
   }
 
@@ -700,18 +708,18 @@ class RangeTree {
   }
 
   bool finger_ok() const {
-    if (finger_ == nullptr || finger_->leaf == nullptr) return true;
+    if (nodes_.finger == nullptr || nodes_.finger->leaf == nullptr) return true;
     const Key* low = nullptr;
     const Key* high = nullptr;
-    const Node* n = root_;
+    const Node* n = nodes_.root;
     for (unsigned i = 0; i + 1 < levels_; ++i) {
-      const std::size_t at = finger_->index[i];
-      if (finger_->node[i] != n || at >= n->count) return false;
+      const std::size_t at = nodes_.finger->index[i];
+      if (nodes_.finger->node[i] != n || at >= n->count) return false;
       if (at > 0) low = &inner(n)->separator[at];
       if (at + 1 < n->count) high = &inner(n)->separator[at + 1];
       n = inner(n)->child[at];
     }
-    return finger_->leaf == n && finger_->low == low && finger_->high == high;
+    return nodes_.finger->leaf == n && nodes_.finger->low == low && nodes_.finger->high == high;
   }
 
   const char* check_subtree(const Node* n, unsigned level, const Key* low, const Key* high,
@@ -754,13 +762,19 @@ class RangeTree {
   static constexpr std::size_t kFullCapacity = std::min(kLeafFull, kFan);
   static_assert(kFullCapacity > leaf_capacity(kNodeBytes[1]));
 
-  Node* root_ = nullptr;
-  Spare* spare_ = nullptr;
-  Path* finger_ = nullptr;
+  struct Nodes {
+    Node* root;
+    Spare* spare;
+    Path* finger;
+  };
+
+  union {
+    Entry only_{};  ///< levels_ 0: the only entry, if any
+    Nodes nodes_;   ///< else
+  };
   std::uint32_t size_ = 0;
-  std::uint8_t levels_ = 0;  ///< of nodes; 0: the only entry, if any, is in only_
+  std::uint8_t levels_ = 0;  ///< of nodes
   std::uint8_t spares_ = 0;
-  Entry only_{};
 };
 
 }  // namespace lockmgr
