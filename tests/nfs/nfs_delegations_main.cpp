@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 
 #include <fstream>
+#include <memory>
 
 #include "tests/nfs/laboratory.h"
 
