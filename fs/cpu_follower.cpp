@@ -20,14 +20,19 @@ using namespace std::chrono_literals;
 /// wake-up does not count.
 constexpr auto kSlow = 25us;
 constexpr auto kIdle = 500us;
+/// How old the answer to a look may be. The request upon which it was asked for may itself take
+/// long, as a lock among many thousands on the backing does.
+constexpr auto kStale = 5ms;
 /// Slow requests in a row before a look; looks in a row that may help at once, before the pause
-/// between two (a look and a move cost some 30 us) begins to double; and quick requests in a row
-/// that show that the last one has helped.
+/// between two (a look and a move cost some 30 us) begins to double; and how many requests that
+/// came at once, in a row, show that the last one has helped, where those count kCertain that did
+/// not take long themselves.
 constexpr int kEnough = 2;
 constexpr int kPatience = 4;
 constexpr auto kLeastPause = 250us;
 constexpr int kMostDoublings = 6;
-constexpr int kHelped = 4;
+constexpr int kHelped = 8;
+constexpr int kCertain = 2;
 /// How long none is bound after a bound thread did not get to run; doubles when that happens again
 /// soon.
 constexpr auto kLeastUnbound = 25ms;
@@ -82,15 +87,15 @@ bool CpuFollower::note(pid_t caller, Clock::time_point now) noexcept {
     return false;
   }
   if (since < kSlow) {
-    // To wake another CPU may itself take so long that the client asks again meanwhile: a request
-    // that took long and was followed at once says nothing.
-    if (wants_end_) return false;
-    slow_ = 0;
-    if (++quick_ == kHelped) in_vain_ = 0;
+    // To wake another CPU may itself take so long that the client asks again meanwhile: that a
+    // request which took long was followed at once says little.
+    quick_ += wants_end_ ? 1 : kCertain;
+    if (quick_ >= kHelped) in_vain_ = 0;
+    if (!wants_end_ || quick_ >= kHelped) slow_ = 0;
     return false;
   }
   quick_ = 0;
-  if (const std::optional<int> cpu = finder_.answer(caller); cpu && now - asked_ < kIdle) {
+  if (const std::optional<int> cpu = finder_.answer(caller); cpu && now - asked_ < kStale) {
     slow_ = 0;
     return follow(*cpu, may_bind_ && now.time_since_epoch().count() >= unbound_until_.load());
   }

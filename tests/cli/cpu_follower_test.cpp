@@ -79,28 +79,32 @@ TEST_F(CpuFollowerTest, ASlowOneAmongQuickOnesDoesNot) {
 }
 
 TEST_F(CpuFollowerTest, WhatTakesLongItselfIsNotSlowToCome) {
-  on_a_thread([this] {
-    for (int i = 0; i < 1000; ++i) {
-      EXPECT_FALSE(note(caller_, 4us));
-      now_ += 200us;  // to carry it out
-      if (follower_.wants_end()) follower_.answered(now_);
-    }
-    EXPECT_TRUE(is_free());
-    // Nor does it hide what is.
-    bool bound = false;
-    for (int i = 0; i < 10 && !bound; ++i) {
-      bound = note(caller_, 60us);
-      now_ += 200us;
-      if (follower_.wants_end()) follower_.answered(now_);
-    }
-    EXPECT_TRUE(bound);
-    for (int i = 0; i < 1000; ++i) {
-      note(caller_, 4us);
-      now_ += 200us;
-      if (follower_.wants_end()) follower_.answered(now_);
-    }
-    EXPECT_TRUE(follower_.binds());
-  });
+  for (const auto long_time : {200us, 2000us}) {
+    on_a_thread([&] {
+      const auto carry_out = [&] {
+        now_ += long_time;
+        if (follower_.wants_end()) follower_.answered(now_);
+      };
+      for (int i = 0; i < 1000; ++i) {
+        EXPECT_FALSE(note(caller_, 4us));
+        carry_out();
+      }
+      EXPECT_TRUE(is_free());
+      // Nor does it hide what is.
+      bool bound = false;
+      for (int i = 0; i < 10 && !bound; ++i) {
+        bound = note(caller_, 60us);
+        carry_out();
+      }
+      EXPECT_TRUE(bound);
+      for (int i = 0; i < 1000; ++i) {
+        note(caller_, 4us);
+        carry_out();
+      }
+      EXPECT_TRUE(follower_.binds());
+      follower_.set_free();
+    });
+  }
 }
 
 /// To answer wakes the client on another CPU, which takes so long that the next request is there at
@@ -115,6 +119,23 @@ TEST_F(CpuFollowerTest, WhatComesWhileAnotherCpuIsWokenIsNotQuick) {
     }
     EXPECT_TRUE(bound);
   });
+}
+
+/// Among requests that take long themselves, too: many that come at once between hiccups show that
+/// it helps.
+TEST_F(CpuFollowerTest, NowAndThenASlowOneDoesNotEndIt) {
+  for (const auto long_time : {0us, 300us}) {
+    on_a_thread([&] {
+      ASSERT_TRUE(bind());
+      for (int i = 0; i < 1000; ++i) {
+        note(caller_, i % 40 == 0 ? 60us : 4us);
+        now_ += long_time;
+        if (follower_.wants_end()) follower_.answered(now_);
+        ASSERT_TRUE(follower_.binds()) << i;
+      }
+      follower_.set_free();
+    });
+  }
 }
 
 TEST_F(CpuFollowerTest, NoneDoesOnABusyMachine) {
