@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 #include <linux/fuse.h>
-#include <sys/file.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -78,42 +77,20 @@ std::string text_of(const lockmgr::Request& request) {
 
 /// The C functions that libfuse calls.
 struct LockHandlers {
-  static LockOps::Asked asked(fuse_req_t req, const fuse_file_info& fi) {
-    const fuse_ctx& context = *fuse_req_ctx(req);
-    LockOps::Asked asked;
+  static void ask(fuse_req_t req) {
+    const RequestLoop::LockRequest request = RequestLoop::lock_request();
+    if (request.what == nullptr) {
+      fuse_reply_err(req, EINVAL);
+      return;
+    }
+    LockOps::Asked asked = LockOps::asked(*request.header, *request.what);
     asked.req = req;
-    asked.handle = &Handle::of(fi);
-    asked.cookie = fi.lock_owner;
-    asked.caller = {RequestLoop::lock_caller_pid(), context.pid, context.uid};
-    if (asked.caller.pid == 0) asked.caller.pid = context.pid;
-    return asked;
+    ops_of(req).start(asked);
   }
 
-  static void setlk(fuse_req_t req, fuse_ino_t, fuse_file_info* fi, struct flock* lock, int sleep) {
-    LockOps::Asked ask = asked(req, *fi);
-    ask.range = range_of(*lock);
-    ask.mode = mode_of(lock->l_type);
-    ask.wait = sleep != 0;
-    ops_of(req).start(ask);
-  }
-
-  static void flock(fuse_req_t req, fuse_ino_t, fuse_file_info* fi, int op) {
-    LockOps::Asked ask = asked(req, *fi);
-    ask.flock = true;
-    ask.range = lockmgr::kWholeFile;
-    const int what = op & ~LOCK_NB;
-    ask.mode = what == LOCK_EX ? Mode::kExclusive : what == LOCK_SH ? Mode::kShared : Mode::kNone;
-    ask.wait = (op & LOCK_NB) == 0;
-    ops_of(req).start(ask);
-  }
-
-  static void getlk(fuse_req_t req, fuse_ino_t, fuse_file_info* fi, struct flock* lock) {
-    LockOps::Asked ask = asked(req, *fi);
-    ask.range = range_of(*lock);
-    ask.mode = mode_of(lock->l_type);
-    ask.test = true;
-    ops_of(req).start(ask);
-  }
+  static void setlk(fuse_req_t req, fuse_ino_t, fuse_file_info*, struct flock*, int) { ask(req); }
+  static void flock(fuse_req_t req, fuse_ino_t, fuse_file_info*, int) { ask(req); }
+  static void getlk(fuse_req_t req, fuse_ino_t, fuse_file_info*, struct flock*) { ask(req); }
 
   static void flush(fuse_req_t req, fuse_ino_t, fuse_file_info* fi) {
     ops_of(req).flush(req, Handle::of(*fi), fi->lock_owner);
@@ -296,6 +273,7 @@ LockOps::Asked LockOps::asked(const fuse_in_header& header, const fuse_lk_in& wh
   if (asked.flock) asked.range = lockmgr::kWholeFile;
   asked.mode = mode_of(static_cast<short>(what.lk.type));
   asked.wait = header.opcode == FUSE_SETLKW;
+  asked.test = header.opcode == FUSE_GETLK;
   return asked;
 }
 

@@ -33,8 +33,8 @@ inline lockmgr::Mode mode_of(short type) {
   return type == F_WRLCK ? lockmgr::Mode::kExclusive : lockmgr::Mode::kNone;
 }
 
-/// The bytes that a struct flock with l_whence SEEK_SET names. libfuse and the kernel give l_len 0
-/// for "to the end" and otherwise a positive length.
+/// The bytes that a struct flock with l_whence SEEK_SET names. The kernel gives l_len 0 for "to the
+/// end" and otherwise a positive length.
 inline lockmgr::Range range_of(const struct flock& lock) {
   return {lock.l_start, lock.l_len == 0 ? lockmgr::kEof : lock.l_start + lock.l_len - 1};
 }

@@ -280,15 +280,18 @@ void RequestLoop::count_again(Worker& worker) {
 }
 
 void RequestLoop::carry_out(const fuse_buf& buffer) {
-  role_.lock_caller = 0;
+  role_.lock_request = {};
   role_.clears_set_id_bits = false;
   switch (header_of(buffer).opcode) {
     case FUSE_SETLK:
     case FUSE_SETLKW:
       if (const auto* lock = argument_of<fuse_lk_in>(buffer)) {
         if (answer_lock_ && answer_lock_(header_of(buffer), *lock)) return;
-        role_.lock_caller = static_cast<pid_t>(lock->lk.pid);
+        role_.lock_request = {&header_of(buffer), lock};
       }
+      break;
+    case FUSE_GETLK:
+      role_.lock_request = {&header_of(buffer), argument_of<fuse_lk_in>(buffer)};
       break;
     case FUSE_WRITE:
       if (const auto* write = argument_of<fuse_write_in>(buffer)) {
@@ -390,7 +393,7 @@ RequestLoop::Blocking::~Blocking() {
   --loop_->blocking_;
 }
 
-pid_t RequestLoop::lock_caller_pid() { return role_.lock_caller; }
+RequestLoop::LockRequest RequestLoop::lock_request() { return role_.lock_request; }
 bool RequestLoop::clears_set_id_bits() { return role_.clears_set_id_bits; }
 
 // -- watchdog ------------------------------------------------------------------------------------

@@ -87,9 +87,13 @@ class RequestLoop {
     RequestLoop* const loop_;
   };
 
-  /// The pid that the lock request under way on this thread carries (struct fuse_lk_in), which
-  /// libfuse does not hand on for flock; 0 when there is none.
-  static pid_t lock_caller_pid();
+  /// The request for, or test of, a lock that is under way on this thread, as the kernel sent it;
+  /// libfuse hands on less. Null pointers when there is none.
+  struct LockRequest {
+    const fuse_in_header* header = nullptr;
+    const fuse_lk_in* what = nullptr;
+  };
+  static LockRequest lock_request();
 
   /// Whether the kernel demands that the WRITE or SETATTR under way on this thread clears set-ID
   /// bits, its caller having no right to leave them (FUSE_HANDLE_KILLPRIV_V2). libfuse 3.14 does
@@ -124,7 +128,7 @@ class RequestLoop {
     RequestLoop* loop = nullptr;
     bool leads = false;       ///< it was leader when it began the request under way
     std::uint64_t count = 0;  ///< the number of that request
-    pid_t lock_caller = 0;
+    LockRequest lock_request;
     bool clears_set_id_bits = false;
     Worker* worker = nullptr;
   };
