@@ -88,7 +88,7 @@ class CpuFollower {
   Clock::time_point read_;  ///< when it was read
   Clock::time_point last_;  ///< when it was answered, where that is known, or read
   bool wants_end_ = false;
-  int slow_ = 0;             ///< requests in a row that came slowly
+  int slow_ = 0;             ///< requests that came slowly, until some show that it is well
   int quick_ = 0;            ///< what requests in a row that came at once count
   int in_vain_ = 0;          ///< looks in a row without such requests after them
   Clock::time_point again_;  ///< no look before

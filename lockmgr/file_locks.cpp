@@ -196,7 +196,7 @@ Waiter* FileLocks::latest_ahead(const Party& party, const Caller& caller, const 
 
 bool FileLocks::blocked_by(const Waiter& waiter, const Party& party, const Caller& caller) const {
   const Request& r = waiter.request;
-  if (Owner* owner = find_owner(party.owner);
+  if (Owner* owner = owners_.find(party.owner);
       owner != nullptr && policy_.excludes(party, waiter.party())) {
     for (auto it = owner->locks.from(r.range.first);
          it != owner->locks.end() && it->range.first <= r.range.last; ++it) {
@@ -286,12 +286,10 @@ bool FileLocks::covered(const LockSpace& space, const Range& range) {
 
 // -- owners --------------------------------------------------------------------------------------
 
-Owner* FileLocks::find_owner(const OwnerId& id) const noexcept { return owners_.find(id); }
-
 Owner& FileLocks::get_owner(Opened& opened, const OwnerId& id, const Caller& caller) {
   const auto kept = std::find_if(opened.idle_.begin(), opened.idle_.end(),
                                  [&id](const Owner& o) { return o.id == id; });
-  Owner* owner = kept != opened.idle_.end() ? &*kept : find_owner(id);
+  Owner* owner = kept != opened.idle_.end() ? &*kept : owners_.find(id);
   if (owner != nullptr && owner->idle() && owner->tally.uid() != caller.uid) {
     // The file description has changed hands; charge whom it works for now.
     remove_owner(*owner);
@@ -790,7 +788,7 @@ std::optional<int> FileLocks::try_now(Opened& opened, const Request& request) no
     repair_backing();
     if (request.mode == Mode::kNone) {
       manager_.counters_.add(Counter::kUnlocks);
-      Owner* owner = find_owner(request.owner);
+      Owner* owner = owners_.find(request.owner);
       result = owner == nullptr ? 0 : unlock(*owner, request.range, out);
       if (owner != nullptr) drop_if_idle(*owner);
     } else {
@@ -890,7 +888,7 @@ int FileLocks::admit(Owner& owner, Opened& opened, const Request& request, Ticke
 int FileLocks::test(const Request& request, std::optional<Blocker>& blocker) noexcept {
   blocker.reset();
   const std::lock_guard guard(mutex_);
-  const Owner* self = find_owner(request.owner);
+  const Owner* self = owners_.find(request.owner);
   const Party party =
       self != nullptr && !self->idle() ? self->party() : Party{request.owner, request.caller.pid};
   if (const Lock* lock = find_conflict(party, self, request.range, request.mode)) {
@@ -915,7 +913,7 @@ void FileLocks::close_by_process(std::uint64_t cookie) noexcept {
   Outcomes out;
   {
     const std::lock_guard guard(mutex_);
-    Owner* owner = find_owner({OwnerType::kProcess, cookie});
+    Owner* owner = owners_.find({OwnerType::kProcess, cookie});
     if (owner == nullptr) return;
     repair_backing();
     unlock_all(*owner, out);

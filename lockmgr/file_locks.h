@@ -414,7 +414,6 @@ class FileLocks final : public std::enable_shared_from_this<FileLocks>, private 
   bool outsider_refuses(Space space, const Range& range, Mode mode, bool unknown) const noexcept;
 
   // -- owners ----------------------------------------------------------------------------------
-  Owner* find_owner(const OwnerId& id) const noexcept;
   Owner& get_owner(Opened& opened, const OwnerId& id, const Caller& caller);
   void drop_if_idle(Owner& owner) noexcept;
   void remove_owner(Owner& owner) noexcept;

@@ -202,7 +202,7 @@ int FileLocks::revoke(const OwnerId& id, const Range& range, Range& taken) noexc
   {
     const std::lock_guard guard(mutex_);
     repair_backing();
-    Owner* owner = find_owner(id);
+    Owner* owner = owners_.find(id);
     if (owner == nullptr) return ENOENT;
     const auto first = owner->locks.from(range.first);
     if (first == owner->locks.end() || first->range.first > range.last) return ENOENT;

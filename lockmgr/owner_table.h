@@ -1,6 +1,10 @@
 /// The owners of a file by name: a hash table that needs no memory for a file with one owner.
 ///
 /// Thread safety: none of its own; guarded by FileLocks::mutex_.
+///
+/// Invariants:
+///  1. No two owners have one name; it does not change while they are in here.
+///  2. The table owns those in it, and its buckets but for the first.
 #pragma once
 
 #include <boost/intrusive/unordered_set.hpp>
@@ -26,7 +30,6 @@ class OwnerTable {
   OwnerTable(const OwnerTable&) = delete;
   OwnerTable& operator=(const OwnerTable&) = delete;
 
-  bool empty() const { return table_.empty(); }
   auto begin() { return table_.begin(); }
   auto end() { return table_.end(); }
   auto begin() const { return table_.begin(); }

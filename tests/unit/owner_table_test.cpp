@@ -32,7 +32,7 @@ Named& insert(Table& table, OwnerType type, std::uint64_t cookie) {
 
 TEST(OwnerTable, FindsByTypeAndCookie) {
   Table table;
-  EXPECT_TRUE(table.empty());
+  EXPECT_EQ(table.begin(), table.end());
   EXPECT_EQ(table.find({OwnerType::kFlock, 7}), nullptr);
   Named& flock = insert(table, OwnerType::kFlock, 7);
   EXPECT_EQ(table.find({OwnerType::kFlock, 7}), &flock);
