@@ -12,6 +12,7 @@
 #include <mutex>
 #include <new>
 #include <optional>
+#include <string_view>
 
 #include "fs/inode.h"
 
@@ -95,6 +96,16 @@ union HandleBuffer {
   file_handle header;
   std::array<char, sizeof(file_handle) + MAX_HANDLE_SZ> bytes;
 };
+
+/// name_to_handle_at(2): the handle with its header, in `buffer`; empty if there is none.
+std::string_view read_handle(int folder, const char* name, int flags,
+                             HandleBuffer& buffer) noexcept {
+  buffer = {};
+  buffer.header.handle_bytes = MAX_HANDLE_SZ;
+  int mount_id = 0;
+  if (::name_to_handle_at(folder, name, &buffer.header, &mount_id, flags) != 0) return {};
+  return {buffer.bytes.data(), sizeof(file_handle) + buffer.header.handle_bytes};
+}
 
 }  // namespace
 
@@ -203,11 +214,13 @@ std::string Device::handle_of_number(std::uint64_t number) const {
 }
 
 std::string Device::handle_of(int fd) const {
-  HandleBuffer buffer{};
-  buffer.header.handle_bytes = MAX_HANDLE_SZ;
-  int mount_id = 0;
-  if (::name_to_handle_at(fd, "", &buffer.header, &mount_id, AT_EMPTY_PATH) != 0) return {};
-  return {buffer.bytes.data(), sizeof(file_handle) + buffer.header.handle_bytes};
+  HandleBuffer buffer;
+  return std::string(read_handle(fd, "", AT_EMPTY_PATH, buffer));
+}
+
+bool Device::leads_to(int folder, const char* name, const std::string& handle) noexcept {
+  HandleBuffer buffer;
+  return !handle.empty() && read_handle(folder, name, 0, buffer) == handle;
 }
 
 int Device::open_handle(const std::string& handle) const noexcept {

@@ -41,6 +41,11 @@ class Device {
   /// File handle (name_to_handle_at) of the file behind `fd`; empty if there is none.
   [[nodiscard]] std::string handle_of(int fd) const;
 
+  /// Whether `handle` is that of the file `name` in the folder behind `folder` (a symbolic link is
+  /// not followed).
+  [[nodiscard]] static bool leads_to(int folder, const char* name,
+                                     const std::string& handle) noexcept;
+
   /// O_PATH descriptor of the file that `handle` names, or -errno (ESTALE: it no longer exists).
   [[nodiscard]] int open_handle(const std::string& handle) const noexcept;
 

@@ -8,6 +8,7 @@
 #include <cstring>
 #include <memory>
 #include <mutex>
+#include <utility>
 #include <vector>
 
 #include "fs/filesystem.h"
@@ -149,21 +150,27 @@ int Filesystem::plus_param(const DirHandle& handle, const dirent64& entry, fuse_
   if (is_dots(entry.d_name)) return 0;
   Entry found;
   Inode& parent = *handle.inode;
-  const bool known = static_cast<bool>(inodes_.find_open({parent.id().dev, entry.d_ino}));
+  bool pinned = false;
+  const bool known = static_cast<bool>(inodes_.find({parent.id().dev, entry.d_ino}, pinned));
   if (const int error = find_child(parent, entry.d_name, found, known); error != 0) return error;
   param = entry_param(found);
   inode = std::move(found.inode);
   return 0;
 }
 
-int Filesystem::readdirplus(fuse_req_t req, fuse_ino_t /*nodeid*/, size_t size, off_t offset,
+int Filesystem::readdirplus(fuse_req_t req, fuse_ino_t nodeid, size_t size, off_t offset,
                             fuse_file_info* fi) {
   DirHandle& handle = DirHandle::of(*fi);
   char* const reply = scratch_buffer(size);
   size_t used = 0;
   Lookups lookups(inodes_);
-  auto answer = ListingHabits::Answer::kAttributes;
-  if (offset == 0) answer = habits_.begin_listing(fuse_req_ctx(req)->pid);
+  const pid_t thread = fuse_req_ctx(req)->pid;
+  bool names_only = false;
+  bool leave_out = false;  // the next file
+  if (offset == 0) {
+    names_only = habits_.begin_listing(thread, nodeid) == ListingHabits::Answer::kNames;
+    leave_out = !names_only;
+  }
   int attributes = 0;
   const int error = deliver(handle, offset, [&](const dirent64& entry) {
     const size_t needed = fuse_add_direntry_plus(req, nullptr, 0, entry.d_name, nullptr, 0);
@@ -172,12 +179,11 @@ int Filesystem::readdirplus(fuse_req_t req, fuse_ino_t /*nodeid*/, size_t size, 
     // With nodeid 0 the kernel takes the name alone and looks it up when asked for.
     fuse_entry_param param{};
     InodePtr inode;
-    if (answer == ListingHabits::Answer::kAttributes || entry.d_type == DT_DIR) {
+    if (entry.d_type == DT_DIR || !(names_only || std::exchange(leave_out, false))) {
       if (plus_param(handle, entry, param, inode) == ENOENT) return true;  // gone meanwhile
       ++attributes;
     } else {
       param.attr = entry_stat(handle, entry);
-      if (answer == ListingHabits::Answer::kAllButOne) answer = ListingHabits::Answer::kAttributes;
     }
     if (inode) lookups.add(*inode);
     fuse_add_direntry_plus(req, reply + used, size - used, entry.d_name, &param, entry.d_off);
@@ -185,6 +191,7 @@ int Filesystem::readdirplus(fuse_req_t req, fuse_ino_t /*nodeid*/, size_t size, 
     return true;
   });
   if (error != 0 && used == 0) return error;
+  if (leave_out) habits_.note_lookup(thread, nodeid);
   if (fuse_reply_buf(req, reply, used) == 0) lookups.keep();
   return 0;
 }

@@ -102,35 +102,53 @@ int Filesystem::act_as_caller(fuse_req_t req, const Inode& inode,
 }
 
 int Filesystem::enter(UniqueFd path_fd, Entry& entry) {
-  struct stat st {};
-  if (::fstat(path_fd.get(), &st) != 0) return errno;
-  if (find_open(st, entry)) return read_attributes(*entry.inode, entry.st);
-  bool known = false;
-  entry.inode = inodes_.intern(std::move(path_fd), st, &known);
-  // Attributes read before attr_cached was set could be older than a lock grant that saw no need
-  // to notify the kernel. A file nobody knew has no locks.
-  if (known) return read_attributes(*entry.inode, entry.st);
-  entry.inode->attr_cached.store(true);
-  entry.st = st;
-  entry.st.st_ino = entry.inode->device().shown_ino(st.st_ino);
+  const std::uint64_t looks = inodes_.attribute_looks();
+  if (::fstat(path_fd.get(), &entry.st) != 0) return errno;
+  const FileId id{entry.st.st_dev, entry.st.st_ino};
+  // Where two descriptors are open and have one number, they are of one file.
+  bool pinned = false;
+  InodePtr found = inodes_.find(id, pinned);
+  entry.known = static_cast<bool>(found);
+  if (found && pinned && found->device().is_local()) {
+    entry.inode = std::move(found);
+  } else {
+    entry.inode = inodes_.intern(std::move(path_fd), entry.st);
+  }
+  if (!inodes_.set_attr_cached(*entry.inode, looks)) return read_attributes(*entry.inode, entry.st);
+  entry.st.st_ino = entry.inode->device().shown_ino(id.ino);
   return 0;
 }
 
-/// The number of a file with an open descriptor is no other file's, on a local filesystem.
-bool Filesystem::find_open(const struct stat& st, Entry& entry) noexcept {
-  InodePtr found = inodes_.find_open({st.st_dev, st.st_ino});
-  if (!found || !found->device().is_local()) return false;
+std::optional<int> Filesystem::find_known(const Inode& parent, const char* name,
+                                          Entry& entry) noexcept {
+  const std::uint32_t added = inodes_.added();
+  const std::uint64_t looks = inodes_.attribute_looks();
+  const auto look = [&] {
+    constexpr int kFlags = AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT;
+    return ::fstatat(parent.fd(), name, &entry.st, kFlags) == 0 ? 0 : errno;
+  };
+  if (const int error = look(); error != 0) return error;
+  const FileId id{entry.st.st_dev, entry.st.st_ino};
+  bool pinned = false;
+  InodePtr found = inodes_.find(id, pinned);
+  // It was known before and is there now, so it was what has been looked at: numbers are not given
+  // to another file while it is there, handles never.
+  if (!found || !found->device().is_local() || !InodeTable::is_among(added, *found)) return {};
+  if (!inodes_.set_attr_cached(*found, looks)) {
+    if (const int error = look(); error != 0) return error;
+    if (id != FileId{entry.st.st_dev, entry.st.st_ino}) return {};
+  }
+  if (!pinned && !found->is_at(parent.fd(), name)) return {};
+  entry.st.st_ino = found->device().shown_ino(id.ino);
   entry.inode = std::move(found);
   entry.known = true;
-  return true;
+  return 0;
 }
 
 int Filesystem::find_child(Inode& parent, const char* name, Entry& entry, bool expect_known) {
   const bool up = std::strcmp(name, "..") == 0;
   if (expect_known && !up && parent.device().is_local()) {
-    struct stat st {};
-    if (::fstatat(parent.fd(), name, &st, AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT) != 0) return errno;
-    if (find_open(st, entry)) return read_attributes(*entry.inode, entry.st);
+    if (const std::optional<int> error = find_known(parent, name, entry)) return *error;
   }
   // NFS servers look up ".." to connect a directory to its parents.
   UniqueFd fd(::openat(parent.fd(), name, O_PATH | O_NOFOLLOW | O_CLOEXEC));

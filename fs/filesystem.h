@@ -89,15 +89,17 @@ class Filesystem {
   struct Entry {
     InodePtr inode;
     struct stat st {};
-    bool known = false;  ///< it had an open descriptor when it was found
+    bool known = false;  ///< the table had its number
   };
 
   // filesystem.cpp: what several handlers need. All return 0 or an errno.
-  /// `expect_known`: looks first whether the file is one with an open descriptor, which saves most
-  /// of the work if so and costs a system call if not.
+  /// `expect_known`: tries find_known() first, which saves most of the work for files the table has
+  /// and costs a system call for others.
   int find_child(Inode& parent, const char* name, Entry& entry, bool expect_known);
   int find_child(fuse_ino_t parent, const char* name, Entry& entry, bool expect_known);
-  bool find_open(const struct stat& st, Entry& entry) noexcept;
+  /// Finds a child without opening it; fd() of the inode may not be open. Nothing: whether the
+  /// table has it cannot be told so.
+  std::optional<int> find_known(const Inode& parent, const char* name, Entry& entry) noexcept;
   int find_by_nodeid(fuse_ino_t nodeid, Entry& entry);
   void note_lost_handle();
   int enter(UniqueFd path_fd, Entry& entry);

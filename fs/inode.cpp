@@ -67,6 +67,10 @@ int reopen(int path_fd, int flags) noexcept {
   return fd >= 0 ? fd : -errno;
 }
 
+bool Inode::is_at(int folder, const char* name) const noexcept {
+  return Device::leads_to(folder, name, handle_);
+}
+
 bool Inode::can_reopen() const noexcept { return device_.can_reopen() && !handle_.empty(); }
 
 InodePtr::InodePtr(const InodePtr& other) noexcept : inode_(other.inode_) {

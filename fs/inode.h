@@ -4,8 +4,9 @@
 ///
 /// Invariants:
 ///   1. One backing file is one Inode, whatever its hard links: (st_dev, st_ino) names it.
-///   2. While an InodePtr exists, fd() is open and does not change. An open O_PATH descriptor keeps
-///      the backing inode alive, so its number cannot be given to another file meanwhile.
+///   2. While an InodePtr exists, fd() is open and does not change, unless it says otherwise where
+///      the pointer comes from. An open O_PATH descriptor keeps the backing inode alive, so its
+///      number cannot be given to another file meanwhile.
 ///   3. While only the kernel refers to an Inode (nlookup > 0), the table may close the descriptor
 ///      if the file can be found again by its file handle, which holds the generation: a reused
 ///      inode number never passes for the old file.
@@ -85,6 +86,9 @@ class Inode {
   /// O_PATH descriptor of the backing file; owned by the Inode.
   [[nodiscard]] int fd() const noexcept { return fd_.get(); }
 
+  /// Whether this is the file `name` in the folder behind `folder`; needs no descriptor.
+  [[nodiscard]] bool is_at(int folder, const char* name) const noexcept;
+
   /// Tells two files apart that had the same nodeid one after the other; never 0.
   [[nodiscard]] std::uint32_t generation() const noexcept { return generation_; }
 
@@ -99,8 +103,9 @@ class Inode {
   std::unique_ptr<InodeLocks, InodeLocksDeleter> locks;
 
   /// Attributes may be in the kernel's cache. Set before the attributes are read from the backing
-  /// file: whoever clears it and then notifies the kernel outruns every older answer, because the
-  /// kernel drops answers to requests that it sent before the notification (attr_version).
+  /// file, or afterwards by InodeTable::set_attr_cached(): whoever clears it and then notifies the
+  /// kernel outruns every older answer, because the kernel drops answers to requests that it sent
+  /// before the notification (attr_version).
   std::atomic<bool> attr_cached{false};
 
   /// Data that the daemon read or wrote may be in the kernel's page cache.
@@ -127,6 +132,7 @@ class Inode {
   const mode_t type_;
 
   std::atomic<std::uint32_t> refs_{0};  ///< InodePtrs; goes to and from 0 under the shard's mutex
+  std::uint32_t serial_ = 0;            ///< InodeTable::added() with it; constant once added
   std::uint64_t nlookup_ = 0;           ///< guarded by the shard's mutex
   UniqueFd fd_;                         ///< guarded by the shard's mutex; fixed while refs_ > 0
   bool used_ = false;      ///< since the clock hand passed; guarded by the shard's mutex

@@ -95,7 +95,7 @@ int InodeTable::repin(Shard& shard, Inode& inode) noexcept {
   return 0;
 }
 
-InodePtr InodeTable::intern(UniqueFd path_fd, const struct stat& st, bool* known) {
+InodePtr InodeTable::intern(UniqueFd path_fd, const struct stat& st) {
   Device& device = devices_.find_or_add(st, path_fd.get());
   std::string handle = device.handle_of(path_fd.get());
   Evicted evicted;  // closed, as path_fd is, after the mutex is released
@@ -103,9 +103,7 @@ InodePtr InodeTable::intern(UniqueFd path_fd, const struct stat& st, bool* known
   const Lock lock(shard.mutex);
 
   const auto it = shard.by_id.find(FileId{st.st_dev, st.st_ino});
-  const bool same = it != shard.by_id.end() && it->second->is(st, handle);
-  if (known != nullptr) *known = same;
-  if (same) {
+  if (it != shard.by_id.end() && it->second->is(st, handle)) {
     InodePtr inode = refer(*it->second);
     inode->used_ = true;
     pin(shard, *inode, path_fd);
@@ -121,11 +119,12 @@ InodePtr InodeTable::intern(UniqueFd path_fd, const struct stat& st, bool* known
   return inode;
 }
 
-InodePtr InodeTable::find_open(const FileId& id) noexcept {
+InodePtr InodeTable::find(const FileId& id, bool& pinned) noexcept {
   Shard& shard = shards_[shard_index(id.ino)];
   const Lock lock(shard.mutex);
   const auto it = shard.by_id.find(id);
-  if (it == shard.by_id.end() || !it->second->fd_.valid()) return {};
+  if (it == shard.by_id.end()) return {};
+  pinned = it->second->fd_.valid();
   it->second->used_ = true;
   return refer(*it->second);
 }
@@ -234,6 +233,7 @@ Inode& InodeTable::add(Shard& shard, Device& device, UniqueFd path_fd, const str
   const std::uint64_t nodeid = new_nodeid(shard, device, st.st_ino, handle);
   auto inode =
       std::make_unique<Inode>(*this, device, nodeid, std::move(path_fd), st, std::move(handle));
+  inode->serial_ = ++added_;
   const auto it = shard.by_id.emplace(inode->id_, inode.get()).first;
   try {
     shard.by_nodeid.emplace(nodeid, inode.get());

@@ -14,6 +14,7 @@
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <boost/intrusive/list.hpp>
 #include <cstddef>
 #include <cstdint>
@@ -48,12 +49,38 @@ class InodeTable {
   [[nodiscard]] int recover(std::uint64_t nodeid, InodePtr& inode);
 
   /// The inode of the backing file that `path_fd` (O_PATH) refers to and `st` describes; made if it
-  /// isn't known. `known` tells which, if not null.
-  [[nodiscard]] InodePtr intern(UniqueFd path_fd, const struct stat& st, bool* known = nullptr);
+  /// isn't known.
+  [[nodiscard]] InodePtr intern(UniqueFd path_fd, const struct stat& st);
 
-  /// The inode with this id if its descriptor is open, else none. On a local filesystem
-  /// (Device::is_local) that is the file that has the number now.
-  [[nodiscard]] InodePtr find_open(const FileId& id) noexcept;
+  /// The inode with this id, or none. `pinned` tells whether its descriptor is open: on a local
+  /// filesystem (Device::is_local) that is then the file that has the number now. Otherwise only
+  /// what is constant in an Inode is of use.
+  [[nodiscard]] InodePtr find(const FileId& id, bool& pinned) noexcept;
+
+  /// How many inodes have been added so far, and whether one was before there were so many. A file
+  /// that has a number now and was known before had it all the time.
+  [[nodiscard]] std::uint32_t added() const noexcept { return added_.load(); }
+  [[nodiscard]] static bool is_among(std::uint32_t added, const Inode& inode) noexcept {
+    return static_cast<std::int32_t>(added - inode.serial_) >= 0;
+  }
+
+  /// How often clear_attr_cached() has been called, for any inode.
+  [[nodiscard]] std::uint64_t attribute_looks() const noexcept { return attribute_looks_.load(); }
+
+  /// The kernel is about to be told attributes of `inode` that were read from the backing file
+  /// after attribute_looks() was `looks`. False: they may be older than what somebody has done for
+  /// whom clear_attr_cached() was false, and must be read once more.
+  [[nodiscard]] bool set_attr_cached(Inode& inode, std::uint64_t looks) const noexcept {
+    inode.attr_cached.store(true);
+    return attribute_looks_.load() == looks;
+  }
+
+  /// Whether the kernel must be notified for it not to believe attributes of `inode` that were read
+  /// before this call.
+  [[nodiscard]] bool clear_attr_cached(Inode& inode) noexcept {
+    attribute_looks_.fetch_add(1);  // first, so that one of the two sees the other
+    return inode.attr_cached.exchange(false);
+  }
 
   /// The kernel is about to learn this inode by a reply.
   void add_lookup(Inode& inode) noexcept;
@@ -138,6 +165,8 @@ class InodeTable {
   const std::size_t pins_per_shard_;
   DeviceTable devices_;
   std::array<Shard, kShards> shards_;
+  std::atomic<std::uint32_t> added_{0};
+  std::atomic<std::uint64_t> attribute_looks_{0};
   InodePtr root_;
   std::size_t most_inodes_ = 0;  ///< since memory was given back; used by release_memory() alone
 };

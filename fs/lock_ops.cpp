@@ -469,7 +469,7 @@ void LockOps::before_answer(const Asked& asked, int error) noexcept {
 }
 
 void LockOps::drop_cached_attributes(Inode& inode) noexcept {
-  if (!inode.attr_cached.exchange(false)) return;
+  if (!filesystem_.inodes().clear_attr_cached(inode)) return;
   // A negative offset leaves the page cache alone. This neither blocks nor waits for requests.
   fuse_lowlevel_notify_inval_inode(session_, inode.nodeid(), -1, 0);
 }

@@ -17,17 +17,18 @@
 
 namespace lockfs {
 
-/// `Note`: an enumeration on std::uint8_t whose 0 means that nothing is noted.
+/// `Note`: a number of up to 32 bits, or an enumeration on one, whose 0 means that nothing is
+/// noted.
 template <typename Note, std::size_t kSlots>
 class ThreadNotes {
  public:
   [[nodiscard]] Note get(pid_t thread) const noexcept {
     const std::uint64_t found = slots_[index(thread)].load(std::memory_order_relaxed);
-    return found >> 8 == number(thread) ? static_cast<Note>(found & 0xff) : Note{};
+    return found >> 32 == number(thread) ? static_cast<Note>(found) : Note{};
   }
 
   void set(pid_t thread, Note note) noexcept {
-    slots_[index(thread)].store(number(thread) << 8 | static_cast<std::uint64_t>(note),
+    slots_[index(thread)].store(number(thread) << 32 | static_cast<std::uint32_t>(note),
                                 std::memory_order_relaxed);
   }
 

@@ -354,6 +354,73 @@ TEST_F(FewDescriptorsTest, ManyMoreFilesThanDescriptors) {
   }
 }
 
+/// Likewise, and every name is looked up anew.
+class FewDescriptorsUncachedTest : public FewDescriptorsTest {
+ protected:
+  std::vector<std::string> options() const override {
+    return {"attr_timeout=0", "entry_timeout=0"};
+  }
+};
+
+TEST_F(FewDescriptorsUncachedTest, KnownFilesThatChangePlacesBehindTheMount) {
+  const int count = scaled(1000, 600);
+  constexpr int kPerDirectory = 50;
+  make_files(count, kPerDirectory);
+  const auto name_of = [this](std::uint64_t number) {
+    return file(static_cast<int>(number), kPerDirectory);
+  };
+  // Known to the daemon as long as these are open, most of them without a descriptor of its own.
+  std::vector<Fd> paths;
+  for (int number = 0; number < count; ++number) {
+    paths.emplace_back(
+        ::openat(mounted_.fd, file(number, kPerDirectory).c_str(), O_PATH | O_CLOEXEC));
+    ASSERT_TRUE(paths.back().ok()) << number << " " << errno;
+  }
+  auto random = make_random(22);
+  std::map<std::uint64_t, int> numbers;
+  int reused = 0;
+  for (int round = 0; round < scaled(10'000, 1000) && !HasFailure(); ++round) {
+    const std::string name = name_of(below(random, static_cast<std::uint64_t>(count)));
+    const std::string other = name_of(below(random, static_cast<std::uint64_t>(count)));
+    const std::string text = "round " + std::to_string(round);
+    switch (below(random, 4)) {
+      case 0:
+        ASSERT_EQ(::renameat2(behind_.fd, name.c_str(), behind_.fd, other.c_str(), RENAME_EXCHANGE),
+                  0);
+        break;
+      case 1:
+        write_file(behind_ / name, text, 0600);
+        break;
+      case 2: {
+        // The number of a removed file goes to the next one.
+        ASSERT_EQ(::unlinkat(behind_.fd, name.c_str(), 0), 0);
+        ASSERT_EQ(::symlinkat(text.c_str(), behind_.fd, name.c_str()), 0);
+        ASSERT_EQ(attributes(mounted_ / name).stx_size, text.size());
+        ASSERT_EQ(::unlinkat(behind_.fd, name.c_str(), 0), 0);
+        write_file(behind_ / name, text);
+        reused += numbers[attributes(behind_ / name).stx_ino]++ > 0 ? 1 : 0;
+        break;
+      }
+      default:
+        ASSERT_EQ(::fchmodat(behind_.fd, name.c_str(), 0600 + static_cast<mode_t>(round % 64), 0),
+                  0);
+        break;
+    }
+    for (const std::string& each : {name, other}) {
+      struct stat here {};
+      struct stat truth {};
+      ASSERT_EQ(::fstatat(mounted_.fd, each.c_str(), &here, AT_SYMLINK_NOFOLLOW), 0) << errno;
+      ASSERT_EQ(::fstatat(behind_.fd, each.c_str(), &truth, AT_SYMLINK_NOFOLLOW), 0);
+      ASSERT_EQ(here.st_ino, truth.st_ino) << each;
+      ASSERT_EQ(here.st_mode, truth.st_mode) << each;
+      ASSERT_EQ(here.st_size, truth.st_size) << each;
+      ASSERT_EQ(here.st_mtim.tv_nsec, truth.st_mtim.tv_nsec) << each;
+      ASSERT_EQ(read_file(mounted_ / each), read_file(behind_ / each)) << each;
+    }
+  }
+  EXPECT_GT(reused, 0) << "the test needs inode numbers that come back";
+}
+
 TEST_F(FewDescriptorsTest, RunningOutIsReportedAndPasses) {
   LOCKFS_NOT_PLAIN();
   write_file(mounted_ / "file", "contents");

@@ -1,12 +1,17 @@
 /// A grant is a point of coherence: with attributes that the kernel may believe for an hour,
 /// whoever gets a lock sees at once what the last holder left, an outsider included.
 
+#include <fcntl.h>
 #include <sys/stat.h>
 #include <sys/time.h>
+#include <unistd.h>
 
+#include <atomic>
 #include <random>
 #include <string>
+#include <thread>
 #include <tuple>
+#include <vector>
 
 #include "tests/mounted/locks/lock_test.h"
 
@@ -225,6 +230,47 @@ TEST_P(FallbackCoherenceTest, GrantShowsWhatAnOutsiderLeft) { run_all(); }
 TEST_P(FallbackCoherenceTest, BothSidesTakeTurns) { take_turns(); }
 TEST_P(FallbackCoherenceTest, GrantShowsWhatReplacedOwnWrites) { replace_what_was_written(); }
 TEST_P(FallbackCoherenceTest, PagesAreWhatWasWrittenLast) { write_and_read_pages(); }
+
+/// Others look the name up all the while: what the daemon read for them before a grant must not be
+/// what the kernel believes after it.
+class LookupCoherenceTest : public SharedMountTest {
+ public:
+  static void SetUpTestSuite() { start_suite({"attr_timeout=3600", "entry_timeout=0"}); }
+};
+
+TEST_F(LookupCoherenceTest, WhatWasLookedUpBeforeIsNotBelievedAfter) {
+  const std::string name = new_file();
+  std::atomic<bool> ended{false};
+  std::vector<std::thread> lookers;
+  for (int i = 0; i < 2; ++i) {
+    lookers.emplace_back([&] {
+      struct stat seen {};
+      while (!ended) ::stat(in_mount(name).c_str(), &seen);
+    });
+  }
+  {
+    const UniqueFd inside(::open(in_mount(name).c_str(), O_RDWR | O_CLOEXEC));
+    const UniqueFd outside(::open(in_source(name).c_str(), O_RDWR | O_CLOEXEC));
+    struct flock range {};
+    const auto set = [&range](const UniqueFd& fd, int type) {
+      range.l_type = static_cast<short>(type);
+      return ::fcntl(fd.get(), F_OFD_SETLKW, &range);
+    };
+    const int rounds = scaled(20'000, 1000);
+    for (off_t size = 1; size <= rounds && !HasFailure(); ++size) {
+      EXPECT_EQ(set(outside, F_WRLCK), 0);
+      EXPECT_EQ(::pwrite(outside.get(), "x", 1, size - 1), 1);
+      EXPECT_EQ(set(outside, F_UNLCK), 0);
+      EXPECT_EQ(set(inside, F_RDLCK), 0);
+      struct stat seen {};
+      EXPECT_EQ(::fstat(inside.get(), &seen), 0);
+      EXPECT_EQ(seen.st_size, size);
+      EXPECT_EQ(set(inside, F_UNLCK), 0);
+    }
+  }
+  ended = true;
+  for (std::thread& looker : lookers) looker.join();
+}
 
 INSTANTIATE_TEST_SUITE_P(Every, CoherenceTest, ::testing::Values(kFlock, kPosix, kOfd), kind_name);
 INSTANTIATE_TEST_SUITE_P(Every, FallbackCoherenceTest, ::testing::Values(kFlock, kPosix, kOfd),
