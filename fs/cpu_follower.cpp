@@ -1,5 +1,6 @@
 #include "fs/cpu_follower.h"
 
+#include <pthread.h>
 #include <sched.h>
 #include <unistd.h>
 
@@ -122,11 +123,20 @@ bool CpuFollower::follow(int cpu, bool bind) noexcept {
   if (::sched_setaffinity(0, sizeof there, &there) != 0) return false;
   if (bind && !busy_() && set_policy(0, SCHED_IDLE)) {
     keep_off(cpu, allowed);
+    clockid_t clock = CLOCK_REALTIME;
+    ::pthread_getcpuclockid(::pthread_self(), &clock);
+    cpu_clock_.store(clock);
     bound_.store(::gettid());
     return true;
   }
   ::sched_setaffinity(0, sizeof allowed, &allowed);
   return false;
+}
+
+std::chrono::nanoseconds CpuFollower::cpu_time() const noexcept {
+  timespec time{};
+  ::clock_gettime(cpu_clock_.load(), &time);
+  return std::chrono::seconds(time.tv_sec) + std::chrono::nanoseconds(time.tv_nsec);
 }
 
 void CpuFollower::set_free() noexcept {

@@ -19,6 +19,7 @@
 
 #include <sched.h>
 #include <sys/types.h>
+#include <time.h>
 
 #include <atomic>
 #include <chrono>
@@ -62,6 +63,9 @@ class CpuFollower {
   /// Whether a caller's CPU is being looked up.
   bool looks() const noexcept { return finder_.busy(); }
 
+  /// The CPU time that the bound thread has had so far; what it was for the last one if none is.
+  std::chrono::nanoseconds cpu_time() const noexcept;
+
   /// Sets the bound thread free, if there is one.
   void set_free() noexcept;
 
@@ -96,6 +100,7 @@ class CpuFollower {
   Clock::time_point asked_;  ///< when it was asked last
 
   std::atomic<pid_t> bound_{0};               ///< the thread, or 0
+  std::atomic<clockid_t> cpu_clock_{0};       ///< of the thread that was bound last
   std::atomic<Clock::rep> unbound_until_{0};  ///< none is bound before, on Clock
 
   std::atomic<pid_t> keeper_{0};   ///< the thread of look_after()

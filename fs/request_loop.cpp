@@ -31,7 +31,8 @@ constexpr auto kSlowTick = 3ms;
 constexpr auto kSlowestTick = 12ms;
 /// Ticks without such requests after which the watchdog goes to sleep.
 constexpr int kIdleTicks = 30;
-/// How long requests wait before a bound thread is set free: a hiccup of the machine passes sooner.
+/// How long requests wait before a bound thread is set free that ran for less than half of it: a
+/// hiccup of the machine passes sooner, and a call of the backing may take as long.
 constexpr auto kHeldUp = 5ms;
 /// How long a request takes before its thread no longer counts as one of the workers, and how many
 /// threads may be in that state.
@@ -414,7 +415,8 @@ void RequestLoop::watch() {
     int calm = 0;                                   // ticks without a request that may be overtaken
     int still = 0;                                  // ticks in which nothing has moved
     bool waited = false;                            // a request waits and nothing moves, ...
-    std::chrono::steady_clock::time_point held_up;  // ... since then
+    std::chrono::steady_clock::time_point held_up;  // ... since then,
+    std::chrono::nanoseconds had{};                 // when the bound thread had run for so long
     std::chrono::milliseconds slow_tick = kSlowTick;
     while (!ended_ && (calm < kIdleTicks || follower_.binds())) {
       const bool overtakes = calm < kIdleTicks;
@@ -431,10 +433,14 @@ void RequestLoop::watch() {
       still = same ? std::min(still + 1, kIdleTicks) : 0;
       const auto now = std::chrono::steady_clock::now();
       const bool waits = same && (phase != Phase::kReading || request_waits());
-      if (!std::exchange(waited, waits)) held_up = now;
+      if (waits && !waited) {
+        held_up = now;
+        had = follower_.cpu_time();
+      }
+      waited = waits;
       slow_tick = overtakes || waits ? kSlowTick : std::min(2 * slow_tick, kSlowestTick);
       if (waits && now - held_up >= kHeldUp) {
-        follower_.rescue(now);
+        if (follower_.cpu_time() - had < (now - held_up) / 2) follower_.rescue(now);
         waited = false;
       } else if (still == kIdleTicks) {
         follower_.set_free();

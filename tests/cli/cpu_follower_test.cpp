@@ -71,6 +71,26 @@ TEST_F(CpuFollowerTest, SlowRequestsOfOneClientBind) {
   });
 }
 
+TEST_F(CpuFollowerTest, OthersSeeHowMuchTheBoundThreadHasRun) {
+  on_a_thread([this] {
+    ASSERT_TRUE(bind());
+    const auto own_time = [] {
+      timespec time{};
+      EXPECT_EQ(clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time), 0);
+      return std::chrono::seconds(time.tv_sec) + std::chrono::nanoseconds(time.tv_nsec);
+    };
+    const auto begun = own_time();
+    while (own_time() - begun < 5ms) {
+    }
+    const auto ran = own_time();
+    on_a_thread([&] {
+      EXPECT_GE(follower_.cpu_time(), ran);
+      EXPECT_LT(follower_.cpu_time(), ran + 5s);
+    });
+    follower_.set_free();
+  });
+}
+
 TEST_F(CpuFollowerTest, ASlowOneAmongQuickOnesDoesNot) {
   on_a_thread([this] {
     for (int i = 0; i < 1000; ++i) EXPECT_FALSE(note(caller_, i % 2 == 0 ? 4us : 60us));
