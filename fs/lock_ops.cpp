@@ -83,7 +83,7 @@ struct LockHandlers {
       fuse_reply_err(req, EINVAL);
       return;
     }
-    LockOps::Asked asked = LockOps::asked(*request.header, *request.what);
+    LockOps::Asked asked = LockOps::asked(request);
     asked.req = req;
     ops_of(req).start(asked);
   }
@@ -261,7 +261,9 @@ void LockOps::in_order(std::shared_ptr<LockedFile> file, Task&& task) {
   });
 }
 
-LockOps::Asked LockOps::asked(const fuse_in_header& header, const fuse_lk_in& what) noexcept {
+LockOps::Asked LockOps::asked(const RequestLoop::LockRequest& request) noexcept {
+  const fuse_in_header& header = *request.header;
+  const fuse_lk_in& what = *request.what;
   Asked asked;
   asked.handle = reinterpret_cast<Handle*>(what.fh);
   asked.flock = (what.lk_flags & FUSE_LK_FLOCK) != 0;
@@ -277,8 +279,8 @@ LockOps::Asked LockOps::asked(const fuse_in_header& header, const fuse_lk_in& wh
   return asked;
 }
 
-bool LockOps::answer_at_once(const fuse_in_header& header, const fuse_lk_in& what) noexcept {
-  const Asked ask = asked(header, what);
+bool LockOps::answer_at_once(const RequestLoop::LockRequest& request) noexcept {
+  const Asked ask = asked(request);
   HandleLocks* const locks = ask.handle->locks.get();
   if (locks == nullptr || !locks->file->local) return false;
   // It may be released as soon as the answer is out, but for this.
@@ -297,7 +299,7 @@ bool LockOps::answer_at_once(const fuse_in_header& header, const fuse_lk_in& wha
     if (result == EINPROGRESS) result.reset();
     if (!result) return;
     before_answer(ask, *result);
-    const fuse_out_header answer{sizeof answer, -*result, header.unique};
+    const fuse_out_header answer{sizeof answer, -*result, request.header->unique};
     // It fails only when nobody waits for it any more, as for libfuse.
     [[maybe_unused]] const ssize_t written =
         write_device(fuse_session_fd(session_), &answer, sizeof answer);

@@ -42,14 +42,12 @@
 #include "fs/owner_class.h"
 #include "fs/record/tape.h"
 #include "fs/remote_calls.h"
+#include "fs/request_loop.h"
 #include "fs/server_grace.h"
 #include "fs/strand.h"
 #include "fs/wait_threads.h"
 #include "lockmgr/file_locks.h"
 #include "lockmgr/lock_manager.h"
-
-struct fuse_in_header;
-struct fuse_lk_in;
 
 namespace lockfs {
 
@@ -117,7 +115,7 @@ class LockOps final : private lockmgr::Observer {
   /// Carries out and answers a lock request, as the kernel sent it, if it can be decided at once.
   /// False: nothing has happened, and libfuse is to have it, which keeps what a request needs that
   /// waits, and takes 0.18 us for that. On a thread of the loop, in order.
-  bool answer_at_once(const fuse_in_header& header, const fuse_lk_in& what) noexcept;
+  bool answer_at_once(const RequestLoop::LockRequest& request) noexcept;
 
   /// Answers every parked request with ECONNABORTED, as the kernel does for those it still holds
   /// when a connection ends, and parks no more.
@@ -172,7 +170,7 @@ class LockOps final : private lockmgr::Observer {
     lockmgr::Ticket ticket = 0;  ///< of one that may be parked
   };
 
-  static Asked asked(const fuse_in_header& header, const fuse_lk_in& what) noexcept;
+  static Asked asked(const RequestLoop::LockRequest& request) noexcept;
   void start(const Asked& asked) noexcept;
   void before_decision(const Asked& asked);
   void before_answer(const Asked& asked, int error) noexcept;

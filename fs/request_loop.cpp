@@ -286,9 +286,9 @@ void RequestLoop::carry_out(const fuse_buf& buffer) {
   switch (header_of(buffer).opcode) {
     case FUSE_SETLK:
     case FUSE_SETLKW:
-      if (const auto* lock = argument_of<fuse_lk_in>(buffer)) {
-        if (answer_lock_ && answer_lock_(header_of(buffer), *lock)) return;
-        role_.lock_request = {&header_of(buffer), lock};
+      role_.lock_request = {&header_of(buffer), argument_of<fuse_lk_in>(buffer)};
+      if (answer_lock_ && role_.lock_request.what != nullptr && answer_lock_(role_.lock_request)) {
+        return;
       }
       break;
     case FUSE_GETLK:

@@ -46,8 +46,14 @@ namespace lockfs {
 
 class RequestLoop {
  public:
+  /// A request for a lock, or a test of one, as the kernel sent it. Null pointers: there is none.
+  struct LockRequest {
+    const fuse_in_header* header = nullptr;
+    const fuse_lk_in* what = nullptr;
+  };
+
   /// Carries out and answers a lock request at once, or returns false and has done nothing.
-  using AnswerLock = std::function<bool(const fuse_in_header& header, const fuse_lk_in& what)>;
+  using AnswerLock = std::function<bool(const LockRequest& request)>;
 
   /// `workers`: how many threads may carry out requests at once, at least 2. `session` must outlive
   /// the loop. `answer_lock`, unless empty, is given each lock request before libfuse.
@@ -87,12 +93,7 @@ class RequestLoop {
     RequestLoop* const loop_;
   };
 
-  /// The request for, or test of, a lock that is under way on this thread, as the kernel sent it;
-  /// libfuse hands on less. Null pointers when there is none.
-  struct LockRequest {
-    const fuse_in_header* header = nullptr;
-    const fuse_lk_in* what = nullptr;
-  };
+  /// The lock request that is under way on this thread; libfuse hands on less.
   static LockRequest lock_request();
 
   /// Whether the kernel demands that the WRITE or SETATTR under way on this thread clears set-ID

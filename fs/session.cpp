@@ -267,8 +267,8 @@ std::string Mount::exchange_init() {
 std::string Mount::start() {
   RequestLoop::AnswerLock answer_lock;
   if (!options_.debug) {  // else libfuse is to trace them
-    answer_lock = [this](const fuse_in_header& header, const fuse_lk_in& what) {
-      return lock_ops_.answer_at_once(header, what);
+    answer_lock = [this](const RequestLoop::LockRequest& request) {
+      return lock_ops_.answer_at_once(request);
     };
   }
   // The end of the connection is one more signal to wait for.
