@@ -19,10 +19,10 @@
 
 #include <sched.h>
 #include <sys/types.h>
-#include <time.h>
 
 #include <atomic>
 #include <chrono>
+#include <ctime>
 
 #include "fs/cpu_finder.h"
 
