@@ -121,8 +121,8 @@ class LockOps final : private lockmgr::Observer {
   /// when a connection ends, and parks no more.
   void shut_down() noexcept;
 
-  /// Waits until no handle is being closed any more: the Filesystem may go then. Blocks for as long
-  /// as the backing filesystem does not answer.
+  /// Waits until no handle is being closed and no file is waited for any more: the Filesystem may
+  /// go then. After shut_down(). Blocks for as long as the backing filesystem does not answer.
   void drain() noexcept;
 
   /// Files whose backing filesystem has not answered for some seconds.

@@ -189,6 +189,8 @@ void LockOps::release_exiting() noexcept {
 void LockOps::drain() noexcept {
   std::unique_lock lock(put_off_mutex_);
   apart_done_.wait(lock, [this] { return apart_ == 0; });
+  lock.unlock();
+  wait_threads_.settle();  // a wait that has just ended may hold the last reference to a file
 }
 
 }  // namespace lockfs

@@ -33,7 +33,12 @@ WaitThreads::~WaitThreads() {
   std::unique_lock lock(mutex_);
   ended_ = true;
   work_.notify_all();
-  gone_.wait(lock, [this] { return threads_ == 0; });
+  rested_.wait(lock, [this] { return threads_ == 0; });
+}
+
+void WaitThreads::settle() noexcept {
+  std::unique_lock lock(mutex_);
+  rested_.wait(lock, [this] { return queue_.empty() && idle_ == threads_; });
 }
 
 int WaitThreads::start(Wait wait) noexcept {
@@ -99,6 +104,7 @@ void WaitThreads::work() {
   std::unique_lock lock(mutex_);
   while (true) {
     ++idle_;
+    rested_.notify_all();
     work_.wait(lock, [this] { return ended_ || !queue_.empty(); });
     --idle_;
     if (queue_.empty()) break;
@@ -116,7 +122,7 @@ void WaitThreads::work() {
     if (idle_ >= kIdleKept) break;
   }
   --threads_;
-  gone_.notify_all();
+  rested_.notify_all();
 }
 
 int WaitThreads::carry_out(Job& job) {

@@ -61,6 +61,9 @@ class WaitThreads {
   /// Ends a wait early. Unknown ids are ignored. Does not block.
   void recall(WaitId id) noexcept;
 
+  /// Blocks until no wait is under way and nothing is held for one that has ended.
+  void settle() noexcept;
+
  private:
   struct Job {
     Wait wait;
@@ -73,9 +76,9 @@ class WaitThreads {
   static void let_others_go_first(const Job& job);
 
   std::mutex mutex_;
-  std::condition_variable work_;                                ///< a job came, or the end
-  std::condition_variable gone_;                                ///< a thread left
-  std::deque<std::shared_ptr<Job>> queue_;                      ///< guarded by mutex_
+  std::condition_variable work_;            ///< a job came, or the end
+  std::condition_variable rested_;          ///< a thread left, or has nothing to do
+  std::deque<std::shared_ptr<Job>> queue_;  ///< guarded by mutex_
   std::unordered_map<WaitId, std::shared_ptr<Job>> under_way_;  ///< guarded by mutex_
   unsigned threads_ = 0;                                        ///< guarded by mutex_
   unsigned idle_ = 0;                                           ///< guarded by mutex_
