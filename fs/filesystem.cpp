@@ -12,6 +12,8 @@
 #include <system_error>
 #include <utility>
 
+#include "fs/lock_ops.h"
+
 namespace lockfs {
 namespace {
 
@@ -87,9 +89,14 @@ int Filesystem::read_attributes(Inode& inode, struct stat& st) noexcept {
 }
 
 /// Programs with set-ID bits are asked for each time they are run: the kernel clears the bits of a
-/// file that it writes to (data passthrough) without learning of it.
-double Filesystem::attr_timeout(const struct stat& st) const noexcept {
-  return has_set_id_bits(st) ? 0 : cache_times_.attr.load();
+/// file that it writes to (data passthrough) without learning of it. None either while locks are
+/// held or awaited. The kernel marks attributes as valid just before it stores the size
+/// (fuse_change_attributes_common()): who has just got a lock could be shown the old one when
+/// somebody else's answer is taken over at that moment. To be asked when they have been read: a
+/// lock granted later has the kernel notified.
+double Filesystem::attr_timeout(Inode& inode, const struct stat& st) const noexcept {
+  const bool locked = lock_ops_ != nullptr && lock_ops_->in_use(inode);
+  return locked || has_set_id_bits(st) ? 0 : cache_times_.attr.load();
 }
 
 int Filesystem::act_as_caller(fuse_req_t req, const Inode& inode,
@@ -208,7 +215,7 @@ fuse_entry_param Filesystem::entry_param(const Entry& entry) const noexcept {
   param.ino = entry.inode->nodeid();
   param.generation = param.ino == FUSE_ROOT_ID ? 0 : entry.inode->generation();
   param.attr = entry.st;
-  param.attr_timeout = attr_timeout(entry.st);
+  param.attr_timeout = attr_timeout(*entry.inode, entry.st);
   param.entry_timeout = cache_times_.entry;
   return param;
 }
@@ -223,7 +230,7 @@ int Filesystem::reply_entry(fuse_req_t req, const Entry& entry) {
 int Filesystem::reply_attributes(fuse_req_t req, Inode& inode) {
   struct stat st {};
   if (const int error = read_attributes(inode, st); error != 0) return error;
-  fuse_reply_attr(req, &st, attr_timeout(st));
+  fuse_reply_attr(req, &st, attr_timeout(inode, st));
   return 0;
 }
 

@@ -164,6 +164,11 @@ std::shared_ptr<LockedFile> LockOps::find(Inode& inode) noexcept {
   return inode.locks == nullptr ? nullptr : inode.locks->file;
 }
 
+bool LockOps::in_use(Inode& inode) noexcept {
+  const std::shared_ptr<LockedFile> file = find(inode);
+  return file != nullptr && !file->locks->quiet();
+}
+
 std::shared_ptr<LockedFile> LockOps::make_file(Inode& inode, InodePtr reference) {
   const lockmgr::FileKey key{inode.id().dev, inode.id().ino};
   std::unique_ptr<lockmgr::Backing> backing;

@@ -117,6 +117,9 @@ class LockOps final : private lockmgr::Observer {
   /// waits, and takes 0.18 us for that. On a thread of the loop, in order.
   bool answer_at_once(const RequestLoop::LockRequest& request) noexcept;
 
+  /// Whether locks on the file are held or awaited through this mount.
+  [[nodiscard]] bool in_use(Inode& inode) noexcept;
+
   /// Answers every parked request with ECONNABORTED, as the kernel does for those it still holds
   /// when a connection ends, and parks no more.
   void shut_down() noexcept;
