@@ -232,8 +232,7 @@ TEST_P(FallbackCoherenceTest, GrantShowsWhatReplacedOwnWrites) { replace_what_wa
 TEST_P(FallbackCoherenceTest, PagesAreWhatWasWrittenLast) { write_and_read_pages(); }
 
 /// Others look the name up all the while: what the daemon read for them before a grant must not be
-/// what the kernel believes after it, nor what it shows while it takes over an answer of theirs: it
-/// marks attributes as valid just before it stores the size (fuse_change_attributes_common()).
+/// what the kernel believes after it.
 class LookupCoherenceTest : public SharedMountTest {
  public:
   static void SetUpTestSuite() { start_suite({"attr_timeout=3600", "entry_timeout=0"}); }
@@ -241,12 +240,25 @@ class LookupCoherenceTest : public SharedMountTest {
 
 TEST_F(LookupCoherenceTest, WhatWasLookedUpBeforeIsNotBelievedAfter) {
   const std::string name = new_file();
+  // They rest while the size is read: the kernel marks attributes as valid just before it stores
+  // the size, so that fstat() may show the old one at the very moment another's look is taken over
+  // (fuse_change_attributes_common()).
+  constexpr int kLookers = 2;
   std::atomic<bool> ended{false};
+  std::atomic<bool> pause{false};
+  std::atomic<int> resting{0};
   std::vector<std::thread> lookers;
-  for (int i = 0; i < 2; ++i) {
+  lookers.reserve(kLookers);
+  for (int i = 0; i < kLookers; ++i) {
     lookers.emplace_back([&] {
       struct stat seen {};
-      while (!ended) ::stat(in_mount(name).c_str(), &seen);
+      while (!ended) {
+        ::stat(in_mount(name).c_str(), &seen);
+        if (!pause) continue;
+        ++resting;
+        while (pause) std::this_thread::yield();
+        --resting;
+      }
     });
   }
   {
@@ -263,10 +275,14 @@ TEST_F(LookupCoherenceTest, WhatWasLookedUpBeforeIsNotBelievedAfter) {
       EXPECT_EQ(::pwrite(outside.get(), "x", 1, size - 1), 1);
       EXPECT_EQ(set(outside, F_UNLCK), 0);
       EXPECT_EQ(set(inside, F_RDLCK), 0);
+      pause = true;
+      while (resting != kLookers) std::this_thread::yield();
       struct stat seen {};
       EXPECT_EQ(::fstat(inside.get(), &seen), 0);
       EXPECT_EQ(seen.st_size, size);
       EXPECT_EQ(set(inside, F_UNLCK), 0);
+      pause = false;
+      while (resting != 0) std::this_thread::yield();
     }
   }
   ended = true;
