@@ -63,7 +63,7 @@ class CpuFollower {
   /// Whether a caller's CPU is being looked up.
   bool looks() const noexcept { return finder_.busy(); }
 
-  /// The CPU time that the bound thread has had so far; what it was for the last one if none is.
+  /// The CPU time that the bound thread has had so far; of no use while none is bound.
   std::chrono::nanoseconds cpu_time() const noexcept;
 
   /// Sets the bound thread free, if there is one.

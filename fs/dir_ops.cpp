@@ -150,8 +150,7 @@ int Filesystem::plus_param(const DirHandle& handle, const dirent64& entry, fuse_
   if (is_dots(entry.d_name)) return 0;
   Entry found;
   Inode& parent = *handle.inode;
-  bool pinned = false;
-  const bool known = static_cast<bool>(inodes_.find({parent.id().dev, entry.d_ino}, pinned));
+  const bool known = static_cast<bool>(inodes_.find({parent.id().dev, entry.d_ino}));
   if (const int error = find_child(parent, entry.d_name, found, known); error != 0) return error;
   param = entry_param(found);
   inode = std::move(found.inode);

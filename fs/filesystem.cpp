@@ -114,7 +114,7 @@ int Filesystem::enter(UniqueFd path_fd, Entry& entry) {
   const FileId id{entry.st.st_dev, entry.st.st_ino};
   // Where two descriptors are open and have one number, they are of one file.
   bool pinned = false;
-  InodePtr found = inodes_.find(id, pinned);
+  InodePtr found = inodes_.find(id, &pinned);
   entry.known = static_cast<bool>(found);
   if (found && pinned && found->device().is_local()) {
     entry.inode = std::move(found);
@@ -137,7 +137,7 @@ std::optional<int> Filesystem::find_known(const Inode& parent, const char* name,
   if (const int error = look(); error != 0) return error;
   const FileId id{entry.st.st_dev, entry.st.st_ino};
   bool pinned = false;
-  InodePtr found = inodes_.find(id, pinned);
+  InodePtr found = inodes_.find(id, &pinned);
   // It was known before and is there now, so it was what has been looked at: numbers are not given
   // to another file while it is there, handles never.
   if (!found || !found->device().is_local() || !InodeTable::is_among(added, *found)) return {};

@@ -119,12 +119,12 @@ InodePtr InodeTable::intern(UniqueFd path_fd, const struct stat& st) {
   return inode;
 }
 
-InodePtr InodeTable::find(const FileId& id, bool& pinned) noexcept {
+InodePtr InodeTable::find(const FileId& id, bool* pinned) noexcept {
   Shard& shard = shards_[shard_index(id.ino)];
   const Lock lock(shard.mutex);
   const auto it = shard.by_id.find(id);
   if (it == shard.by_id.end()) return {};
-  pinned = it->second->fd_.valid();
+  if (pinned != nullptr) *pinned = it->second->fd_.valid();
   it->second->used_ = true;
   return refer(*it->second);
 }

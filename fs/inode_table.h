@@ -11,6 +11,9 @@
 ///   3. A nodeid names its shard, and is never given to a second live inode.
 ///   4. The nodeid of a file of the source's own filesystem is what Device::number_of() says, if
 ///      that says anything and no other live inode has it: it is the same after a restart.
+///   5. Inodes are numbered in the order in which they are added; is_among() compares with a count.
+///   6. After clear_attr_cached() has said that nobody need be notified, no attributes read before
+///      it are given to the kernel: set_attr_cached() refuses them.
 #pragma once
 
 #include <array>
@@ -52,10 +55,10 @@ class InodeTable {
   /// isn't known.
   [[nodiscard]] InodePtr intern(UniqueFd path_fd, const struct stat& st);
 
-  /// The inode with this id, or none. `pinned` tells whether its descriptor is open: on a local
+  /// The inode with this id, or none. `*pinned` tells whether its descriptor is open: on a local
   /// filesystem (Device::is_local) that is then the file that has the number now. Otherwise only
   /// what is constant in an Inode is of use.
-  [[nodiscard]] InodePtr find(const FileId& id, bool& pinned) noexcept;
+  [[nodiscard]] InodePtr find(const FileId& id, bool* pinned = nullptr) noexcept;
 
   /// How many inodes have been added so far, and whether one was before there were so many. A file
   /// that has a number now and was known before had it all the time.

@@ -38,13 +38,29 @@ class Outsiders {
   }
 
   void add() {
-    bool readable = false;
-    const auto before = locks_of_process(s_.mount.pid, "", &readable);
-    std::vector<ProcLock> table = read_proc_locks();
-    const auto after = locks_of_process(s_.mount.pid, "", &readable);
-    take_out_mirror(table, readable ? &before : nullptr, after);
-    add_local(table);
-    add_rest(table);
+    for (ProcLock& lock : read_proc_locks()) {
+      if (devices_.count(lock.device) == 0) continue;
+      // A wait of the daemon's threads cannot be told from others'.
+      if (lock.waiting && lock.type == "OFDLCK") continue;
+      if (lock.waiting) {
+        waits_.push_back(std::move(lock));
+      } else {
+        auto name = lock.name();
+        held_.emplace(std::move(name), std::move(lock));
+      }
+    }
+    add_local(true);
+    bool all_looked_at = false;  // takes root
+    for (const HeldLock& mirror : locks_of_process(s_.mount.pid, "", &all_looked_at)) {
+      take(mirror.lock);
+    }
+    // Processes in another mount namespace have other paths.
+    if (all_looked_at && std::any_of(held_.begin(), held_.end(), [&](const auto& held) {
+          return is_known(held.second) && !is_of_server(held.second);
+        })) {
+      add_local(false);
+    }
+    add_rest(all_looked_at);
   }
 
  private:
@@ -59,68 +75,56 @@ class Outsiders {
     wanted_path_ = target.file;
   }
 
-  /// The mirror's locks, as they were before or after the table was read. When the daemon's
-  /// descriptors may not be looked at, every OFD lock may be one.
-  void take_out_mirror(std::vector<ProcLock>& table, const std::vector<HeldLock>* before,
-                       const std::vector<HeldLock>& after) const {
-    if (before == nullptr) {
-      std::erase_if(table, [](const ProcLock& l) { return l.type == "OFDLCK"; });
-      return;
-    }
-    std::vector<HeldLock> mirror = *before;
-    std::vector<HeldLock> seen = *before;
-    for (const HeldLock& held : after) {
-      const auto it = std::find_if(seen.begin(), seen.end(), [&](const HeldLock& other) {
-        return other.lock.same_lock(held.lock);
-      });
-      if (it == seen.end()) {
-        mirror.push_back(held);
-      } else {
-        seen.erase(it);
-      }
-    }
-    for (const HeldLock& held : mirror) {
-      const auto it = std::find_if(table.begin(), table.end(), [&](const ProcLock& l) {
-        return !l.waiting && l.same_lock(held.lock);
-      });
-      if (it != table.end()) table.erase(it);
-    }
-    // A wait of the daemon's threads cannot be told from others'.
-    std::erase_if(table, [](const ProcLock& l) { return l.waiting && l.type == "OFDLCK"; });
+  /// Takes a lock that looks like this one out of those held, if there is one.
+  std::optional<ProcLock> take(const ProcLock& lock) {
+    auto found = held_.extract(lock.name());
+    if (found.empty()) return std::nullopt;
+    return std::move(found.mapped());
   }
 
-  /// Locks that local processes hold through descriptors below the source.
-  void add_local(std::vector<ProcLock>& table) {
-    const std::string prefix = s_.mount.source == "/" ? "/" : s_.mount.source + "/";
-    std::set<std::pair<std::string, std::uint64_t>> names;
-    for (const ProcLock& lock : table) names.insert({lock.device, lock.inode});
-    if (names.empty()) return;
+  /// Whether the file is one that the mount knows or that was asked for.
+  [[nodiscard]] bool is_known(const ProcLock& lock) const {
+    const Name name{devices_.at(lock.device), lock.inode};
+    return by_name_.count(name) != 0 || (wanted_ && *wanted_ == name);
+  }
+
+  static bool is_of_server(const ProcLock& lock) {
+    const std::string name = command_of(lock.pid);
+    return name == "nfsd" || name == "lockd";
+  }
+
+  /// Locks that local processes hold through descriptors whose path is below the source, or through
+  /// the others.
+  void add_local(bool below) {
+    if (held_.empty()) return;
+    const std::string& source = s_.mount.source;
+    const std::string prefix = source == "/" ? source : source + "/";
     for (const pid_t pid : all_processes()) {
       if (pid == s_.mount.pid) continue;
-      for (const HeldLock& held : locks_of_process(pid, prefix)) {
-        const auto it = std::find_if(table.begin(), table.end(), [&](const ProcLock& l) {
-          return !l.waiting && l.same_lock(held.lock);
-        });
-        if (it == table.end() || devices_.count(it->device) == 0) continue;
-        ProcLock lock = *it;
-        table.erase(it);
-        lock.pid = pid;
-        add_record(lock, held.path);
+      for (const HeldLock& held : locks_of_process(pid, below ? prefix : "")) {
+        if (!below && held.path.starts_with(prefix)) continue;
+        auto lock = take(held.lock);
+        if (!lock) continue;
+        lock->pid = pid;
+        if (below || is_known(*lock)) add_record(*lock, below ? held.path : "");
       }
     }
   }
 
-  /// Locks of NFS clients, of processes whose paths look otherwise, and waits.
-  void add_rest(const std::vector<ProcLock>& table) {
+  /// Locks of NFS clients, and waits. Other locks held have gone again before their holder was
+  /// looked at, or the kernel has shown them twice, if all holders could be looked at; otherwise
+  /// OFD locks may be the mirror's.
+  void add_rest(bool all_looked_at) {
+    for (const ProcLock& lock : waits_) {
+      if (is_known(lock)) add_record(lock, "");
+    }
     std::vector<ProcLock> nameless;
-    for (const ProcLock& lock : table) {
-      const auto device = devices_.find(lock.device);
-      if (device == devices_.end()) continue;
-      const bool known = by_name_.count({device->second, lock.inode}) != 0 ||
-                         (wanted_ && *wanted_ == Name{device->second, lock.inode});
-      if (known) {
+    for (const auto& [name, lock] : held_) {
+      const bool of_server = is_of_server(lock);
+      if (!of_server && (all_looked_at || lock.type == "OFDLCK")) continue;
+      if (is_known(lock)) {
         add_record(lock, "");
-      } else if (const std::string name = command_of(lock.pid); name == "nfsd" || name == "lockd") {
+      } else if (of_server) {
         nameless.push_back(lock);
       }
     }
@@ -200,9 +204,11 @@ class Outsiders {
   using Name = std::pair<std::string, std::uint64_t>;
 
   Snapshot& s_;
-  std::map<std::string, std::string> devices_;  ///< as /proc/locks has them, to those of stat(2)
-  std::map<Name, std::size_t> by_name_;         ///< to the index in Snapshot::files
-  std::optional<Name> wanted_;                  ///< only this file
+  std::map<std::string, std::string> devices_;    ///< as /proc/locks has them, to those of stat(2)
+  std::multimap<ProcLock::Name, ProcLock> held_;  ///< whose holder is not known yet
+  std::vector<ProcLock> waits_;
+  std::map<Name, std::size_t> by_name_;  ///< to the index in Snapshot::files
+  std::optional<Name> wanted_;           ///< only this file
   std::string wanted_path_;
   std::optional<std::vector<NfsLock>> nfs_;
 };

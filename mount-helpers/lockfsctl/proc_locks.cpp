@@ -1,8 +1,11 @@
 #include "mount-helpers/lockfsctl/proc_locks.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cctype>
 #include <charconv>
 #include <cinttypes>
@@ -40,11 +43,36 @@ std::optional<ProcLock> parse_proc_lock(std::string line) {
   return lock;
 }
 
+namespace {
+
+/// The file's text; `reads` is how many reads it took.
+std::string text_of(const std::string& path, int& reads) {
+  std::string text;
+  reads = 0;
+  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return text;
+  std::array<char, 65536> chunk;
+  for (ssize_t size = 0; (size = read(fd, chunk.data(), chunk.size())) > 0; ++reads) {
+    text.append(chunk.data(), static_cast<std::size_t>(size));
+  }
+  close(fd);
+  return text;
+}
+
+}  // namespace
+
 std::vector<ProcLock> read_proc_locks(const std::string& path) {
+  constexpr int kTries = 5;
+  constexpr std::size_t kLong = 8192;
+  // One read gives what is there at one time, up to a page. Between two, the kernel finds its place
+  // by counting (seq_hlist_start_percpu()): a lock shows twice when another has been taken.
+  int reads = 0;
+  std::string text = text_of(path, reads);
+  for (int i = 1; i < kTries && reads > 1 && text.size() < kLong; ++i) text = text_of(path, reads);
   std::vector<ProcLock> found;
-  std::ifstream file(path);
+  std::istringstream lines(text);
   std::string line;
-  while (std::getline(file, line)) {
+  while (std::getline(lines, line)) {
     if (auto lock = parse_proc_lock(line)) found.push_back(std::move(*lock));
   }
   return found;

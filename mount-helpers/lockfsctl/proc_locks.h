@@ -5,10 +5,10 @@
 
 #include <sys/types.h>
 
-#include <compare>
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <tuple>
 #include <vector>
 
 namespace lockfs::ctl {
@@ -25,16 +25,16 @@ struct ProcLock {
   pid_t pid = 0;  ///< -1 for OFD locks
 
   /// What /proc/locks and fdinfo both say of one lock.
-  [[nodiscard]] bool same_lock(const ProcLock& other) const {
-    return type == other.type && exclusive == other.exclusive && inode == other.inode &&
-           device == other.device && first == other.first && last == other.last;
-  }
+  using Name =
+      std::tuple<std::string, bool, std::string, std::uint64_t, std::int64_t, std::int64_t, pid_t>;
+  [[nodiscard]] Name name() const { return {type, exclusive, device, inode, first, last, pid}; }
 };
 
 /// Nothing for lines that are no lock, and for leases, delegations and layouts.
 std::optional<ProcLock> parse_proc_lock(std::string line);
 
-/// Throws nothing: what cannot be read is empty.
+/// What cannot be read is empty. Beside programs that lock, a long table (more than a page) may
+/// show a lock twice, or not.
 std::vector<ProcLock> read_proc_locks(const std::string& path = "/proc/locks");
 
 /// A lock that a process holds through one of its descriptors.

@@ -124,9 +124,9 @@ TEST_F(InodeTableTest, KnowsItsFileByNameWithoutADescriptor) {
 TEST_F(InodeTableTest, FindsByNumberAndTellsWhetherADescriptorIsOpen) {
   const InodePtr inode = add_file();
   bool pinned = false;
-  EXPECT_EQ(table_->find(inode->id(), pinned), inode);
+  EXPECT_EQ(table_->find(inode->id(), &pinned), inode);
   EXPECT_TRUE(pinned);
-  EXPECT_FALSE(table_->find({inode->id().dev, 0}, pinned));
+  EXPECT_FALSE(table_->find({inode->id().dev, 0}));
 }
 
 }  // namespace

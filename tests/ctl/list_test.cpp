@@ -1,9 +1,14 @@
 // lockfsctl list, who and graph against real holders and waiters.
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
+#include <atomic>
+#include <string>
+#include <thread>
 
 #include "tests/ctl/commands.h"
 
@@ -139,6 +144,37 @@ TEST_F(List, OutsidersStandInTheSameList) {
   EXPECT_TRUE(has_line(run({"list"}).output, {std::to_string(posix.pid()), "outside"}));
   EXPECT_EQ(run_json({"list", "-J", "--no-outside"})["locks"].size(), 1U);
   EXPECT_EQ(run_json({"list", "-J", in_mount("f")})["locks"].size(), 3U);
+}
+
+// Beside programs that take and drop locks, /proc/locks shows others twice.
+TEST_F(List, EachLockOnceBesideLocksThatComeAndGo) {
+  make_file("f");
+  hold("f", kPosix, kShared, {0, 10});
+  hold_outside("f", kOfd, kShared, {0, 10});
+  hold_outside("f", kPosix, kExclusive, {50, 10});
+  std::atomic<bool> done = false;
+  std::array<std::thread, 2> others;
+  for (std::size_t i = 0; i < others.size(); ++i) {
+    others.at(i) = std::thread([&, name = fs().scratch() + "/other" + std::to_string(i)] {
+      const int fd = ::open(name.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+      struct flock lock {};
+      lock.l_len = 1;
+      while (!done) {
+        lock.l_type = F_WRLCK;
+        for (lock.l_start = 0; lock.l_start < 40; lock.l_start += 2)
+          ::fcntl(fd, F_OFD_SETLK, &lock);
+        lock.l_type = F_UNLCK;
+        for (lock.l_start = 0; lock.l_start < 40; lock.l_start += 2)
+          ::fcntl(fd, F_OFD_SETLK, &lock);
+      }
+      ::close(fd);
+    });
+  }
+  Json locks = {0, 0, 0};
+  for (int i = 0; i < 50 && locks.size() == 3; ++i) locks = run_json({"list", "-J"})["locks"];
+  done = true;
+  for (std::thread& other : others) other.join();
+  EXPECT_EQ(locks.size(), 3U) << locks.dump(1);
 }
 
 TEST_F(List, JsonFollowsItsSchema) {
