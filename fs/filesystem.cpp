@@ -89,10 +89,11 @@ int Filesystem::read_attributes(Inode& inode, struct stat& st) noexcept {
 }
 
 /// Programs with set-ID bits are asked for each time they are run: the kernel clears the bits of a
-/// file that it writes to (data passthrough) without learning of it. None either while locks are
-/// held or awaited. The kernel marks attributes as valid just before it stores the size
+/// file that it writes to (data passthrough) without learning of it. None either while locks are in
+/// use. The kernel marks attributes as valid just before it stores the size
 /// (fuse_change_attributes_common()): who has just got a lock could be shown the old one when
-/// somebody else's answer is taken over at that moment. To be asked when they have been read: a
+/// somebody else's answer is taken over at that moment. Nor soon after: the time until which the
+/// answer before was valid is replaced later than the mark. To be asked when they have been read: a
 /// lock granted later has the kernel notified.
 double Filesystem::attr_timeout(Inode& inode, const struct stat& st) const noexcept {
   const bool locked = lock_ops_ != nullptr && lock_ops_->in_use(inode);

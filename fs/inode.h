@@ -108,6 +108,10 @@ class Inode {
   /// before the notification (attr_version).
   std::atomic<bool> attr_cached{false};
 
+  /// When a lock on the file was last granted through the mount, in nanoseconds on
+  /// CLOCK_MONOTONIC_COARSE; 0: never.
+  std::atomic<std::int64_t> granted_at{0};
+
   /// Data that the daemon read or wrote may be in the kernel's page cache.
   std::atomic<bool> data_cached{false};
 

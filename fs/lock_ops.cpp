@@ -25,6 +25,13 @@ namespace lockfs {
 
 namespace {
 
+/// Nanoseconds on CLOCK_MONOTONIC_COARSE.
+std::int64_t coarse_now() noexcept {
+  timespec now{};
+  ::clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+  return now.tv_sec * std::int64_t{1'000'000'000} + now.tv_nsec;
+}
+
 using lockmgr::Mode;
 using lockmgr::OwnerType;
 
@@ -165,6 +172,9 @@ std::shared_ptr<LockedFile> LockOps::find(Inode& inode) noexcept {
 }
 
 bool LockOps::in_use(Inode& inode) noexcept {
+  constexpr std::int64_t kLately = 1'000'000'000;
+  const std::int64_t granted = inode.granted_at.load();
+  if (granted != 0 && coarse_now() - granted < kLately) return true;
   const std::shared_ptr<LockedFile> file = find(inode);
   return file != nullptr && !file->locks->quiet();
 }
@@ -471,6 +481,7 @@ void LockOps::before_decision(const Asked& asked) {
 void LockOps::before_answer(const Asked& asked, int error) noexcept {
   if (error != 0 || asked.mode == Mode::kNone) return;
   Inode& inode = *asked.handle->inode;
+  inode.granted_at.store(coarse_now(), std::memory_order_relaxed);
   drop_cached_data(inode);
   drop_cached_attributes(inode);
 }

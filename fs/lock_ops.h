@@ -117,7 +117,8 @@ class LockOps final : private lockmgr::Observer {
   /// waits, and takes 0.18 us for that. On a thread of the loop, in order.
   bool answer_at_once(const RequestLoop::LockRequest& request) noexcept;
 
-  /// Whether locks on the file are held or awaited through this mount.
+  /// Whether locks on the file are held or awaited through this mount, or were granted less than a
+  /// second ago.
   [[nodiscard]] bool in_use(Inode& inode) noexcept;
 
   /// Answers every parked request with ECONNABORTED, as the kernel does for those it still holds

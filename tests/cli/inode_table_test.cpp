@@ -129,5 +129,15 @@ TEST_F(InodeTableTest, FindsByNumberAndTellsWhetherADescriptorIsOpen) {
   EXPECT_FALSE(table_->find({inode->id().dev, 0}));
 }
 
+TEST_F(InodeTableTest, AttributesReadBeforeAGrantAreRefusedAfterIt) {
+  const InodePtr inode = add_file();
+  const std::uint64_t before = table_->attribute_looks();
+  EXPECT_FALSE(table_->clear_attr_cached(*inode));
+  EXPECT_FALSE(table_->set_attr_cached(*inode, before));
+  EXPECT_TRUE(table_->clear_attr_cached(*inode)) << "the kernel may have got them nevertheless";
+  EXPECT_TRUE(table_->set_attr_cached(*inode, table_->attribute_looks()));
+  EXPECT_TRUE(table_->clear_attr_cached(*inode));
+}
+
 }  // namespace
 }  // namespace lockfs

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <chrono>
 #include <random>
 #include <string>
 #include <thread>
@@ -219,6 +220,26 @@ TEST_P(CoherenceTest, SecondLocalHolderSeesItToo) {
   expect_current(second, name);
 }
 
+/// Nothing is cached for a second after a grant.
+TEST_P(CoherenceTest, NothingIsBelievedSoonAfterAGrant) {
+  const std::string name = new_file();
+  Locker inside(in_mount(name));
+  std::chrono::steady_clock::duration taken{};
+  do {
+    ASSERT_TRUE(write_file(in_source(name), "text"));
+    const auto begin = std::chrono::steady_clock::now();
+    ASSERT_EQ(inside.try_lock(kind(), kShared), 0);
+    ASSERT_EQ(inside.unlock(kind()), 0);
+    ASSERT_EQ(inside.fstat(inside.fd()).st_size, 4);
+    ASSERT_TRUE(write_file(in_source(name), "longer text"));
+    const off_t size = inside.fstat(inside.fd()).st_size;
+    taken = std::chrono::steady_clock::now() - begin;
+    if (taken < std::chrono::milliseconds(900)) {
+      EXPECT_EQ(size, 11);
+    }
+  } while (taken >= std::chrono::milliseconds(900));
+}
+
 class FallbackCoherenceTest : public CoherenceTest {
  public:
   static void SetUpTestSuite() {
@@ -239,7 +260,10 @@ class LookupCoherenceTest : public SharedMountTest {
 };
 
 TEST_F(LookupCoherenceTest, WhatWasLookedUpBeforeIsNotBelievedAfter) {
-  const std::string name = new_file();
+  // A new file in each round: for a while after a grant nothing is cached anyway.
+  const std::string base = new_file();
+  std::atomic<int> round{0};
+  const auto name = [&base](int number) { return base + std::to_string(number); };
   // They rest while the size is read: the kernel marks attributes as valid just before it stores
   // the size, so that fstat() may show the old one at the very moment another's look is taken over
   // (fuse_change_attributes_common()).
@@ -253,7 +277,7 @@ TEST_F(LookupCoherenceTest, WhatWasLookedUpBeforeIsNotBelievedAfter) {
     lookers.emplace_back([&] {
       struct stat seen {};
       while (!ended) {
-        ::stat(in_mount(name).c_str(), &seen);
+        ::stat(in_mount(name(round)).c_str(), &seen);
         if (!pause) continue;
         ++resting;
         while (pause) std::this_thread::yield();
@@ -261,32 +285,55 @@ TEST_F(LookupCoherenceTest, WhatWasLookedUpBeforeIsNotBelievedAfter) {
       }
     });
   }
-  {
-    const UniqueFd inside(::open(in_mount(name).c_str(), O_RDWR | O_CLOEXEC));
-    const UniqueFd outside(::open(in_source(name).c_str(), O_RDWR | O_CLOEXEC));
+  const int rounds = scaled(5000, 500);
+  for (; round < rounds && !HasFailure(); ++round) {
+    const std::string file = name(round);
+    const UniqueFd outside(
+        ::open(in_source(file).c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0644));
+    const UniqueFd inside(::open(in_mount(file).c_str(), O_RDWR | O_CLOEXEC));
     struct flock range {};
     const auto set = [&range](const UniqueFd& fd, int type) {
       range.l_type = static_cast<short>(type);
       return ::fcntl(fd.get(), F_OFD_SETLKW, &range);
     };
-    const int rounds = scaled(20'000, 1000);
-    for (off_t size = 1; size <= rounds && !HasFailure(); ++size) {
-      EXPECT_EQ(set(outside, F_WRLCK), 0);
-      EXPECT_EQ(::pwrite(outside.get(), "x", 1, size - 1), 1);
-      EXPECT_EQ(set(outside, F_UNLCK), 0);
-      EXPECT_EQ(set(inside, F_RDLCK), 0);
-      pause = true;
-      while (resting != kLookers) std::this_thread::yield();
-      struct stat seen {};
-      EXPECT_EQ(::fstat(inside.get(), &seen), 0);
-      EXPECT_EQ(seen.st_size, size);
-      EXPECT_EQ(set(inside, F_UNLCK), 0);
-      pause = false;
-      while (resting != 0) std::this_thread::yield();
-    }
+    EXPECT_EQ(set(outside, F_WRLCK), 0);
+    EXPECT_EQ(::pwrite(outside.get(), "x", 1, round), 1);
+    EXPECT_EQ(set(outside, F_UNLCK), 0);
+    EXPECT_EQ(set(inside, F_RDLCK), 0);
+    pause = true;
+    while (resting != kLookers) std::this_thread::yield();
+    struct stat seen {};
+    EXPECT_EQ(::fstat(inside.get(), &seen), 0);
+    EXPECT_EQ(seen.st_size, round + 1);
+    pause = false;
+    while (resting != 0) std::this_thread::yield();
+    EXPECT_EQ(::unlink(in_source(file).c_str()), 0);
   }
   ended = true;
   for (std::thread& looker : lookers) looker.join();
+}
+
+/// The lookers do not rest: nothing that the kernel believes is taken over while the size is read.
+TEST_F(LookupCoherenceTest, SizesAreTrueWhileOthersLook) {
+  const std::string name = new_file();
+  std::atomic<bool> ended{false};
+  std::thread looker([&] {
+    struct stat seen {};
+    while (!ended) ::stat(in_mount(name).c_str(), &seen);
+  });
+  Locker inside(in_mount(name));
+  Locker outside(in_source(name));
+  const int rounds = scaled(20'000, 1000);
+  for (off_t size = 1; size <= rounds && !HasFailure(); ++size) {
+    EXPECT_EQ(outside.lock(kPosix, kExclusive), 0);
+    EXPECT_EQ(outside.write(outside.fd(), "x", size - 1), 1);
+    EXPECT_EQ(outside.unlock(kPosix), 0);
+    EXPECT_EQ(inside.lock(kOfd, kShared), 0);
+    EXPECT_EQ(inside.fstat(inside.fd()).st_size, size);
+    EXPECT_EQ(inside.unlock(kOfd), 0);
+  }
+  ended = true;
+  looker.join();
 }
 
 INSTANTIATE_TEST_SUITE_P(Every, CoherenceTest, ::testing::Values(kFlock, kPosix, kOfd), kind_name);
