@@ -1,5 +1,6 @@
 #include "fs/request_loop.h"
 
+#include <fcntl.h>
 #include <linux/fuse.h>
 #include <poll.h>
 #include <spdlog/spdlog.h>
@@ -50,6 +51,14 @@ template <typename Argument>
 const Argument* argument_of(const fuse_buf& buffer) {
   if (buffer.size < sizeof(fuse_in_header) + sizeof(Argument)) return nullptr;
   return reinterpret_cast<const Argument*>(&header_of(buffer) + 1);
+}
+
+/// Whether the kernel reads ahead: the client goes on meanwhile, and best on a CPU of its own.
+bool reads_ahead(const fuse_buf& buffer) {
+  constexpr std::uint32_t kReadahead = 64 * 1024;
+  const auto* read =
+      header_of(buffer).opcode == FUSE_READ ? argument_of<fuse_read_in>(buffer) : nullptr;
+  return read != nullptr && read->size >= kReadahead && (read->flags & O_DIRECT) == 0;
 }
 
 }  // namespace
@@ -199,7 +208,7 @@ void RequestLoop::lead(fuse_buf& buffer) {
     role_.leads = true;
     role_.count = count;
     const Kind kind = classify(buffer);
-    if (kind != Kind::kSlow &&
+    if (kind != Kind::kSlow && !reads_ahead(buffer) &&
         follower_.note(static_cast<pid_t>(header_of(buffer).pid), CpuFollower::Clock::now())) {
       wake_watchdog();
     }
