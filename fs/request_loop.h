@@ -3,10 +3,11 @@
 /// Exactly one thread, the leader, is blocked in read(2) on the device. It also carries out what it
 /// has read, in place: a second reader would make the kernel wake threads in turn on other CPUs,
 /// which costs a lock call several times its price. For the same reason it follows a lone client to
-/// its CPU (CpuFollower). A handler that blocks must not hold the next request up, so a leader can
-/// be overtaken: a watchdog sees that it has been stuck for a moment and gives the lead to a
-/// follower; the old leader finishes its request and becomes a follower. The watchdog also sets a
-/// leader free that is bound to a CPU and does not get to run there.
+/// its CPU (CpuFollower), unless the kernel reads ahead for that. A handler that blocks must not
+/// hold the next request up, so a leader can be overtaken: a watchdog sees that it has been stuck
+/// for a moment and gives the lead to a follower; the old leader finishes its request and becomes a
+/// follower. The watchdog also sets a leader free that is bound to a CPU and does not get to run
+/// there.
 ///
 /// Order: what happens before a handler allows itself to be overtaken happens in the order in which
 /// the requests were read. Lock requests rely on that (the RELEASE of a file is queued before

@@ -7,6 +7,7 @@
 /// Invariants:
 ///  1. `done` of a wait that was accepted is called exactly once, on the waiting thread.
 ///  2. A recalled wait ends at once, with EINTR unless the lock came first.
+///  3. An idle thread holds nothing for the wait that it has carried out.
 #pragma once
 
 #include <sys/types.h>

@@ -7,7 +7,9 @@
 #include <filesystem>
 #include <fstream>
 #include <map>
+#include <optional>
 #include <set>
+#include <utility>
 
 #include "mount-helpers/lockfsctl/nfs_server.h"
 #include "mount-helpers/lockfsctl/proc_locks.h"
@@ -88,8 +90,15 @@ class Outsiders {
     return by_name_.count(name) != 0 || (wanted_ && *wanted_ == name);
   }
 
-  static bool is_of_server(const ProcLock& lock) {
-    const std::string name = command_of(lock.pid);
+  /// command_of(), asked once for each process.
+  const std::string& command(pid_t pid) {
+    const auto [it, fresh] = commands_.try_emplace(pid);
+    if (fresh) it->second = command_of(pid);
+    return it->second;
+  }
+
+  bool is_of_server(const ProcLock& lock) {
+    const std::string& name = command(lock.pid);
     return name == "nfsd" || name == "lockd";
   }
 
@@ -162,7 +171,7 @@ class Outsiders {
     r.file = file_of(device, lock.inode, path);
     r.type = lock.type == "POSIX" ? "posix" : lock.type == "OFDLCK" ? "ofd" : "flock";
     r.pid = std::max(lock.pid, 0);
-    r.command = command_of(r.pid);
+    r.command = command(r.pid);
     if (r.pid != 0) r.uid = owner_of(r.pid);
     r.exclusive = lock.exclusive;
     r.first = lock.first;
@@ -207,6 +216,7 @@ class Outsiders {
   std::map<std::string, std::string> devices_;    ///< as /proc/locks has them, to those of stat(2)
   std::multimap<ProcLock::Name, ProcLock> held_;  ///< whose holder is not known yet
   std::vector<ProcLock> waits_;
+  std::map<pid_t, std::string> commands_;
   std::map<Name, std::size_t> by_name_;  ///< to the index in Snapshot::files
   std::optional<Name> wanted_;           ///< only this file
   std::string wanted_path_;

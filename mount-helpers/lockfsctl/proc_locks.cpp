@@ -16,6 +16,8 @@
 #include <fstream>
 #include <sstream>
 
+#include "fs/unique_fd.h"
+
 namespace lockfs::ctl {
 
 std::optional<ProcLock> parse_proc_lock(std::string line) {
@@ -49,13 +51,12 @@ namespace {
 std::string text_of(const std::string& path, int& reads) {
   std::string text;
   reads = 0;
-  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (fd < 0) return text;
+  const UniqueFd file(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!file) return text;
   std::array<char, 65536> chunk;
-  for (ssize_t size = 0; (size = read(fd, chunk.data(), chunk.size())) > 0; ++reads) {
+  for (ssize_t size = 0; (size = read(file.get(), chunk.data(), chunk.size())) > 0; ++reads) {
     text.append(chunk.data(), static_cast<std::size_t>(size));
   }
-  close(fd);
   return text;
 }
 
