@@ -8,7 +8,7 @@
 #include <utility>
 
 #include "fs/control/commands.h"
-#include "fs/logging.h"
+#include "fs/options/logging.h"
 #include "lockmgr/file_locks.h"
 
 namespace lockfs::control {

@@ -7,8 +7,8 @@
 #include <chrono>
 #include <string>
 
+#include "fs/base/unique_fd.h"
 #include "fs/control/protocol.h"
-#include "fs/unique_fd.h"
 
 namespace lockfs::control {
 

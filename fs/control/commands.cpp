@@ -7,7 +7,7 @@
 #include <charconv>
 #include <utility>
 
-#include "fs/preflight.h"
+#include "fs/base/mount_table.h"
 
 namespace lockfs::control {
 

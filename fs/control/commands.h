@@ -23,10 +23,10 @@
 
 #include "fs/control/feed.h"
 #include "fs/control/protocol.h"
-#include "fs/filesystem.h"
-#include "fs/lock_ops.h"
-#include "fs/options.h"
+#include "fs/locks/lock_ops.h"
+#include "fs/options/options.h"
 #include "fs/record/recorder.h"
+#include "fs/tree/filesystem.h"
 
 namespace lockfs::control {
 

@@ -16,8 +16,8 @@
 #include <mutex>
 #include <vector>
 
-#include "fs/event_hub.h"
-#include "fs/unique_fd.h"
+#include "fs/base/unique_fd.h"
+#include "fs/locks/event_hub.h"
 #include "lockmgr/lock_manager.h"
 
 namespace lockfs::control {

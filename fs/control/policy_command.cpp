@@ -6,7 +6,7 @@
 #include <utility>
 
 #include "fs/control/commands.h"
-#include "fs/logging.h"
+#include "fs/options/logging.h"
 #include "lockmgr/explain.h"
 
 namespace lockfs::control {

@@ -68,27 +68,6 @@ std::string error_line(const Json& id, const char* code, const std::string& mess
   return line_of({{"id", id}, {"ok", false}, {"code", code}, {"error", message}});
 }
 
-const char* text_of(lockmgr::Mode mode) {
-  switch (mode) {
-    case lockmgr::Mode::kNone:
-      return "none";
-    case lockmgr::Mode::kShared:
-      return "shared";
-    case lockmgr::Mode::kExclusive:
-      return "exclusive";
-  }
-  return "none";
-}
-
-std::string text_of(const lockmgr::OwnerId& id) {
-  return fmt::format("{}:{:016x}", lockmgr::to_string(id.type), id.cookie);
-}
-
-std::string text_of(const lockmgr::Range& range) {
-  return range.last == lockmgr::kEof ? fmt::format("{}-EOF", range.first)
-                                     : fmt::format("{}-{}", range.first, range.last);
-}
-
 Json last_json(lockmgr::Offset last) { return last == lockmgr::kEof ? Json() : Json(last); }
 
 void add_owner(Json& json, const lockmgr::OwnerId& owner, const lockmgr::Caller& caller) {

@@ -13,6 +13,7 @@
 
 #include "lockmgr/owner.h"
 #include "lockmgr/range.h"
+#include "lockmgr/text.h"
 
 namespace lockfs::control {
 
@@ -45,12 +46,6 @@ std::optional<lockmgr::OwnerId> owner_in(const Json& request);
 std::string line_of(const Json& json);
 /// {"id":..,"ok":false,"code":..,"error":..} as a line.
 std::string error_line(const Json& id, const char* code, const std::string& message);
-
-const char* text_of(lockmgr::Mode mode);
-/// "TYPE:COOKIE".
-std::string text_of(const lockmgr::OwnerId& id);
-/// "FIRST-LAST" or "FIRST-EOF".
-std::string text_of(const lockmgr::Range& range);
 
 /// The last byte; null for the end of all files.
 Json last_json(lockmgr::Offset last);

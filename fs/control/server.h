@@ -22,10 +22,10 @@
 #include <thread>
 #include <vector>
 
+#include "fs/base/unique_fd.h"
 #include "fs/control/commands.h"
 #include "fs/control/feed.h"
 #include "fs/control/socket.h"
-#include "fs/unique_fd.h"
 
 namespace lockfs::control {
 

@@ -9,8 +9,8 @@
 #include <vector>
 
 #include "fs/control/commands.h"
-#include "fs/logging.h"
-#include "fs/option_change.h"
+#include "fs/options/logging.h"
+#include "fs/options/option_change.h"
 
 namespace lockfs::control {
 

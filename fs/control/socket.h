@@ -11,8 +11,8 @@
 
 #include <string>
 
-#include "fs/options.h"
-#include "fs/unique_fd.h"
+#include "fs/base/unique_fd.h"
+#include "fs/options/options.h"
 
 namespace lockfs::control {
 

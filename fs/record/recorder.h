@@ -14,9 +14,9 @@
 #include <string>
 #include <thread>
 
+#include "fs/base/unique_fd.h"
 #include "fs/record/tape.h"
 #include "fs/record/trace_writer.h"
-#include "fs/unique_fd.h"
 #include "lockmgr/trace/trace.h"
 
 namespace lockfs {

@@ -19,7 +19,7 @@
 #include <optional>
 #include <vector>
 
-#include "fs/unique_fd.h"
+#include "fs/base/unique_fd.h"
 #include "lockmgr/file_locks.h"
 #include "lockmgr/lock_manager.h"
 #include "lockmgr/trace/trace.h"

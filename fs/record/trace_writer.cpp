@@ -10,8 +10,8 @@
 #include <cerrno>
 #include <system_error>
 
+#include "fs/base/unique_fd.h"
 #include "fs/record/keyed_hash.h"
-#include "fs/unique_fd.h"
 
 namespace lockfs {
 

@@ -4,7 +4,7 @@
 #include <iterator>
 #include <utility>
 
-#include "fs/mount_table.h"
+#include "fs/base/mount_table.h"
 
 namespace lockfs::ctl {
 

@@ -6,42 +6,38 @@
 
 #include <algorithm>
 #include <array>
-#include <cctype>
 #include <charconv>
-#include <cinttypes>
-#include <cstdio>
-#include <cstdlib>
-#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <sstream>
 
-#include "fs/unique_fd.h"
+#include "fs/base/proc_locks.h"
+#include "fs/base/unique_fd.h"
 
 namespace lockfs::ctl {
 
-std::optional<ProcLock> parse_proc_lock(std::string line) {
+std::optional<ProcLock> parse_proc_lock(const std::string& line) {
+  const auto parsed = parse_lock_line(line.c_str());
+  if (!parsed) return std::nullopt;
   ProcLock lock;
-  if (line.starts_with("lock:")) line.erase(0, 5);
-  if (const auto arrow = line.find("-> "); arrow != std::string::npos) {
-    lock.waiting = true;
-    line.erase(arrow, 3);
+  switch (parsed->type) {
+    case LockLine::Type::kPosix:
+      lock.type = "POSIX";
+      break;
+    case LockLine::Type::kOpenFile:
+      lock.type = "OFDLCK";
+      break;
+    case LockLine::Type::kFlock:
+      lock.type = "FLOCK";
+      break;
   }
-  char type[16];
-  char mode[16];
-  char last[32];
-  unsigned major_number = 0;
-  unsigned minor_number = 0;
-  if (std::sscanf(line.c_str(), " %*d: %15s %*s %15s %d %x:%x:%" SCNu64 " %" SCNd64 " %31s", type,
-                  mode, &lock.pid, &major_number, &minor_number, &lock.inode, &lock.first,
-                  last) != 8) {
-    return std::nullopt;
-  }
-  lock.type = type;
-  if (lock.type != "POSIX" && lock.type != "OFDLCK" && lock.type != "FLOCK") return std::nullopt;
-  lock.exclusive = std::strcmp(mode, "WRITE") == 0;
-  lock.device = fmt::format("{}:{}", major_number, minor_number);
-  lock.last = last[0] == 'E' ? INT64_MAX : std::strtoll(last, nullptr, 10);
+  lock.exclusive = parsed->mode == lockmgr::Mode::kExclusive;
+  lock.device = fmt::format("{}:{}", parsed->dev_major, parsed->dev_minor);
+  lock.inode = parsed->ino;
+  lock.first = parsed->range.first;
+  lock.last = parsed->range.last;
+  lock.waiting = parsed->waiting;
+  lock.pid = parsed->pid;
   return lock;
 }
 

@@ -31,7 +31,7 @@ struct ProcLock {
 };
 
 /// Nothing for lines that are no lock, and for leases, delegations and layouts.
-std::optional<ProcLock> parse_proc_lock(std::string line);
+std::optional<ProcLock> parse_proc_lock(const std::string& line);
 
 /// What cannot be read is empty. Beside programs that lock, a long table (more than a page) may
 /// show a lock twice, or not.

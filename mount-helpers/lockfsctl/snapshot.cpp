@@ -8,6 +8,7 @@
 #include <fstream>
 #include <map>
 
+#include "lockmgr/text.h"
 #include "mount-helpers/lockfsctl/outsiders.h"
 
 namespace lockfs::ctl {
@@ -99,7 +100,7 @@ Snapshot take_snapshot(Target& target, bool outsiders) {
 }
 
 std::string range_text(const Record& r) {
-  return r.last == kEof ? fmt::format("{}-EOF", r.first) : fmt::format("{}-{}", r.first, r.last);
+  return lockmgr::text_of(lockmgr::Range{r.first, r.last});
 }
 
 std::string range_words(const Record& r) {

@@ -23,7 +23,7 @@
 #include <sstream>
 #include <string_view>
 
-#include "fs/preflight.h"
+#include "fs/daemon/preflight.h"
 #include "tests/mounted/support/mounted.h"
 
 extern char** environ;

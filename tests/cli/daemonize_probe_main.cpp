@@ -9,8 +9,8 @@
 #include <stdexcept>
 #include <string>
 
-#include "fs/daemonize.h"
-#include "fs/logging.h"
+#include "fs/daemon/daemonize.h"
+#include "fs/options/logging.h"
 
 namespace {
 

@@ -188,7 +188,7 @@ int contend(Arena& arena, int number, const std::string& path, bool keep) {
 
 /// How long everybody may take to have a turn. A client of v4.0 polls, at last every 30 s: whether
 /// it ever finds the lock free is chance, of which lockfs gives it more where local programs
-/// contend (fs/nfs_pollers.h), while among clients it is the kernel's alone.
+/// contend (fs/mirror/nfs_pollers.h), while among clients it is the kernel's alone.
 struct Turns {
   std::chrono::seconds within{90};
   bool judged = true;

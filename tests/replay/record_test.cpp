@@ -1,5 +1,5 @@
 // Recording a live mount, and replaying what was recorded.
-// ctest: timeout=300 links=lockfs_fs
+// ctest: timeout=300 links=lockfs_record
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/file.h>
@@ -19,7 +19,7 @@
 #include <thread>
 #include <vector>
 
-#include "fs/proc_locks.h"
+#include "fs/base/proc_locks.h"
 #include "fs/record/keyed_hash.h"
 #include "lockmgr/trace/decoder.h"
 #include "mount-helpers/replay/script.h"

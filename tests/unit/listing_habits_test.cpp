@@ -1,4 +1,6 @@
-#include "fs/listing_habits.h"
+// Which folders are listed for their names only.
+// ctest: links=lockfs_tree
+#include "fs/tree/listing_habits.h"
 
 #include <gtest/gtest.h>
 

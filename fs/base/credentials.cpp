@@ -1,0 +1,159 @@
+#include "fs/base/credentials.h"
+
+#include <fcntl.h>
+#include <linux/capability.h>
+#include <linux/securebits.h>
+#include <sched.h>
+#include <sys/fsuid.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <charconv>
+#include <cstdio>
+#include <cstdlib>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "fs/base/unique_fd.h"
+
+namespace lockfs {
+namespace {
+
+/// The effective capabilities of a thread.
+class Capabilities {
+ public:
+  int read() noexcept { return ::syscall(SYS_capget, &header_, data_.data()) == 0 ? 0 : errno; }
+  int write() noexcept { return ::syscall(SYS_capset, &header_, data_.data()) == 0 ? 0 : errno; }
+
+  void remove(unsigned capability) noexcept {
+    data_.at(CAP_TO_INDEX(capability)).effective &= ~CAP_TO_MASK(capability);
+  }
+
+ private:
+  __user_cap_header_struct header_{_LINUX_CAPABILITY_VERSION_3, 0};
+  std::array<__user_cap_data_struct, _LINUX_CAPABILITY_U32S_3> data_{};
+};
+
+/// What prepare_worker_thread() left in the calling thread.
+struct ThreadIdentity {
+  bool prepared = false;
+  bool root = false;
+  Capabilities capabilities;
+};
+thread_local ThreadIdentity own;
+
+// setgroups() of the C library changes every thread, the system call only one.
+int set_groups(std::span<const gid_t> groups) noexcept {
+  return ::syscall(SYS_setgroups, groups.size(), groups.data()) == 0 ? 0 : errno;
+}
+
+/// Sets owner and group of new files. These calls don't report failure but can be asked: an invalid
+/// id changes nothing and returns the present one.
+int set_owner(uid_t uid, gid_t gid) noexcept {
+  ::setfsgid(gid);
+  ::setfsuid(uid);
+  const bool done = ::setfsgid(static_cast<gid_t>(-1)) == static_cast<int>(gid) &&
+                    ::setfsuid(static_cast<uid_t>(-1)) == static_cast<int>(uid);
+  return done ? 0 : EPERM;
+}
+
+/// The text of /proc/<tid>/status; empty if the thread cannot be seen. Throws std::bad_alloc.
+const std::string& status_of(pid_t tid) {
+  thread_local std::string text;
+  char path[32];
+  std::snprintf(path, sizeof path, "/proc/%d/status", tid);
+  const UniqueFd file(::open(path, O_RDONLY | O_CLOEXEC));
+  std::size_t length = 0;
+  while (file) {
+    if (length == text.size()) text.resize(std::max<std::size_t>(2048, text.size() * 2));
+    const ssize_t got = ::read(file.get(), text.data() + length, text.size() - length);
+    if (got <= 0) break;
+    length += static_cast<std::size_t>(got);
+  }
+  text.resize(length);
+  return text;
+}
+
+/// Supplementary groups of the thread that made the request. None if it cannot be seen: it runs in
+/// another pid namespace or was killed meanwhile. (fuse_req_getgroups() of libfuse 3.14 searches
+/// a buffer that it has not terminated.)
+std::span<const gid_t> groups_of(fuse_req_t req) {
+  thread_local std::vector<gid_t> groups;
+  groups.clear();
+  constexpr std::string_view kLabel = "\nGroups:";
+  const std::string& status = status_of(fuse_req_ctx(req)->pid);
+  const std::size_t label = status.find(kLabel);
+  if (label == std::string::npos) return {};
+  const char* at = status.data() + label + kLabel.size();
+  const char* const end = status.data() + status.size();
+  while (at != end && (*at == ' ' || *at == '\t')) {
+    gid_t group = 0;
+    const auto [next, error] = std::from_chars(++at, end, group);
+    if (error != std::errc()) continue;
+    groups.push_back(group);
+    at = next;
+  }
+  return groups;
+}
+
+int drop_set_id_rights() noexcept {
+  Capabilities reduced = own.capabilities;
+  reduced.remove(CAP_FSETID);
+  return reduced.write();
+}
+
+}  // namespace
+
+int prepare_worker_thread() noexcept {
+  if (::unshare(CLONE_FS) != 0) return errno;
+  own.root = ::geteuid() == 0;
+  if (own.root) {
+    if (::prctl(PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP) != 0) return errno;
+    if (const int error = set_groups({}); error != 0) return error;
+    if (const int error = own.capabilities.read(); error != 0) return error;
+    own.capabilities.remove(CAP_SYS_RESOURCE);
+    if (const int error = own.capabilities.write(); error != 0) return error;
+  }
+  own.prepared = true;
+  return 0;
+}
+
+CallerIdentity::CallerIdentity(fuse_req_t req) : error_(take(req)) {}
+
+int CallerIdentity::take(fuse_req_t req) {
+  if (!own.prepared) return EPERM;
+  const fuse_ctx& caller = *fuse_req_ctx(req);
+  ::umask(caller.umask);
+  if (!own.root || (caller.uid == 0 && caller.gid == 0)) return 0;
+
+  const auto groups = groups_of(req);
+  switched_ = true;
+  if (const int error = set_groups(groups); error != 0) return error;
+  if (const int error = set_owner(caller.uid, caller.gid); error != 0) return error;
+  return caller.uid == 0 ? 0 : drop_set_id_rights();
+}
+
+CallerIdentity::~CallerIdentity() {
+  if (!switched_) return;
+  // The thread must not go on with a stranger's identity.
+  if (own.capabilities.write() != 0 || set_owner(0, 0) != 0 || set_groups({}) != 0) std::abort();
+}
+
+WithoutSetIdRights::WithoutSetIdRights() noexcept
+    : error_(!own.prepared ? EPERM
+             : own.root    ? drop_set_id_rights()
+                           : 0) {}
+
+WithoutSetIdRights::~WithoutSetIdRights() {
+  // capset() to what the thread had a moment ago is always allowed.
+  if (own.root && own.capabilities.write() != 0) std::abort();
+}
+
+}  // namespace lockfs

@@ -1,0 +1,35 @@
+/// The kernel's table of mounts as text: shared by the daemon and the programs around it, hence
+/// without anything of FUSE or of options.
+///
+/// Thread safety: functions without state. All may throw std::bad_alloc.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace lockfs {
+
+/// One line of /proc/self/mountinfo.
+struct MountEntry {
+  std::string mount_point;
+  std::string type;           ///< with the subtype, as in "fuse.lockfs"
+  std::string source;         ///< first column of /proc/mounts
+  std::string device;         ///< major:minor
+  std::string options;        ///< of this mount, such as "rw,nosuid"
+  std::string super_options;  ///< of the filesystem, such as "rw,allow_other"
+};
+
+/// Parses the text of /proc/self/mountinfo; lines that don't fit its format are left out.
+std::vector<MountEntry> parse_mountinfo(std::string_view text);
+
+/// What is mounted on exactly `path`, a canonical one; of several the topmost. Reads the file
+/// `mountinfo`; one that cannot be read has no mounts.
+std::optional<MountEntry> find_mount(const std::string& path,
+                                     const std::string& mountinfo = "/proc/self/mountinfo");
+
+/// Undoes the kernel's \ooo escapes for blanks, tabs, newlines and backslashes.
+std::string unescape_octal(std::string_view text);
+
+}  // namespace lockfs

@@ -1,0 +1,569 @@
+#include "fs/locks/lock_ops.h"
+
+#include <fmt/format.h>
+#include <linux/fuse.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <cstring>
+#include <new>
+#include <optional>
+#include <string>
+#include <utility>
+
+#include "fs/loop/device_calls.h"
+#include "fs/loop/request_loop.h"
+#include "fs/mirror/grace_backing.h"
+#include "fs/mirror/record_lock.h"
+#include "fs/options/logging.h"
+#include "fs/record/taped_backing.h"
+#include "fs/tree/filesystem.h"
+#include "lockmgr/text.h"
+
+namespace lockfs {
+
+namespace {
+
+/// Nanoseconds on CLOCK_MONOTONIC_COARSE.
+std::int64_t coarse_now() noexcept {
+  timespec now{};
+  ::clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+  return now.tv_sec * std::int64_t{1'000'000'000} + now.tv_nsec;
+}
+
+using lockmgr::Mode;
+using lockmgr::OwnerType;
+
+constexpr auto kQueueLook = std::chrono::milliseconds(250);
+
+/// The backing of a mount whose locks are not carried to the files (mirror off).
+class UncarriedFile final : public lockmgr::NoBacking {
+ public:
+  explicit UncarriedFile(InodePtr inode) : inode_(std::move(inode)) {}
+  std::string name() const override { return inode_->path(); }
+
+ private:
+  const InodePtr inode_;
+};
+
+lockmgr::Limits limits_of(const Options& options) {
+  return {options.max_locks,   options.max_locks_per_user,   options.max_locks_per_owner,
+          options.max_waiters, options.max_waiters_per_user, options.max_outside_waits};
+}
+
+/// What a request wants, in words: "exclusive lock", "unlock".
+std::string wish(Mode mode) {
+  return mode == Mode::kNone ? "unlock" : std::string(text_of(mode)) + " lock";
+}
+
+std::string words_for(const lockmgr::Request& request) {
+  return fmt::format("{} {} of {} by pid {} (uid {}, {} owner {:#x})",
+                     lockmgr::to_string(request.owner.type), wish(request.mode),
+                     text_of(request.range), request.caller.pid, request.caller.uid,
+                     lockmgr::to_string(request.owner.type), request.owner.cookie);
+}
+
+}  // namespace
+
+/// The C functions that libfuse calls.
+struct LockHandlers {
+  static void ask(fuse_req_t req) {
+    const RequestLoop::LockRequest request = RequestLoop::lock_request();
+    if (request.what == nullptr) {
+      fuse_reply_err(req, EINVAL);
+      return;
+    }
+    LockOps::Asked asked = LockOps::asked(request);
+    asked.req = req;
+    LockOps::of(req).start(asked);
+  }
+
+  static void setlk(fuse_req_t req, fuse_ino_t, fuse_file_info*, struct flock*, int) { ask(req); }
+  static void flock(fuse_req_t req, fuse_ino_t, fuse_file_info*, int) { ask(req); }
+  static void getlk(fuse_req_t req, fuse_ino_t, fuse_file_info*, struct flock*) { ask(req); }
+
+  static void flush(fuse_req_t req, fuse_ino_t, fuse_file_info* fi) {
+    LockOps::of(req).flush(req, Handle::of(*fi), fi->lock_owner);
+  }
+
+  static void release(fuse_req_t req, fuse_ino_t, fuse_file_info* fi) {
+    LockOps::of(req).release(req, &Handle::of(*fi));
+  }
+
+  static void interrupt(fuse_req_t req, void* ticket) {
+    RequestLoop::allow_overtaking();  // the file may be busy with a slow backing
+    const Tape::Cause cause(LockOps::of(req).tape_);
+    LockOps::of(req).manager_.cancel(reinterpret_cast<lockmgr::Ticket>(ticket), EINTR);
+  }
+};
+
+void LockOps::fill_ops(fuse_lowlevel_ops& ops) noexcept {
+  ops.setlk = &LockHandlers::setlk;
+  ops.flock = &LockHandlers::flock;
+  ops.getlk = &LockHandlers::getlk;
+  ops.flush = &LockHandlers::flush;
+  ops.release = &LockHandlers::release;
+}
+
+// -- life ----------------------------------------------------------------------------------------
+
+LockOps& LockOps::of(fuse_req_t req) noexcept {
+  return static_cast<LockOps&>(static_cast<Mount*>(fuse_req_userdata(req))->locks);
+}
+
+HandleLocks::HandleLocks(LockOps& lock_ops, const Handle& handle,
+                         std::shared_ptr<LockedFile> locked)
+    : ops(lock_ops),
+      inode(*handle.inode),
+      file(std::move(locked)),
+      opened(handle.readable(), handle.writable()) {}
+
+HandleLocks::~HandleLocks() {
+  file->locks->close(opened);
+  ops.leave(inode, *file);
+}
+
+LockOps::LockOps(const Options& options, Filesystem& filesystem)
+    : options_(options),
+      filesystem_(filesystem),
+      manager_(limits_of(options), options.policy, this),
+      grace_({std::chrono::seconds(options.mirror ? options.server_wait : 0), options.await_server},
+             [this] { grace_ended(); }) {
+  queue_watcher_ = std::thread([this] { watch_queues(); });
+}
+
+LockOps::~LockOps() {
+  {
+    const std::lock_guard lock(queue_mutex_);
+    ended_ = true;
+  }
+  queue_changed_.notify_all();
+  queue_watcher_.join();
+}
+
+void LockOps::shut_down() noexcept {
+  manager_.shut_down(ECONNABORTED);
+  end_put_off(ECONNABORTED);
+}
+
+std::mutex& LockOps::mutex_of(const Inode& inode) noexcept {
+  return mutexes_[inode.nodeid() % mutexes_.size()];
+}
+
+std::shared_ptr<LockedFile> LockOps::find(Inode& inode) noexcept {
+  const std::lock_guard lock(mutex_of(inode));
+  const InodeLocks* const locks = InodeLocks::of(inode);
+  return locks == nullptr ? nullptr : locks->file;
+}
+
+bool LockOps::in_use(Inode& inode) noexcept {
+  constexpr std::int64_t kLately = 1'000'000'000;
+  const std::int64_t granted = inode.granted_at.load();
+  if (granted != 0 && coarse_now() - granted < kLately) return true;
+  const std::shared_ptr<LockedFile> file = find(inode);
+  return file != nullptr && !file->locks->quiet();
+}
+
+std::shared_ptr<LockedFile> LockOps::make_file(Inode& inode, InodePtr reference) {
+  const lockmgr::FileKey key{inode.id().dev, inode.id().ino};
+  std::unique_ptr<lockmgr::Backing> backing;
+  std::shared_ptr<RemoteCalls> remote;
+  const auto self = std::make_shared<std::weak_ptr<LockedFile>>();
+  if (options_.mirror) {
+    if (inode.device().may_stall()) {
+      remote = std::make_shared<RemoteCalls>(wait_threads_, overdue_, [this, self] {
+        if (const auto file = self->lock()) answered_late(file);
+      });
+    }
+    backing =
+        std::make_unique<BackingFile>(std::move(reference), wait_threads_, outsider_watch_, remote);
+    // What is mounted from another NFS server has a grace period there, which the client heeds.
+    if (remote == nullptr) backing = std::make_unique<GraceBacking>(std::move(backing), grace_);
+    backing = std::make_unique<TapedBacking>(std::move(backing), tape_, key);
+  } else {
+    backing = std::make_unique<UncarriedFile>(std::move(reference));
+  }
+  auto file = std::make_shared<LockedFile>(manager_.open_file(key, std::move(backing)),
+                                           inode.device().is_local(), remote);
+  *self = file;
+  return file;
+}
+
+HandleLocks& LockOps::locks_of(Handle& handle) {
+  if (HandleLocks* const there = HandleLocks::of(handle)) return *there;
+  Inode& inode = *handle.inode;
+  std::shared_ptr<LockedFile> file;
+  {
+    const std::lock_guard lock(mutex_of(inode));
+    if (inode.locks == nullptr) {
+      inode.locks.reset(new InodeLocks(make_file(inode, handle.inode)));
+    }
+    file = InodeLocks::of(inode)->file;
+    ++file->handles;
+  }
+  try {
+    handle.locks.reset(new HandleLocks(*this, handle, file));
+  } catch (const std::bad_alloc&) {
+    leave(inode, *file);
+    throw;
+  }
+  return *HandleLocks::of(handle);
+}
+
+/// A handle with locks has gone. The last one takes the LockedFile with it, and so the reference
+/// that the backing holds on the inode.
+void LockOps::leave(Inode& inode, LockedFile& file) noexcept {
+  std::unique_ptr<LockAttachment> last;  // freed after the mutex is released
+  const std::lock_guard lock(mutex_of(inode));
+  if (--file.handles == 0) last = std::move(inode.locks);
+}
+
+// -- owners --------------------------------------------------------------------------------------
+
+/// Called within the file's strand.
+OwnerType LockOps::classify(const Asked& asked, bool anew) {
+  if (asked.flock) return OwnerType::kFlock;
+  auto& classes = HandleLocks::of(*asked.handle)->classes;
+  HandleLocks::CookieClass* known = nullptr;
+  for (HandleLocks::CookieClass& entry : classes) {
+    if (entry.cookie == asked.cookie) known = &entry;
+  }
+  if (known != nullptr && !anew) return known->type;
+  if (!anew && known_processes_.contains(asked.cookie)) return OwnerType::kProcess;
+  // An owner that cannot be classified is taken for an open file: that asks least (no deadlock
+  // detection), and what ends its locks does not depend on the class.
+  const OwnerType type = classify_caller(asked.caller.tid).value_or(OwnerType::kOpenFile);
+  if (known != nullptr) {
+    known->type = type;
+  } else {
+    // Processes come and go through a shared open file; its own cookie is found again.
+    constexpr std::size_t kMostRemembered = 8;
+    if (classes.size() >= kMostRemembered) classes.erase(classes.begin());
+    classes.push_back({asked.cookie, type});
+  }
+  return type;
+}
+
+lockmgr::Request LockOps::request_of(const Asked& asked) {
+  return {{classify(asked), asked.cookie}, asked.caller, asked.range, asked.mode, asked.wait};
+}
+
+// -- requests ------------------------------------------------------------------------------------
+
+// The reference of this call keeps the strand while it runs what other threads left there, the
+// release of the last handle maybe.
+template <typename Task>  // NOLINTNEXTLINE(performance-unnecessary-value-param)
+void LockOps::in_order(std::shared_ptr<LockedFile> file, Task&& task) {
+  file->strand.run([overtakable = !file->local, task = std::forward<Task>(task)] {
+    // With its place in the strand, a request to a slow backing need not hold up those of others.
+    if (overtakable) RequestLoop::allow_overtaking();
+    task();
+  });
+}
+
+LockOps::Asked LockOps::asked(const RequestLoop::LockRequest& request) noexcept {
+  const fuse_in_header& header = *request.header;
+  const fuse_lk_in& what = *request.what;
+  Asked asked;
+  asked.handle = reinterpret_cast<Handle*>(what.fh);
+  asked.flock = (what.lk_flags & FUSE_LK_FLOCK) != 0;
+  asked.cookie = what.owner;
+  asked.caller = {static_cast<pid_t>(what.lk.pid != 0 ? what.lk.pid : header.pid),
+                  static_cast<pid_t>(header.pid), header.uid};
+  asked.range = {static_cast<lockmgr::Offset>(what.lk.start),
+                 std::min(static_cast<lockmgr::Offset>(what.lk.end), lockmgr::kEof)};
+  if (asked.flock) asked.range = lockmgr::kWholeFile;
+  asked.mode = mode_of(static_cast<short>(what.lk.type));
+  asked.wait = header.opcode == FUSE_SETLKW;
+  asked.test = header.opcode == FUSE_GETLK;
+  return asked;
+}
+
+bool LockOps::answer_at_once(const RequestLoop::LockRequest& request) noexcept {
+  const Asked ask = asked(request);
+  HandleLocks* const locks = HandleLocks::of(*ask.handle);
+  if (locks == nullptr || !locks->file->local) return false;
+  // It may be released as soon as the answer is out, but for this.
+  const std::shared_ptr<LockedFile> file = locks->file;
+  std::optional<int> result;
+  file->strand.run_if_idle([&] {
+    if (tape_.is_open()) return;
+    const GraceBacking::Asker asker(ask.mode == Mode::kNone ? 0 : ask.caller.tid);
+    const Tape::Cause cause(tape_);
+    try {
+      before_decision(ask);
+      result = file->locks->try_now(locks->opened, request_of(ask));
+    } catch (const std::bad_alloc&) {
+      result = ENOLCK;
+    }
+    if (result == EINPROGRESS) result.reset();
+    if (!result) return;
+    before_answer(ask, *result);
+    const fuse_out_header answer{sizeof answer, -*result, request.header->unique};
+    // It fails only when nobody waits for it any more, as for libfuse.
+    [[maybe_unused]] const ssize_t written =
+        write_device(fuse_session_fd(session_), &answer, sizeof answer);
+  });
+  return result.has_value();
+}
+
+void LockOps::start(const Asked& asked) noexcept {
+  try {
+    HandleLocks& locks = locks_of(*asked.handle);
+    in_order(locks.file, [this, asked] { carry_out(asked); });
+  } catch (const std::bad_alloc&) {
+    fuse_reply_err(asked.req, ENOLCK);
+  }
+}
+
+void LockOps::carry_out(Asked asked) noexcept {
+  // An unlock takes nothing for whom it is made.
+  const GraceBacking::Asker asker(asked.mode == Mode::kNone ? 0 : asked.caller.tid);
+  if (asked.test) {
+    carry_out_test(asked);
+    return;
+  }
+  describe(*HandleLocks::of(*asked.handle)->file);
+  const Tape::Cause cause(tape_);
+  try {
+    before_decision(asked);
+    const lockmgr::Request request = request_of(asked);
+    HandleLocks& locks = *HandleLocks::of(*asked.handle);
+    if (asked.taped == 0) asked.taped = tape_ask(*asked.handle, request);
+    if (const auto now = locks.file->locks->try_now(locks.opened, request)) {
+      answer(asked, *now);
+    } else {
+      carry_out_waiting(asked, request);
+    }
+  } catch (const std::bad_alloc&) {
+    fuse_reply_err(asked.req, ENOLCK);
+  }
+}
+
+void LockOps::carry_out_waiting(Asked asked, lockmgr::Request request) noexcept {
+  try {
+    HandleLocks& locks = *HandleLocks::of(*asked.handle);
+    // Deadlock detection must not take an open file for a process; now there is time to look.
+    if (request.owner.type == OwnerType::kProcess) request.owner.type = classify(asked, true);
+    const lockmgr::Ticket ticket = manager_.new_ticket();
+    asked.ticket = ticket;
+    // From here on an interrupt cancels the ticket, parked or not. libfuse calls back at once if
+    // the interrupt came before.
+    fuse_req_interrupt_func(asked.req, &LockHandlers::interrupt, reinterpret_cast<void*>(ticket));
+    const auto now = locks.file->locks->park(locks.opened, request, ticket,
+                                             [this, asked](int error) { answer(asked, error); });
+    if (now) {
+      answer(asked, *now);
+    } else {
+      { const std::lock_guard lock(queue_mutex_); }  // the watcher either waits or looks again
+      queue_changed_.notify_one();
+    }
+  } catch (const std::bad_alloc&) {
+    fuse_reply_err(asked.req, ENOLCK);
+  }
+}
+
+/// The handle lives until the request is answered: the kernel releases a file only then.
+void LockOps::answer(const Asked& asked, int error) noexcept {
+  tape_answer(asked, error);
+  if (error == EINPROGRESS) {
+    Asked again = asked;
+    again.taped = 0;  // a request of its own, when it comes
+    again.ticket = 0;
+    if (!put_off(again)) start(again);
+    return;
+  }
+  before_answer(asked, error);
+  fuse_reply_err(asked.req, error);
+}
+
+/// Called within the file's strand.
+void LockOps::carry_out_test(const Asked& asked) noexcept {
+  std::optional<lockmgr::Blocker> blocker;
+  int error = ENOLCK;
+  try {
+    error = HandleLocks::of(*asked.handle)->file->locks->test(request_of(asked), blocker);
+  } catch (const std::bad_alloc&) {
+    error = ENOLCK;
+  }
+  if (error != 0) {
+    answer(asked, error);
+    return;
+  }
+  struct flock found = record_lock(asked.range, Mode::kNone);
+  if (blocker) {
+    found = record_lock(blocker->range, blocker->mode);
+    // The kernel looks the pid up in the mount's namespace; an open file has none to show.
+    const bool process = !blocker->owner || blocker->owner->type != OwnerType::kOpenFile;
+    found.l_pid = process && blocker->pid > 0 ? blocker->pid : 0;
+  }
+  fuse_reply_lock(asked.req, &found);
+}
+
+void LockOps::flush(fuse_req_t req, Handle& handle, std::uint64_t cookie) noexcept {
+  known_processes_.remember(cookie);
+  const auto finish = [this, req, &handle] {
+    if (handle.inode->device().may_stall() && handle.writable()) {
+      flush_apart(req, handle);
+      return;
+    }
+    RequestLoop::allow_overtaking();
+    fuse_reply_err(req, handle.writable() ? filesystem_.flush_data(handle) : 0);
+  };
+  const std::shared_ptr<LockedFile> file = find(*handle.inode);
+  if (file == nullptr) {
+    finish();
+    return;
+  }
+  try {
+    in_order(file, [this, file, cookie, finish, &handle, caller = *fuse_req_ctx(req)] {
+      describe(*file);
+      const Tape::Cause cause(tape_);
+      tape_flush(handle, *file, cookie, caller);
+      file->locks->close_by_process(cookie);
+      finish();
+    });
+  } catch (const std::bad_alloc&) {
+    file->locks->close_by_process(cookie);
+    finish();
+  }
+}
+
+void LockOps::release(fuse_req_t req, Handle* handle) noexcept {
+  const auto finish = [this, req, handle] {
+    RequestLoop::allow_overtaking();
+    filesystem_.close_handle(handle);
+    fuse_reply_err(req, 0);
+  };
+  if (handle->locks == nullptr) {
+    finish();
+    return;
+  }
+  const std::shared_ptr<LockedFile> file = HandleLocks::of(*handle)->file;
+  try {
+    in_order(file, [this, file, handle, finish] {
+      describe(*file);
+      const Tape::Cause cause(tape_);
+      tape_close(*handle);
+      handle->locks.reset();
+      file->remote == nullptr ? finish() : apart(finish);
+    });
+  } catch (const std::bad_alloc&) {
+    finish();
+  }
+}
+
+// -- coherence -----------------------------------------------------------------------------------
+
+/// Called within the file's strand.
+void LockOps::before_decision(const Asked& asked) {
+  // In daemon io, pages written through mmap reach the backing before others may lock the range
+  // (as nfs_lock() does with nfs_sync_mapping()).
+  if (asked.mode == Mode::kNone && asked.handle->writable()) drop_cached_data(*asked.handle->inode);
+}
+
+/// Who is granted a lock sees what others wrote before.
+void LockOps::before_answer(const Asked& asked, int error) noexcept {
+  if (error != 0 || asked.mode == Mode::kNone) return;
+  Inode& inode = *asked.handle->inode;
+  inode.granted_at.store(coarse_now(), std::memory_order_relaxed);
+  drop_cached_data(inode);
+  drop_cached_attributes(inode);
+}
+
+void LockOps::drop_cached_attributes(Inode& inode) noexcept {
+  if (!filesystem_.inodes().clear_attr_cached(inode)) return;
+  // A negative offset leaves the page cache alone. This neither blocks nor waits for requests.
+  fuse_lowlevel_notify_inval_inode(session_, inode.nodeid(), -1, 0);
+}
+
+void LockOps::drop_cached_data(Inode& inode) noexcept {
+  if (!inode.data_cached.exchange(false)) return;
+  // Waits for pages that are being read or written, which other threads must serve.
+  const RequestLoop::Blocking blocking;
+  fuse_lowlevel_notify_inval_inode(session_, inode.nodeid(), 0, 0);
+}
+
+void LockOps::watch_queues() {
+  std::unique_lock lock(queue_mutex_);
+  while (!ended_) {
+    const bool waiters = manager_.ledger().waiters() != 0;
+    if (!waiters && flushes_.empty()) {
+      queue_changed_.wait(lock);
+      continue;
+    }
+    queue_changed_.wait_for(lock, kQueueLook, [this] { return ended_; });
+    release_exiting();
+    if (!waiters) continue;
+    lock.unlock();
+    tape_tick();
+    lock.lock();
+  }
+}
+
+void LockOps::set_limits(const Options& options) { manager_.set_limits(limits_of(options)); }
+
+// -- reports -------------------------------------------------------------------------------------
+
+namespace {
+
+void log_refusal(spdlog::level::level_enum level, const lockmgr::FileLocks& file,
+                 const lockmgr::Request& request, int error, const std::string& why) {
+  log_event(level,
+            fmt::format("lock: {}: {} refused: {}: {}", file.backing().name(), words_for(request),
+                        std::strerror(error), why),
+            {{"LOCKFS_OP", "lock"},
+             {"LOCKFS_FILE", file.backing().name()},
+             {"LOCKFS_RANGE", text_of(request.range)},
+             {"LOCKFS_MODE", wish(request.mode)},
+             {"LOCKFS_OWNER", lockmgr::text_of(request.owner)},
+             {"LOCKFS_OWNER_PID", std::to_string(request.caller.pid)},
+             {"LOCKFS_OWNER_UID", std::to_string(request.caller.uid)},
+             {"LOCKFS_WHY", why},
+             {"ERRNO", std::to_string(error)}});
+}
+
+}  // namespace
+
+void LockOps::limit_reached(const lockmgr::FileLocks& file, const lockmgr::Request& request,
+                            lockmgr::Limit limit, std::uint64_t value) {
+  log_refusal(spdlog::level::warn, file, request, ENOLCK,
+              fmt::format("limit {}={} reached (uid {})", lockmgr::to_string(limit), value,
+                          request.caller.uid));
+}
+
+void LockOps::backing_failed(const lockmgr::FileLocks& file, const lockmgr::Range& range, Mode mode,
+                             int error, bool unlocking) {
+  log_event(spdlog::level::err,
+            fmt::format("lock: {}: backing file: {} of {}: {} (errno {}){}", file.backing().name(),
+                        wish(mode), text_of(range), std::strerror(error), error,
+                        unlocking ? "; will be set right with the next request" : ""),
+            {{"LOCKFS_OP", unlocking ? "backing_unlock" : "backing_lock"},
+             {"LOCKFS_FILE", file.backing().name()},
+             {"LOCKFS_RANGE", text_of(range)},
+             {"LOCKFS_MODE", wish(mode)},
+             {"ERRNO", std::to_string(error)}});
+}
+
+void LockOps::deadlock(const lockmgr::FileLocks& file, const lockmgr::Request& request,
+                       const std::vector<std::uint64_t>& cycle) {
+  log_refusal(spdlog::level::info, file, request, EDEADLK,
+              fmt::format("cycle of {} processes", cycle.size()));
+}
+
+void LockOps::lease_ended(const lockmgr::FileLocks& file, const lockmgr::LockView& lock,
+                          const lockmgr::Request& waiter, std::uint64_t waiting) {
+  const std::string name = file.backing().name();
+  log_event(
+      spdlog::level::warn,
+      fmt::format("lock: {}: BROKEN: {} {} of {} by pid {} (uid {}) taken away after {} s, "
+                  "its lease has ended: {} waiting, {} among them",
+                  name, lockmgr::to_string(lock.owner.type), wish(lock.mode), text_of(lock.range),
+                  lock.caller.pid, lock.caller.uid, lock.held_seconds, waiting, words_for(waiter)),
+      {{"LOCKFS_EVENT", "lease"},
+       {"LOCKFS_FILE", name},
+       {"LOCKFS_OWNER_PID", std::to_string(lock.caller.pid)}});
+}
+
+}  // namespace lockfs

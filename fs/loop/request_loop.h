@@ -1,0 +1,195 @@
+/// Reads requests from the FUSE device and has libfuse carry them out: leader and followers.
+///
+/// Exactly one thread, the leader, is blocked in read(2) on the device. It also carries out what it
+/// has read, in place: a second reader would make the kernel wake threads in turn on other CPUs,
+/// which costs a lock call several times its price. For the same reason it follows a lone client to
+/// its CPU (CpuFollower), unless the kernel reads ahead for that. A handler that blocks must not
+/// hold the next request up, so a leader can be overtaken: a watchdog sees that it has been stuck
+/// for a moment and gives the lead to a follower; the old leader finishes its request and becomes a
+/// follower. The watchdog also sets a leader free that is bound to a CPU and does not get to run
+/// there.
+///
+/// Order: what happens before a handler allows itself to be overtaken happens in the order in which
+/// the requests were read. Lock requests rely on that (the RELEASE of a file is queued before
+/// close(2) returns to the last holder); the loop lets all other requests be overtaken at once.
+///
+/// Thread safety: start() is called once; the other methods from any thread.
+///
+/// Invariants:
+///  1. At most one thread is leader, and when the lead becomes vacant another thread is there to
+///     take it. When all threads are busy, requests that may block are put by, and the leader goes
+///     on reading. A thread that has been in one request for long, because a backing filesystem
+///     does not answer, no longer counts as busy: what it waits for must not take all threads.
+///  2. Every request read is carried out exactly once, in the end also those put by.
+#pragma once
+
+#include <fuse3/fuse_lowlevel.h>
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <list>
+#include <memory>
+#include <mutex>
+#include <thread>
+
+#include "fs/loop/cpu_follower.h"
+
+struct fuse_in_header;
+struct fuse_lk_in;
+
+namespace lockfs {
+
+class RequestLoop {
+ public:
+  /// A request for a lock, or a test of one, as the kernel sent it. Null pointers: there is none.
+  struct LockRequest {
+    const fuse_in_header* header = nullptr;
+    const fuse_lk_in* what = nullptr;
+  };
+
+  /// Carries out and answers a lock request at once, or returns false and has done nothing.
+  using AnswerLock = std::function<bool(const LockRequest& request)>;
+
+  /// `workers`: how many threads may carry out requests at once, at least 2. `session` must outlive
+  /// the loop. `answer_lock`, unless empty, is given each lock request before libfuse.
+  /// `on_disconnect` is called, on a thread of the loop, when the kernel has ended the connection
+  /// (unmounted, aborted).
+  RequestLoop(fuse_session* session, unsigned workers, AnswerLock answer_lock,
+              std::function<void()> on_disconnect);
+  /// REQUIRES: stop() has returned true, or start() was not called.
+  ~RequestLoop();
+  RequestLoop(const RequestLoop&) = delete;
+  RequestLoop& operator=(const RequestLoop&) = delete;
+
+  /// Starts the threads. Returns 0 or an errno.
+  int start();
+
+  /// Whether the loop reads no more.
+  bool ended() const { return ended_.load(); }
+
+  /// Makes every thread leave as soon as its handler returns, and waits for that, at most
+  /// `patience`. False: a handler is stuck.
+  bool stop(std::chrono::milliseconds patience);
+
+  /// Called in a handler of a lock request, when the part that must happen in order is done and
+  /// what follows may block: the next request may be read before this one is finished.
+  static void allow_overtaking();
+
+  /// As allow_overtaking(), but certain to block: another thread takes the lead now. While it
+  /// lives, the thread does not count as one of the workers, since what it waits for may need one.
+  class Blocking {
+   public:
+    Blocking();
+    ~Blocking();
+    Blocking(const Blocking&) = delete;
+    Blocking& operator=(const Blocking&) = delete;
+
+   private:
+    RequestLoop* const loop_;
+  };
+
+  /// The lock request that is under way on this thread; libfuse hands on less.
+  static LockRequest lock_request();
+
+  /// Whether the kernel demands that the WRITE or SETATTR under way on this thread clears set-ID
+  /// bits, its caller having no right to leave them (FUSE_HANDLE_KILLPRIV_V2). libfuse 3.14 does
+  /// not hand that on.
+  static bool clears_set_id_bits();
+
+ private:
+  /// What the leader is at. Packed with a count of requests, so that the watchdog can tell "still
+  /// the same request" and the lead changes hands in one step.
+  enum class Phase : std::uint64_t { kVacant, kReading, kOrdered, kOvertakable };
+
+  enum class Kind {
+    kOrdered,  ///< its handler says when it may be overtaken
+    kQuick,    ///< carried out in place, may be overtaken at once
+    kSlow,     ///< certain to take long: the lead is given up before
+  };
+
+  struct Request {
+    std::unique_ptr<char[]> bytes;
+    std::size_t size = 0;
+  };
+
+  /// A thread of the loop. Guarded by mutex_.
+  struct Worker {
+    std::chrono::steady_clock::time_point busy_since;  ///< without the lead; the epoch: it is not
+    bool stuck = false;                                ///< counted in stuck_
+    bool blocking = false;                             ///< counted in blocking_
+  };
+
+  /// What a thread of a loop is doing.
+  struct Role {
+    RequestLoop* loop = nullptr;
+    bool leads = false;       ///< it was leader when it began the request under way
+    std::uint64_t count = 0;  ///< the number of that request
+    LockRequest lock_request;
+    bool clears_set_id_bits = false;
+    Worker* worker = nullptr;
+  };
+
+  static constexpr std::uint64_t pack(std::uint64_t count, Phase phase) {
+    return count << 2 | static_cast<std::uint64_t>(phase);
+  }
+  static constexpr Phase phase_of(std::uint64_t state) { return static_cast<Phase>(state & 3); }
+
+  static Kind classify(const fuse_buf& buffer);
+
+  void work();
+  void lead(fuse_buf& buffer);
+  bool take_lead();
+  bool keep_lead();
+  void give_up_lead();
+  void carry_out(const fuse_buf& buffer);
+  void put_by(const fuse_buf& buffer);
+  bool follower_ready();
+  bool vacate(std::uint64_t expected);
+  bool add_worker();
+  bool has_room();
+  void count_again(Worker& worker);
+  void serve_put_by();
+  void end();
+  void watch();
+  void wake_watchdog();
+  void overtake(std::uint64_t state);
+  bool request_waits() const;
+
+  fuse_session* const session_;
+  const unsigned most_workers_;
+  const AnswerLock answer_lock_;
+  const std::function<void()> on_disconnect_;
+
+  std::atomic<std::uint64_t> state_{0};  ///< pack(number of the last request read, phase)
+  std::atomic<pid_t> leader_{0};         ///< thread id
+  std::atomic<bool> ended_{false};
+  std::atomic<bool> watching_{false};     ///< the watchdog is ticking
+  std::atomic<bool> overtakable_{false};  ///< since the last tick a request was
+  std::atomic<unsigned> followers_{0};    ///< threads ready to take the lead; changed under mutex_
+  std::atomic<bool> has_put_by_{false};   ///< !put_by_.empty(); changed under mutex_
+
+  CpuFollower follower_;  ///< told by the leader, looked after by the watchdog
+
+  std::mutex mutex_;
+  std::condition_variable follow_;   ///< the lead is vacant, a request was put by, or the end
+  std::condition_variable changed_;  ///< a worker left, or the end
+  std::deque<Request> put_by_;       ///< guarded by mutex_
+  unsigned workers_ = 0;             ///< threads that live; guarded by mutex_
+  unsigned blocking_ = 0;            ///< of these, inside a Blocking; guarded by mutex_
+  unsigned stuck_ = 0;               ///< other ones, in one request for long; guarded by mutex_
+  std::list<Worker> at_work_;        ///< one a thread; guarded by mutex_
+  Worker* lead_worker_ = nullptr;    ///< whose lead it is; guarded by mutex_
+
+  std::mutex watch_mutex_;
+  std::condition_variable watch_wake_;
+  std::thread watchdog_;
+
+  static thread_local Role role_;
+};
+
+}  // namespace lockfs

@@ -1,0 +1,72 @@
+/// The backing file's own record locks as the manager's Backing: one open file description that
+/// holds, as OFD locks, the union of what is granted through the mount.
+///
+/// The descriptor is opened when the first lock comes: read-write, or read-only where that is
+/// refused (a read-only filesystem, a running program). Should an exclusive lock come then and be
+/// possible, a read-write one takes its place without a gap: it takes the same shared locks before
+/// the old one goes. It is never the descriptor of a caller's open file: those are registered with
+/// the kernel for data passthrough, which pins them, and locks on them would outlive their close.
+///
+/// Where the filesystem may stall, set() and test() go by way of RemoteCalls and answer EINPROGRESS
+/// while it does.
+///
+/// Thread safety: as lockmgr::Backing demands.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "fs/base/unique_fd.h"
+#include "fs/mirror/backing_flock.h"
+#include "fs/mirror/nfs_pollers.h"
+#include "fs/mirror/outsider_watch.h"
+#include "fs/mirror/remote_calls.h"
+#include "fs/mirror/wait_threads.h"
+#include "fs/tree/inode.h"
+#include "lockmgr/backing.h"
+
+namespace lockfs {
+
+class BackingFile final : public lockmgr::Backing {
+ public:
+  /// `threads` and `watch` must outlive the object. `remote` is null where calls return at once.
+  BackingFile(InodePtr inode, WaitThreads& threads, OutsiderWatch& watch,
+              std::shared_ptr<RemoteCalls> remote);
+  ~BackingFile() override;
+
+  int set(const lockmgr::Range& range, lockmgr::Mode mode,
+          const Carried& carried) noexcept override;
+  int test(const lockmgr::Range& range, lockmgr::Mode mode,
+           std::optional<lockmgr::OutsideLock>& found) noexcept override;
+  int wait(WaitId id, const lockmgr::Range& range, lockmgr::Mode mode, bool yield_first,
+           WaitDone done) noexcept override;
+  void recall(WaitId id) noexcept override;
+  void expect_release() noexcept override { look_.expect(); }
+  bool outsiders_waiting() noexcept override;
+  Inspector inspector() override;
+  lockmgr::Backing& flocks() noexcept override { return flocks_; }
+  std::string name() const override;
+
+ private:
+  struct Descriptor;
+
+  int set_remote(const lockmgr::Range& range, lockmgr::Mode mode, const Carried& carried);
+  int test_remote(const lockmgr::Range& range, lockmgr::Mode mode,
+                  std::optional<lockmgr::OutsideLock>& found);
+  [[nodiscard]] std::shared_ptr<const UniqueFd> path_for_call(bool opens) const;
+  int call(std::function<int()> call);
+
+  const InodePtr inode_;
+  WaitThreads& threads_;
+  const std::shared_ptr<RemoteCalls> remote_;
+  /// What a remote call under way uses; others then leave it alone.
+  const std::shared_ptr<Descriptor> descriptor_;
+  OutsiderLook look_;
+  NfsPollers pollers_;
+  BackingFlock flocks_;
+};
+
+}  // namespace lockfs

@@ -1,0 +1,67 @@
+/// flock(2) on the backing file, for what the policy carries as flocks: one open file description
+/// that holds the strongest mode of them.
+///
+/// flock() converts by dropping first, and nobody can ask who stands in the way. So a refused
+/// upgrade takes back what was held before, and a wait for an upgrade does not sit in flock(),
+/// where it would hold nothing, but looks at /proc/locks now and then; all other waits sit in
+/// flock().
+///
+/// Where the filesystem may stall, set() goes by way of RemoteCalls and answers EINPROGRESS while
+/// it does, as BackingFile's.
+///
+/// Thread safety: as lockmgr::Backing demands.
+///
+/// Invariants:
+///  1. Held::mode is what the manager was told is held, by set() or by the end of a wait.
+#pragma once
+
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+
+#include "fs/base/unique_fd.h"
+#include "fs/mirror/outsider_watch.h"
+#include "fs/mirror/remote_calls.h"
+#include "fs/mirror/wait_threads.h"
+#include "fs/tree/inode.h"
+#include "lockmgr/backing.h"
+
+namespace lockfs {
+
+class BackingFlock final : public lockmgr::Backing {
+ public:
+  /// The descriptor that holds the flock, shared with waits and calls under way.
+  struct Held {
+    UniqueFd fd;  ///< set once, by the first set(); while a remote call is under way it may come
+    std::mutex mutex;
+    lockmgr::Mode mode = lockmgr::Mode::kNone;  ///< guarded by mutex
+  };
+
+  /// `threads` and `watch` must outlive the object. `remote`, that of the file, is null where calls
+  /// return at once.
+  BackingFlock(InodePtr inode, WaitThreads& threads, OutsiderWatch& watch,
+               std::shared_ptr<RemoteCalls> remote);
+
+  int set(const lockmgr::Range& range, lockmgr::Mode mode,
+          const Carried& carried) noexcept override;
+  int test(const lockmgr::Range& range, lockmgr::Mode mode,
+           std::optional<lockmgr::OutsideLock>& found) noexcept override;
+  int wait(WaitId id, const lockmgr::Range& range, lockmgr::Mode mode, bool yield_first,
+           WaitDone done) noexcept override;
+  void recall(WaitId id) noexcept override;
+  void expect_release() noexcept override { look_.expect(); }
+  bool outsiders_waiting() noexcept override;
+  std::string name() const override;
+
+ private:
+  int set_remote(lockmgr::Mode mode);
+
+  const InodePtr inode_;
+  WaitThreads& threads_;
+  const std::shared_ptr<RemoteCalls> remote_;
+  const std::shared_ptr<Held> held_;
+  OutsiderLook look_;
+};
+
+}  // namespace lockfs

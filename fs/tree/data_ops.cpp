@@ -1,0 +1,286 @@
+/// Open files: OPEN and CREATE, and what is done through a handle.
+
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <sys/ioctl.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstring>
+#include <memory>
+#include <optional>
+#include <utility>
+
+#include "fs/base/credentials.h"
+#include "fs/base/scratch_buffer.h"
+#include "fs/loop/fuse_protocol.h"
+#include "fs/loop/request_loop.h"
+#include "fs/tree/filesystem.h"
+
+namespace lockfs {
+namespace {
+
+/// Flags of open(2) that the kernel has dealt with, or that mean nothing for a reopened file.
+constexpr int kConsumedFlags = O_CREAT | O_EXCL | O_NOCTTY | O_NOFOLLOW | O_ASYNC | O_NONBLOCK;
+
+/// Clears status flags that matter at open only. O_DIRECT: a backing filesystem that cannot do it
+/// refuses the open, but the daemon's buffers need not suit it. O_APPEND: an append-only file
+/// demands it, but pages written back through the descriptor belong at their offsets; write()
+/// appends by request. Returns 0 or errno.
+int settle_status_flags(int fd, int flags) noexcept {
+  if ((flags & (O_DIRECT | O_APPEND)) == 0) return 0;
+  const int status = ::fcntl(fd, F_GETFL);
+  if (status < 0) return errno;
+  if (::fcntl(fd, F_SETFL, status & ~(O_DIRECT | O_APPEND)) == 0) return 0;
+  // An append-only file keeps O_APPEND.
+  if (errno != EPERM) return errno;
+  return ::fcntl(fd, F_SETFL, status & ~O_DIRECT) == 0 ? 0 : errno;
+}
+
+std::uint32_t nanoseconds(double seconds) noexcept {
+  return static_cast<std::uint32_t>(
+      (seconds - static_cast<double>(static_cast<std::uint64_t>(seconds))) * 1e9);
+}
+
+fuse_attr wire_attributes(const struct stat& st) noexcept {
+  fuse_attr attr{};
+  attr.ino = st.st_ino;
+  attr.size = static_cast<std::uint64_t>(st.st_size);
+  attr.blocks = static_cast<std::uint64_t>(st.st_blocks);
+  attr.atime = static_cast<std::uint64_t>(st.st_atim.tv_sec);
+  attr.mtime = static_cast<std::uint64_t>(st.st_mtim.tv_sec);
+  attr.ctime = static_cast<std::uint64_t>(st.st_ctim.tv_sec);
+  attr.atimensec = static_cast<std::uint32_t>(st.st_atim.tv_nsec);
+  attr.mtimensec = static_cast<std::uint32_t>(st.st_mtim.tv_nsec);
+  attr.ctimensec = static_cast<std::uint32_t>(st.st_ctim.tv_nsec);
+  attr.mode = st.st_mode;
+  attr.nlink = static_cast<std::uint32_t>(st.st_nlink);
+  attr.uid = st.st_uid;
+  attr.gid = st.st_gid;
+  attr.rdev = static_cast<std::uint32_t>(st.st_rdev);
+  attr.blksize = static_cast<std::uint32_t>(st.st_blksize);
+  return attr;
+}
+
+fuse_entry_out wire_entry(const fuse_entry_param& param) noexcept {
+  fuse_entry_out out{};
+  out.nodeid = param.ino;
+  out.generation = param.generation;
+  out.entry_valid = static_cast<std::uint64_t>(param.entry_timeout);
+  out.entry_valid_nsec = nanoseconds(param.entry_timeout);
+  out.attr_valid = static_cast<std::uint64_t>(param.attr_timeout);
+  out.attr_valid_nsec = nanoseconds(param.attr_timeout);
+  out.attr = wire_attributes(param.attr);
+  return out;
+}
+
+/// libfuse 3.14 cannot put a backing id into an OPEN reply, so it is laid out here.
+/// `known`: the file's attributes if they have just been read.
+proto::OpenOut wire_open(const Handle& handle, std::int32_t backing_id,
+                         const struct stat* known = nullptr) noexcept {
+  proto::OpenOut out{};
+  out.fh = reinterpret_cast<std::uintptr_t>(&handle);
+  out.backing_id = backing_id;
+  if (backing_id == 0) return out;
+  out.open_flags = proto::kOpenPassthrough;
+  // Passed-through writes take set-ID bits away whoever writes (see register_backing()). Those of
+  // such a file come to the daemon instead, which knows who may leave them; a mapping still
+  // doesn't.
+  struct stat st {};
+  if (known == nullptr && handle.writable() && ::fstat(handle.fd.get(), &st) == 0) known = &st;
+  if (known != nullptr && handle.writable() && has_set_id_bits(*known)) {
+    out.open_flags |= FOPEN_DIRECT_IO;
+  }
+  return out;
+}
+
+}  // namespace
+
+Handle& Handle::of(const fuse_file_info& fi) noexcept {
+  return *reinterpret_cast<Handle*>(static_cast<std::uintptr_t>(fi.fh));
+}
+
+int Filesystem::open_descriptor(fuse_req_t req, const Inode& inode, int flags, UniqueFd& fd) {
+  // Truncation clears set-ID bits unless the caller has CAP_FSETID. With ATOMIC_O_TRUNC the kernel
+  // leaves that to this open.
+  std::optional<CallerIdentity> identity;
+  if ((flags & O_TRUNC) != 0) identity.emplace(req);
+  if (identity && identity->error() != 0) return identity->error();
+  const int opened = inode.reopen(flags & ~kConsumedFlags);
+  if (opened < 0) return -opened;
+  fd.reset(opened);
+  return settle_status_flags(opened, flags);
+}
+
+int Filesystem::open(fuse_req_t req, fuse_ino_t nodeid, fuse_file_info* fi) {
+  InodePtr inode;
+  UniqueFd fd;
+  if (const int error = inodes_.acquire(nodeid, inode); error != 0) return error;
+  struct stat st {};
+  if (inode->type() == S_IFREG && ::fstat(inode->fd(), &st) == 0 &&
+      stale_names_.refuses(fuse_req_ctx(req)->pid, st.st_nlink)) {
+    return ESTALE;
+  }
+  nfs_watch_.note_open(fuse_req_ctx(req)->pid, [&inode] { return inode->path(); });
+  if (const int error = open_descriptor(req, *inode, fi->flags, fd); error != 0) return error;
+  auto handle = std::make_unique<Handle>(std::move(inode), std::move(fd), fi->flags);
+  // Not by `st`: to open may take long, or set-ID bits away.
+  const proto::OpenOut out = wire_open(*handle, passthrough_.attach(*handle));
+  Handle* const given = files_.add(std::move(handle));
+  if (fuse_reply_buf(req, reinterpret_cast<const char*>(&out), sizeof out) != 0) {
+    close_handle(given);  // the caller is gone: there will be no RELEASE
+  }
+  return 0;
+}
+
+int Filesystem::create(fuse_req_t req, fuse_ino_t parent, const char* name, mode_t mode,
+                       fuse_file_info* fi) {
+  InodePtr directory;
+  if (const int error = inodes_.acquire(parent, directory); error != 0) return error;
+  UniqueFd fd;
+  if (const int error = create_descriptor(req, *directory, name, mode, fi->flags, fd); error != 0) {
+    if (error == ESTALE) stale_names_.mark(fuse_req_ctx(req)->pid);
+    return error;
+  }
+  stale_names_.forget(fuse_req_ctx(req)->pid);
+  Entry entry;
+  const int path_fd = reopen(fd.get(), O_PATH);
+  if (path_fd < 0) return -path_fd;
+  if (const int error = enter(UniqueFd(path_fd), entry); error != 0) return error;
+  auto handle = std::make_unique<Handle>(entry.inode, std::move(fd), fi->flags);
+
+  struct {
+    fuse_entry_out entry;
+    proto::OpenOut open;
+  } out{wire_entry(entry_param(entry)),
+        wire_open(*handle, passthrough_.attach(*handle), &entry.st)};
+  static_assert(sizeof out == sizeof(fuse_entry_out) + sizeof(proto::OpenOut));
+  Handle* const given = files_.add(std::move(handle));
+  inodes_.add_lookup(*entry.inode);
+  if (fuse_reply_buf(req, reinterpret_cast<const char*>(&out), sizeof out) != 0) {
+    inodes_.forget(entry.inode->nodeid(), 1);
+    close_handle(given);
+  }
+  return 0;
+}
+
+int Filesystem::create_descriptor(fuse_req_t req, const Inode& directory, const char* name,
+                                  mode_t mode, int flags, UniqueFd& fd) {
+  const CallerIdentity identity(req);
+  if (identity.error() != 0) return identity.error();
+  // Always O_EXCL: a file that has appeared since the kernel's lookup has not been checked against
+  // the caller's permissions, and may be a link or a FIFO. ESTALE makes the kernel look the name up
+  // again (do_filp_open) and open what it finds.
+  const int create_flags = (flags & ~kConsumedFlags) | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC;
+  fd.reset(::openat(directory.fd(), name, create_flags, mode));
+  if (!fd) return errno == EEXIST && (flags & O_EXCL) == 0 ? ESTALE : errno;
+  return settle_status_flags(fd.get(), flags);
+}
+
+int Filesystem::open_to_flush(const Handle& handle) noexcept {
+  // close() is what makes a filesystem flush; the handle has to stay open.
+  const int duplicate = ::fcntl(handle.fd.get(), F_DUPFD_CLOEXEC, 0);
+  return duplicate < 0 ? -errno : duplicate;
+}
+
+int Filesystem::flush_data(const Handle& handle) noexcept {
+  if (handle.inode->device().is_local()) return 0;
+  const int duplicate = open_to_flush(handle);
+  if (duplicate < 0) return -duplicate;
+  return ::close(duplicate) == 0 ? 0 : errno;
+}
+
+void Filesystem::close_handle(Handle* handle) noexcept {
+  const std::unique_ptr<Handle> last = files_.remove(*handle);
+  passthrough_.detach(*last);
+}
+
+int Filesystem::read(fuse_req_t req, fuse_ino_t /*nodeid*/, size_t size, off_t offset,
+                     fuse_file_info* fi) {
+  const Handle& handle = Handle::of(*fi);
+  handle.inode->data_cached.store(true);  // before the data is read, as with attr_cached
+  char* const data = scratch_buffer(size);
+  const ssize_t count = ::pread(handle.fd.get(), data, size, offset);
+  if (count < 0) return errno;
+  fuse_reply_buf(req, data, static_cast<size_t>(count));
+  return 0;
+}
+
+int Filesystem::write(fuse_req_t req, fuse_ino_t /*nodeid*/, const char* data, size_t size,
+                      off_t offset, fuse_file_info* fi) {
+  // Appending goes by the backing file's end, not by the offset that the kernel made of the size it
+  // knew: what others appended meanwhile stays. Pages written back stand where they stand.
+  const bool appends = (fi->flags & O_APPEND) != 0 && fi->writepage == 0;
+  const Handle& handle = Handle::of(*fi);
+  std::optional<CallerIdentity> identity;
+  if (RequestLoop::clears_set_id_bits()) {
+    if (const int error = act_as_caller(req, *handle.inode, identity); error != 0) return error;
+  }
+  handle.inode->data_cached.store(true);  // the kernel keeps pages that it writes whole
+  iovec part{const_cast<char*>(data), size};
+  const ssize_t count = ::pwritev2(handle.fd.get(), &part, 1, offset, appends ? RWF_APPEND : 0);
+  if (count < 0) return errno;
+  fuse_reply_write(req, static_cast<size_t>(count));
+  return 0;
+}
+
+int Filesystem::fsync(fuse_req_t /*req*/, fuse_ino_t /*nodeid*/, int datasync, fuse_file_info* fi) {
+  const int fd = Handle::of(*fi).fd.get();
+  return (datasync != 0 ? ::fdatasync(fd) : ::fsync(fd)) == 0 ? 0 : errno;
+}
+
+int Filesystem::fallocate(fuse_req_t req, fuse_ino_t /*nodeid*/, int mode, off_t offset,
+                          off_t length, fuse_file_info* fi) {
+  const Handle& handle = Handle::of(*fi);
+  std::optional<CallerIdentity> identity;
+  if (const int error = act_as_caller(req, *handle.inode, identity); error != 0) return error;
+  return ::fallocate(handle.fd.get(), mode, offset, length) == 0 ? 0 : errno;
+}
+
+int Filesystem::copy_file_range(fuse_req_t req, fuse_ino_t /*nodeid_in*/, off_t offset_in,
+                                fuse_file_info* fi_in, fuse_ino_t /*nodeid_out*/, off_t offset_out,
+                                fuse_file_info* fi_out, size_t length, int flags) {
+  constexpr size_t kMaxLength = 1U << 30;  // the reply has 32 bits for the count
+  const Handle& to = Handle::of(*fi_out);
+  std::optional<CallerIdentity> identity;
+  if (const int error = act_as_caller(req, *to.inode, identity); error != 0) return error;
+  const ssize_t count =
+      ::copy_file_range(Handle::of(*fi_in).fd.get(), &offset_in, to.fd.get(), &offset_out,
+                        std::min(length, kMaxLength), static_cast<unsigned>(flags));
+  if (count < 0) return errno;
+  fuse_reply_write(req, static_cast<size_t>(count));
+  return 0;
+}
+
+int Filesystem::lseek(fuse_req_t req, fuse_ino_t /*nodeid*/, off_t offset, int whence,
+                      fuse_file_info* fi) {
+  const off_t position = ::lseek(Handle::of(*fi).fd.get(), offset, whence);
+  if (position < 0) return errno;
+  fuse_reply_lseek(req, position);
+  return 0;
+}
+
+int Filesystem::ioctl(fuse_req_t req, fuse_ino_t /*nodeid*/, unsigned command, void* /*argument*/,
+                      fuse_file_info* fi, unsigned flags, const void* in, size_t in_size,
+                      size_t out_size) {
+  const bool get = command == FS_IOC_GETFLAGS || command == FS_IOC_FSGETXATTR;
+  const bool set = command == FS_IOC_SETFLAGS || command == FS_IOC_FSSETXATTR;
+  if (!get && !set) return ENOTTY;
+  // FS_IOC_GETFLAGS is declared with a long but has always moved an int.
+  const bool plain_flags = command == FS_IOC_GETFLAGS || command == FS_IOC_SETFLAGS;
+  const size_t size = plain_flags ? sizeof(int) : sizeof(fsxattr);
+  if ((get ? out_size : in_size) < size) return EINVAL;
+
+  std::array<char, sizeof(fsxattr)> data{};
+  if (set) std::memcpy(data.data(), in, size);
+  const bool directory = (flags & FUSE_IOCTL_DIR) != 0;
+  const int fd = directory ? DirHandle::of(*fi).fd.get() : Handle::of(*fi).fd.get();
+  if (::ioctl(fd, command, data.data()) != 0) return errno;
+  fuse_reply_ioctl(req, 0, get ? data.data() : nullptr, get ? size : 0);
+  return 0;
+}
+
+}  // namespace lockfs

@@ -1,0 +1,73 @@
+#include "fs/tree/data_passthrough.h"
+
+#include <fcntl.h>
+#include <spdlog/spdlog.h>
+#include <sys/ioctl.h>
+
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include "fs/base/credentials.h"
+#include "fs/loop/fuse_protocol.h"
+
+namespace lockfs {
+namespace {
+
+/// Returns the backing id or -errno.
+std::int32_t ioctl_backing_open(int fuse_fd, int fd) noexcept {
+  proto::BackingMap map{fd, 0, 0};
+  const int id = ::ioctl(fuse_fd, proto::kDevIocBackingOpen, &map);
+  return id >= 0 ? id : -errno;
+}
+
+}  // namespace
+
+std::int32_t DataPassthroughTable::attach(Handle& handle) noexcept {
+  const std::lock_guard lock(mutex_of(*handle.inode));
+  DataMode& mode = handle.inode->data_mode;
+  if (mode.opens++ == 0 && mode.backing.value() == 0 && fuse_fd_ >= 0) {
+    const int error = register_backing(*handle.inode, mode);
+    if (error != 0) report_refusal(error);
+  }
+  handle.passthrough = mode.backing.value() != 0;
+  return mode.backing.value();
+}
+
+void DataPassthroughTable::detach(Handle& handle) noexcept {
+  const std::lock_guard lock(mutex_of(*handle.inode));
+  DataMode& mode = handle.inode->data_mode;
+  if (--mode.opens == 0 && mode.reads_backing) mode.backing = {};
+}
+
+int DataPassthroughTable::register_backing(const Inode& inode, DataMode& mode) const noexcept {
+  // The kernel writes with the rights of whoever registers (backing_file_write_iter()), and leaves
+  // it to the backing filesystem to clear set-ID bits.
+  const WithoutSetIdRights without;
+  if (without.error() != 0) return without.error();
+  std::int32_t id = ioctl_backing_open(fuse_fd_, inode.fd());
+  mode.reads_backing = id == -EBADF;  // older kernels want a descriptor that can read
+  if (mode.reads_backing) {
+    const UniqueFd readable(inode.reopen(O_RDONLY));
+    id = ioctl_backing_open(fuse_fd_, readable.get());
+  }
+  if (id < 0) return -id;
+  mode.backing = BackingId(fuse_fd_, id);
+  return 0;
+}
+
+void DataPassthroughTable::report_refusal(int error) noexcept {
+  const bool first = !refusal_reported_.exchange(true);
+  if (!first) return;
+  spdlog::log(
+      wanted_ == DataPassthrough::kOn ? spdlog::level::err : spdlog::level::info,
+      "the kernel refused data passthrough for a file ({}); the daemon reads and writes such "
+      "files itself",
+      ::strerrordesc_np(error));
+}
+
+std::mutex& DataPassthroughTable::mutex_of(const Inode& inode) noexcept {
+  return mutexes_[inode.nodeid() % mutexes_.size()];
+}
+
+}  // namespace lockfs

@@ -1,0 +1,80 @@
+/// Operations that make, remove and move names.
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+
+#include "fs/base/credentials.h"
+#include "fs/tree/filesystem.h"
+
+namespace lockfs {
+
+template <class Create>
+int Filesystem::make_entry(fuse_req_t req, fuse_ino_t parent, const char* name,
+                           const Create& create) {
+  InodePtr directory;
+  if (const int error = inodes_.acquire(parent, directory); error != 0) return error;
+  {
+    const CallerIdentity identity(req);
+    if (identity.error() != 0) return identity.error();
+    if (create(directory->fd()) != 0) return errno;
+  }
+  Entry entry;
+  if (const int error = find_child(*directory, name, entry, false); error != 0) return error;
+  return reply_entry(req, entry);
+}
+
+int Filesystem::mknod(fuse_req_t req, fuse_ino_t parent, const char* name, mode_t mode,
+                      dev_t rdev) {
+  return make_entry(req, parent, name,
+                    [&](int directory) { return ::mknodat(directory, name, mode, rdev); });
+}
+
+int Filesystem::mkdir(fuse_req_t req, fuse_ino_t parent, const char* name, mode_t mode) {
+  return make_entry(req, parent, name,
+                    [&](int directory) { return ::mkdirat(directory, name, mode); });
+}
+
+int Filesystem::symlink(fuse_req_t req, const char* target, fuse_ino_t parent, const char* name) {
+  return make_entry(req, parent, name,
+                    [&](int directory) { return ::symlinkat(target, directory, name); });
+}
+
+int Filesystem::link(fuse_req_t req, fuse_ino_t nodeid, fuse_ino_t parent, const char* name) {
+  Entry entry;
+  InodePtr directory;
+  if (const int error = inodes_.acquire(nodeid, entry.inode); error != 0) return error;
+  if (const int error = inodes_.acquire(parent, directory); error != 0) return error;
+  if (::linkat(AT_FDCWD, ProcPath(entry.inode->fd()).c_str(), directory->fd(), name,
+               AT_SYMLINK_FOLLOW) != 0) {
+    return errno;
+  }
+  if (const int error = read_attributes(*entry.inode, entry.st); error != 0) return error;
+  return reply_entry(req, entry);
+}
+
+int Filesystem::unlink(fuse_req_t /*req*/, fuse_ino_t parent, const char* name) {
+  InodePtr directory;
+  if (const int error = inodes_.acquire(parent, directory); error != 0) return error;
+  return ::unlinkat(directory->fd(), name, 0) == 0 ? 0 : errno;
+}
+
+int Filesystem::rmdir(fuse_req_t /*req*/, fuse_ino_t parent, const char* name) {
+  InodePtr directory;
+  if (const int error = inodes_.acquire(parent, directory); error != 0) return error;
+  return ::unlinkat(directory->fd(), name, AT_REMOVEDIR) == 0 ? 0 : errno;
+}
+
+int Filesystem::rename(fuse_req_t /*req*/, fuse_ino_t parent, const char* name,
+                       fuse_ino_t new_parent, const char* new_name, unsigned flags) {
+  InodePtr from;
+  InodePtr to;
+  if (const int error = inodes_.acquire(parent, from); error != 0) return error;
+  if (const int error = inodes_.acquire(new_parent, to); error != 0) return error;
+  return ::renameat2(from->fd(), name, to->fd(), new_name, flags) == 0 ? 0 : errno;
+}
+
+}  // namespace lockfs

@@ -1,0 +1,86 @@
+/// Extended attributes and, as system.posix_acl_*, access control lists. All go through the path of
+/// the O_PATH descriptor, which leads to a symbolic link itself, not to its target.
+
+#include <linux/limits.h>
+#include <sys/xattr.h>
+
+#include <cerrno>
+#include <cstring>
+#include <optional>
+#include <string_view>
+
+#include "fs/base/credentials.h"
+#include "fs/base/scratch_buffer.h"
+#include "fs/tree/filesystem.h"
+
+namespace lockfs {
+namespace {
+
+/// Answers a request that asked with `asked` bytes of room (0: how much is needed) and got `result`
+/// from the system call. Returns 0 or errno.
+int reply_value(fuse_req_t req, size_t asked, ssize_t result, const char* value) {
+  if (result < 0) return errno;
+  const auto length = static_cast<size_t>(result);
+  if (asked == 0) {
+    fuse_reply_xattr(req, length);
+  } else {
+    fuse_reply_buf(req, value, length);
+  }
+  return 0;
+}
+
+/// Removes the names that the backing filesystem shows to root only; returns the new length.
+size_t drop_trusted(char* names, size_t length) noexcept {
+  size_t kept = 0;
+  for (size_t begin = 0; begin < length;) {
+    const std::string_view name(names + begin);
+    const size_t size = name.size() + 1;
+    if (!name.starts_with("trusted.")) {
+      std::memmove(names + kept, names + begin, size);
+      kept += size;
+    }
+    begin += size;
+  }
+  return kept;
+}
+
+}  // namespace
+
+int Filesystem::setxattr(fuse_req_t req, fuse_ino_t nodeid, const char* name, const char* value,
+                         size_t size, int flags) {
+  InodePtr inode;
+  if (const int error = inodes_.acquire(nodeid, inode); error != 0) return error;
+  // An ACL set by somebody outside the file's group clears the set-group-ID bit.
+  std::optional<CallerIdentity> identity;
+  if (std::string_view(name).starts_with("system.posix_acl_")) identity.emplace(req);
+  if (identity && identity->error() != 0) return identity->error();
+  return ::setxattr(ProcPath(inode->fd()).c_str(), name, value, size, flags) == 0 ? 0 : errno;
+}
+
+int Filesystem::getxattr(fuse_req_t req, fuse_ino_t nodeid, const char* name, size_t size) {
+  InodePtr inode;
+  if (const int error = inodes_.acquire(nodeid, inode); error != 0) return error;
+  char* const value = size > 0 ? scratch_buffer(size) : nullptr;
+  return reply_value(req, size, ::getxattr(ProcPath(inode->fd()).c_str(), name, value, size),
+                     value);
+}
+
+int Filesystem::listxattr(fuse_req_t req, fuse_ino_t nodeid, size_t size) {
+  InodePtr inode;
+  if (const int error = inodes_.acquire(nodeid, inode); error != 0) return error;
+  char* const names = scratch_buffer(XATTR_LIST_MAX);
+  const ssize_t length = ::listxattr(ProcPath(inode->fd()).c_str(), names, XATTR_LIST_MAX);
+  if (length < 0) return errno;
+  size_t kept = static_cast<size_t>(length);
+  if (fuse_req_ctx(req)->uid != 0) kept = drop_trusted(names, kept);
+  if (size > 0 && kept > size) return ERANGE;
+  return reply_value(req, size, static_cast<ssize_t>(kept), names);
+}
+
+int Filesystem::removexattr(fuse_req_t /*req*/, fuse_ino_t nodeid, const char* name) {
+  InodePtr inode;
+  if (const int error = inodes_.acquire(nodeid, inode); error != 0) return error;
+  return ::removexattr(ProcPath(inode->fd()).c_str(), name) == 0 ? 0 : errno;
+}
+
+}  // namespace lockfs

@@ -1,0 +1,20 @@
+/// Owners, ranges and modes in words: one spelling for logs, the control protocol and programs.
+///
+/// Thread safety: functions without state. Those that return a string may throw std::bad_alloc.
+#pragma once
+
+#include <string>
+
+#include "lockmgr/owner.h"
+#include "lockmgr/range.h"
+
+namespace lockmgr {
+
+/// "none", "shared" or "exclusive".
+const char* text_of(Mode mode);
+/// "FIRST-LAST", both inclusive, or "FIRST-EOF".
+std::string text_of(const Range& range);
+/// "TYPE:COOKIE", the cookie as sixteen hexadecimal digits.
+std::string text_of(const OwnerId& id);
+
+}  // namespace lockmgr
