@@ -205,6 +205,7 @@ class Session {
   LockOps lock_ops_;
   Mount mount_{*filesystem_, lock_ops_};  ///< what handlers find by the session
   std::unique_ptr<control::Server> control_;
+  Operations operations_;
   SessionPtr session_;
   std::unique_ptr<RequestLoop> loop_;  ///< after what its threads use
   std::atomic<bool> mounted_{false};
@@ -216,10 +217,10 @@ std::string Session::mount() {
   fuse_opt_add_arg(&args, ("-o" + mount_options(options_)).c_str());
   if (options_.debug) fuse_opt_add_arg(&args, "-d");
 
-  fuse_lowlevel_ops ops{};
-  Filesystem::fill_ops(ops);
-  LockOps::fill_ops(ops);
-  session_.reset(fuse_session_new(&args, &ops, sizeof ops, &mount_));
+  Filesystem::fill_ops(operations_);
+  LockOps::fill_ops(operations_);
+  const fuse_lowlevel_ops& table = operations_.table();
+  session_.reset(fuse_session_new(&args, &table, sizeof table, &mount_));
   fuse_opt_free_args(&args);
   if (session_ == nullptr) {
     return fmt::format("cannot set up a FUSE session for {}", options_.mountpoint_path);
@@ -272,7 +273,7 @@ std::string Session::start() {
     };
   }
   // The end of the connection is one more signal to wait for.
-  loop_ = std::make_unique<RequestLoop>(session_.get(), worker_count(options_),
+  loop_ = std::make_unique<RequestLoop>(session_.get(), operations_, worker_count(options_),
                                         std::move(answer_lock), [] { kill(getpid(), SIGTERM); });
   const int error = loop_->start();
   if (error != 0) return fmt::format("cannot start threads: {}", std::strerror(error));

@@ -98,12 +98,14 @@ struct LockHandlers {
   }
 };
 
-void LockOps::fill_ops(fuse_lowlevel_ops& ops) noexcept {
-  ops.setlk = &LockHandlers::setlk;
-  ops.flock = &LockHandlers::flock;
-  ops.getlk = &LockHandlers::getlk;
-  ops.flush = &LockHandlers::flush;
-  ops.release = &LockHandlers::release;
+void LockOps::fill_ops(Operations& ops) noexcept {
+  using Table = fuse_lowlevel_ops;
+  using H = LockHandlers;
+  ops.enter(&Table::setlk, &H::setlk, {FUSE_SETLK, FUSE_SETLKW}, Pace::kOrdered);
+  ops.enter(&Table::flock, &H::flock, {FUSE_SETLK, FUSE_SETLKW}, Pace::kOrdered);
+  ops.enter(&Table::getlk, &H::getlk, {FUSE_GETLK}, Pace::kOrdered);
+  ops.enter(&Table::flush, &H::flush, {FUSE_FLUSH}, Pace::kOrdered);
+  ops.enter(&Table::release, &H::release, {FUSE_RELEASE}, Pace::kOrdered);
 }
 
 // -- life ----------------------------------------------------------------------------------------

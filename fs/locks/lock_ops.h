@@ -114,7 +114,7 @@ class LockOps final : public LockState, private lockmgr::Observer {
   LockOps& operator=(const LockOps&) = delete;
 
   /// Enters getlk, setlk, flock, flush and release. The session's user data must be the Mount.
-  static void fill_ops(fuse_lowlevel_ops& ops) noexcept;
+  static void fill_ops(Operations& ops) noexcept;
 
   /// Those of the mount that a request belongs to.
   static LockOps& of(fuse_req_t req) noexcept;

@@ -23,18 +23,6 @@ namespace {
 
 using namespace std::chrono_literals;
 
-/// The watchdog's period: a leader is overtaken when a request takes one to two of these.
-constexpr auto kTick = 300us;
-/// The period while a thread is bound to a CPU. Each look at it may cost the client its place
-/// beside that thread (a scheduler may wake a task on the CPU that is running rather than on its
-/// own), so it doubles up to kSlowestTick when no request lets itself be overtaken.
-constexpr auto kSlowTick = 3ms;
-constexpr auto kSlowestTick = 12ms;
-/// Ticks without such requests after which the watchdog goes to sleep.
-constexpr int kIdleTicks = 30;
-/// How long requests wait before a bound thread is set free that ran for less than half of it: a
-/// hiccup of the machine passes sooner, and a call of the backing may take as long.
-constexpr auto kHeldUp = 5ms;
 /// How long a request takes before its thread no longer counts as one of the workers, and how many
 /// threads may be in that state.
 constexpr auto kStuck = 100ms;
@@ -65,9 +53,10 @@ bool reads_ahead(const fuse_buf& buffer) {
 
 thread_local RequestLoop::Role RequestLoop::role_;
 
-RequestLoop::RequestLoop(fuse_session* session, unsigned workers, AnswerLock answer_lock,
-                         std::function<void()> on_disconnect)
+RequestLoop::RequestLoop(fuse_session* session, const Operations& operations, unsigned workers,
+                         AnswerLock answer_lock, std::function<void()> on_disconnect)
     : session_(session),
+      operations_(operations),
       most_workers_(std::max(workers, 2U)),
       answer_lock_(std::move(answer_lock)),
       on_disconnect_(std::move(on_disconnect)) {}
@@ -177,8 +166,9 @@ void RequestLoop::work() {
 /// Called with mutex_ held.
 bool RequestLoop::take_lead() {
   std::uint64_t state = state_.load();
-  while (phase_of(state) == Phase::kVacant) {
-    if (state_.compare_exchange_weak(state, pack(state >> 2, Phase::kReading))) {
+  while (LeadState::phase_of(state) == Phase::kVacant) {
+    if (state_.compare_exchange_weak(
+            state, LeadState::pack(LeadState::count_of(state), Phase::kReading))) {
       leader_.store(gettid());
       lead_worker_ = role_.worker;
       return true;
@@ -189,7 +179,7 @@ bool RequestLoop::take_lead() {
 
 /// Reads and carries out requests until another thread has taken the lead, or the end.
 void RequestLoop::lead(fuse_buf& buffer) {
-  std::uint64_t count = state_.load() >> 2;
+  std::uint64_t count = LeadState::count_of(state_.load());
   follower_.thread_changed();
   while (true) {
     const int got = fuse_session_receive_buf(session_, &buffer);
@@ -204,19 +194,19 @@ void RequestLoop::lead(fuse_buf& buffer) {
       break;
     }
     ++count;
-    state_.store(pack(count, Phase::kOrdered));
+    state_.store(LeadState::pack(count, Phase::kOrdered));
     role_.leads = true;
     role_.count = count;
-    const Kind kind = classify(buffer);
-    if (kind != Kind::kSlow && !reads_ahead(buffer) &&
+    const Pace pace = classify(buffer);
+    if (pace != Pace::kSlow && !reads_ahead(buffer) &&
         follower_.note(static_cast<pid_t>(header_of(buffer).pid), CpuFollower::Clock::now())) {
       wake_watchdog();
     }
-    if (kind != Kind::kOrdered && !follower_ready()) {
+    if (pace != Pace::kOrdered && !follower_ready()) {
       put_by(buffer);
     } else {
-      if (kind == Kind::kSlow) give_up_lead();
-      if (kind == Kind::kQuick) allow_overtaking();
+      if (pace == Pace::kSlow) give_up_lead();
+      if (pace == Pace::kQuick) allow_overtaking();
       carry_out(buffer);
     }
     if (!keep_lead()) break;
@@ -228,18 +218,18 @@ void RequestLoop::lead(fuse_buf& buffer) {
 /// After a request: back to reading, unless the lead is gone.
 bool RequestLoop::keep_lead() {
   if (!role_.leads) return false;
-  std::uint64_t state = pack(role_.count, Phase::kOrdered);
-  const std::uint64_t reading = pack(role_.count, Phase::kReading);
+  std::uint64_t state = LeadState::pack(role_.count, Phase::kOrdered);
+  const std::uint64_t reading = LeadState::pack(role_.count, Phase::kReading);
   if (state_.compare_exchange_strong(state, reading)) return true;
-  state = pack(role_.count, Phase::kOvertakable);
+  state = LeadState::pack(role_.count, Phase::kOvertakable);
   return state_.compare_exchange_strong(state, reading);
 }
 
 void RequestLoop::give_up_lead() {
   if (!std::exchange(role_.leads, false)) return;
   follower_.set_free();
-  if (!vacate(pack(role_.count, Phase::kOrdered))) {
-    vacate(pack(role_.count, Phase::kOvertakable));
+  if (!vacate(LeadState::pack(role_.count, Phase::kOrdered))) {
+    vacate(LeadState::pack(role_.count, Phase::kOvertakable));
   }
 }
 
@@ -248,7 +238,8 @@ bool RequestLoop::vacate(std::uint64_t expected) {
   bool alone = false;
   {
     const std::lock_guard lock(mutex_);
-    if (!state_.compare_exchange_strong(expected, pack(expected >> 2, Phase::kVacant))) {
+    if (!state_.compare_exchange_strong(
+            expected, LeadState::pack(LeadState::count_of(expected), Phase::kVacant))) {
       return false;
     }
     lead_worker_->busy_since = std::chrono::steady_clock::now();
@@ -346,31 +337,13 @@ void RequestLoop::serve_put_by() {
   add_worker();
 }
 
-RequestLoop::Kind RequestLoop::classify(const fuse_buf& buffer) {
-  switch (header_of(buffer).opcode) {
-    case FUSE_SETLK:
-    case FUSE_SETLKW:
-    case FUSE_GETLK:
-    case FUSE_FLUSH:
-    case FUSE_RELEASE:
-    case FUSE_INTERRUPT:
-    case FUSE_INIT:
-    case FUSE_DESTROY:
-      return Kind::kOrdered;
-    case FUSE_FSYNC:
-    case FUSE_FSYNCDIR:
-    case FUSE_FALLOCATE:
-    case FUSE_COPY_FILE_RANGE:
-      return Kind::kSlow;
-    case FUSE_READ: {
-      const auto* read = argument_of<fuse_read_in>(buffer);
-      return read != nullptr && read->size >= kLargeTransfer ? Kind::kSlow : Kind::kQuick;
-    }
-    case FUSE_WRITE:
-      return buffer.size >= kLargeTransfer ? Kind::kSlow : Kind::kQuick;
-    default:
-      return Kind::kQuick;
-  }
+Pace RequestLoop::classify(const fuse_buf& buffer) const {
+  const std::uint32_t opcode = header_of(buffer).opcode;
+  const Pace pace = operations_.pace_of(opcode);
+  if (pace != Pace::kByLength) return pace;
+  const auto* read = opcode == FUSE_READ ? argument_of<fuse_read_in>(buffer) : nullptr;
+  const std::size_t length = read != nullptr ? read->size : buffer.size;
+  return length >= kLargeTransfer ? Pace::kSlow : Pace::kQuick;
 }
 
 // -- for handlers --------------------------------------------------------------------------------
@@ -378,8 +351,9 @@ RequestLoop::Kind RequestLoop::classify(const fuse_buf& buffer) {
 void RequestLoop::allow_overtaking() {
   if (role_.loop == nullptr || !role_.leads) return;
   RequestLoop& loop = *role_.loop;
-  std::uint64_t ordered = pack(role_.count, Phase::kOrdered);
-  if (loop.state_.compare_exchange_strong(ordered, pack(role_.count, Phase::kOvertakable))) {
+  std::uint64_t ordered = LeadState::pack(role_.count, Phase::kOrdered);
+  if (loop.state_.compare_exchange_strong(ordered,
+                                          LeadState::pack(role_.count, Phase::kOvertakable))) {
     loop.overtakable_.store(true, std::memory_order_relaxed);
     loop.wake_watchdog();
   }
@@ -417,48 +391,21 @@ void RequestLoop::wake_watchdog() {
 void RequestLoop::watch() {
   accept_only_kicks();
   follower_.look_after();
+  Watchdog dog(*this);
   std::unique_lock lock(watch_mutex_);
   while (!ended_) {
     watch_wake_.wait(lock, [this] { return ended_ || watching_; });
-    std::uint64_t last = 0;
-    int calm = 0;                                   // ticks without a request that may be overtaken
-    int still = 0;                                  // ticks in which nothing has moved
-    bool waited = false;                            // a request waits and nothing moves, ...
-    std::chrono::steady_clock::time_point held_up;  // ... since then,
-    std::chrono::nanoseconds had{};                 // when the bound thread had run for so long
-    std::chrono::milliseconds slow_tick = kSlowTick;
-    while (!ended_ && (calm < kIdleTicks || follower_.binds())) {
-      const bool overtakes = calm < kIdleTicks;
-      watch_wake_.wait_for(lock, overtakes && !follower_.binds() ? kTick : slow_tick,
-                           [this] { return ended_.load(); });
-      const std::uint64_t state = state_.load();
-      const Phase phase = phase_of(state);
-      const bool same = state == last;
-      last = state;
-      if (same && phase == Phase::kOvertakable) overtake(state);
+    dog.wake();
+    while (!ended_ && dog.awake()) {
+      watch_wake_.wait_for(lock, dog.pause(), [this] { return ended_.load(); });
+      dog.tick(state_.load(), overtakable_.exchange(false) || has_put_by_, Watchdog::Clock::now());
       if (has_put_by_) serve_put_by();
-      const bool seen = overtakable_.exchange(false) || phase == Phase::kOvertakable || has_put_by_;
-      calm = seen ? 0 : std::min(calm + 1, kIdleTicks);
-      still = same ? std::min(still + 1, kIdleTicks) : 0;
-      const auto now = std::chrono::steady_clock::now();
-      const bool waits = same && (phase != Phase::kReading || request_waits());
-      if (waits && !waited) {
-        held_up = now;
-        had = follower_.cpu_time();
-      }
-      waited = waits;
-      slow_tick = overtakes || waits ? kSlowTick : std::min(2 * slow_tick, kSlowestTick);
-      if (waits && now - held_up >= kHeldUp) {
-        if (follower_.cpu_time() - had < (now - held_up) / 2) follower_.rescue(now);
-        waited = false;
-      } else if (still == kIdleTicks) {
-        follower_.set_free();
-      }
     }
     follower_.rest();
     watching_ = false;
     // The leader stores its phase before it looks at watching_; one of the two sees the other.
-    if (phase_of(state_.load()) == Phase::kOvertakable || has_put_by_ || follower_.binds()) {
+    if (LeadState::phase_of(state_.load()) == Phase::kOvertakable || has_put_by_ ||
+        follower_.binds()) {
       watching_ = true;
     }
   }

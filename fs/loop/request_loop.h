@@ -38,13 +38,15 @@
 #include <thread>
 
 #include "fs/loop/cpu_follower.h"
+#include "fs/loop/operations.h"
+#include "fs/loop/watchdog.h"
 
 struct fuse_in_header;
 struct fuse_lk_in;
 
 namespace lockfs {
 
-class RequestLoop {
+class RequestLoop final : private Watchdog::Loop {
  public:
   /// A request for a lock, or a test of one, as the kernel sent it. Null pointers: there is none.
   struct LockRequest {
@@ -55,12 +57,12 @@ class RequestLoop {
   /// Carries out and answers a lock request at once, or returns false and has done nothing.
   using AnswerLock = std::function<bool(const LockRequest& request)>;
 
-  /// `workers`: how many threads may carry out requests at once, at least 2. `session` must outlive
-  /// the loop. `answer_lock`, unless empty, is given each lock request before libfuse.
-  /// `on_disconnect` is called, on a thread of the loop, when the kernel has ended the connection
-  /// (unmounted, aborted).
-  RequestLoop(fuse_session* session, unsigned workers, AnswerLock answer_lock,
-              std::function<void()> on_disconnect);
+  /// `operations`: how each operation of the session is paced. `workers`: how many threads may
+  /// carry out requests at once, at least 2. `session` must outlive the loop. `answer_lock`, unless
+  /// empty, is given each lock request before libfuse. `on_disconnect` is called, on a thread of
+  /// the loop, when the kernel has ended the connection (unmounted, aborted).
+  RequestLoop(fuse_session* session, const Operations& operations, unsigned workers,
+              AnswerLock answer_lock, std::function<void()> on_disconnect);
   /// REQUIRES: stop() has returned true, or start() was not called.
   ~RequestLoop();
   RequestLoop(const RequestLoop&) = delete;
@@ -102,15 +104,7 @@ class RequestLoop {
   static bool clears_set_id_bits();
 
  private:
-  /// What the leader is at. Packed with a count of requests, so that the watchdog can tell "still
-  /// the same request" and the lead changes hands in one step.
-  enum class Phase : std::uint64_t { kVacant, kReading, kOrdered, kOvertakable };
-
-  enum class Kind {
-    kOrdered,  ///< its handler says when it may be overtaken
-    kQuick,    ///< carried out in place, may be overtaken at once
-    kSlow,     ///< certain to take long: the lead is given up before
-  };
+  using Phase = LeadState::Phase;
 
   struct Request {
     std::unique_ptr<char[]> bytes;
@@ -134,12 +128,8 @@ class RequestLoop {
     Worker* worker = nullptr;
   };
 
-  static constexpr std::uint64_t pack(std::uint64_t count, Phase phase) {
-    return count << 2 | static_cast<std::uint64_t>(phase);
-  }
-  static constexpr Phase phase_of(std::uint64_t state) { return static_cast<Phase>(state & 3); }
-
-  static Kind classify(const fuse_buf& buffer);
+  /// How a request is paced: never kByLength.
+  [[nodiscard]] Pace classify(const fuse_buf& buffer) const;
 
   void work();
   void lead(fuse_buf& buffer);
@@ -157,16 +147,24 @@ class RequestLoop {
   void end();
   void watch();
   void wake_watchdog();
-  void overtake(std::uint64_t state);
-  bool request_waits() const;
+
+  // What the watchdog looks at and acts on.
+  bool request_waits() const override;
+  bool binds() const override { return follower_.binds(); }
+  std::chrono::nanoseconds cpu_time() const override { return follower_.cpu_time(); }
+  void overtake(std::uint64_t state) override;
+  void set_free() override { follower_.set_free(); }
+  void rescue(Watchdog::Clock::time_point now) override { follower_.rescue(now); }
 
   fuse_session* const session_;
+  const Operations operations_;
   const unsigned most_workers_;
   const AnswerLock answer_lock_;
   const std::function<void()> on_disconnect_;
 
-  std::atomic<std::uint64_t> state_{0};  ///< pack(number of the last request read, phase)
-  std::atomic<pid_t> leader_{0};         ///< thread id
+  std::atomic<std::uint64_t> state_{
+      0};                         ///< see LeadState; the number is that of the last request read
+  std::atomic<pid_t> leader_{0};  ///< thread id
   std::atomic<bool> ended_{false};
   std::atomic<bool> watching_{false};     ///< the watchdog is ticking
   std::atomic<bool> overtakable_{false};  ///< since the last tick a request was

@@ -275,45 +275,51 @@ struct Ops {
   }
 };
 
-void Filesystem::fill_ops(fuse_lowlevel_ops& ops) noexcept {
-  ops.init = Ops::init;
-  ops.lookup = Ops::reply<&Filesystem::lookup>;
-  ops.forget = Ops::forget;
-  ops.forget_multi = Ops::forget_multi;
-  ops.getattr = Ops::reply<&Filesystem::getattr>;
-  ops.setattr = Ops::reply<&Filesystem::setattr>;
-  ops.readlink = Ops::reply<&Filesystem::readlink>;
-  ops.access = Ops::status<&Filesystem::access>;
-  ops.statfs = Ops::reply<&Filesystem::statfs>;
+void Filesystem::fill_ops(Operations& ops) noexcept {
+  using Table = fuse_lowlevel_ops;
+  ops.enter(&Table::init, &Ops::init, {FUSE_INIT}, Pace::kOrdered);
+  ops.enter(&Table::lookup, &Ops::reply<&Filesystem::lookup>, {FUSE_LOOKUP}, Pace::kQuick);
+  ops.enter(&Table::forget, &Ops::forget, {FUSE_FORGET}, Pace::kQuick);
+  ops.enter(&Table::forget_multi, &Ops::forget_multi, {FUSE_BATCH_FORGET}, Pace::kQuick);
+  ops.enter(&Table::getattr, &Ops::reply<&Filesystem::getattr>, {FUSE_GETATTR}, Pace::kQuick);
+  ops.enter(&Table::setattr, &Ops::reply<&Filesystem::setattr>, {FUSE_SETATTR}, Pace::kQuick);
+  ops.enter(&Table::readlink, &Ops::reply<&Filesystem::readlink>, {FUSE_READLINK}, Pace::kQuick);
+  ops.enter(&Table::access, &Ops::status<&Filesystem::access>, {FUSE_ACCESS}, Pace::kQuick);
+  ops.enter(&Table::statfs, &Ops::reply<&Filesystem::statfs>, {FUSE_STATFS}, Pace::kQuick);
 
-  ops.mknod = Ops::reply<&Filesystem::mknod>;
-  ops.mkdir = Ops::reply<&Filesystem::mkdir>;
-  ops.symlink = Ops::reply<&Filesystem::symlink>;
-  ops.link = Ops::reply<&Filesystem::link>;
-  ops.unlink = Ops::status<&Filesystem::unlink>;
-  ops.rmdir = Ops::status<&Filesystem::rmdir>;
-  ops.rename = Ops::status<&Filesystem::rename>;
+  ops.enter(&Table::mknod, &Ops::reply<&Filesystem::mknod>, {FUSE_MKNOD}, Pace::kQuick);
+  ops.enter(&Table::mkdir, &Ops::reply<&Filesystem::mkdir>, {FUSE_MKDIR}, Pace::kQuick);
+  ops.enter(&Table::symlink, &Ops::reply<&Filesystem::symlink>, {FUSE_SYMLINK}, Pace::kQuick);
+  ops.enter(&Table::link, &Ops::reply<&Filesystem::link>, {FUSE_LINK}, Pace::kQuick);
+  ops.enter(&Table::unlink, &Ops::status<&Filesystem::unlink>, {FUSE_UNLINK}, Pace::kQuick);
+  ops.enter(&Table::rmdir, &Ops::status<&Filesystem::rmdir>, {FUSE_RMDIR}, Pace::kQuick);
+  ops.enter(&Table::rename, &Ops::status<&Filesystem::rename>, {FUSE_RENAME, FUSE_RENAME2},
+            Pace::kQuick);
 
-  ops.open = Ops::reply<&Filesystem::open>;
-  ops.create = Ops::reply<&Filesystem::create>;
-  ops.read = Ops::reply<&Filesystem::read>;
-  ops.write = Ops::reply<&Filesystem::write>;
-  ops.fsync = Ops::status<&Filesystem::fsync>;
-  ops.fallocate = Ops::status<&Filesystem::fallocate>;
-  ops.copy_file_range = Ops::reply<&Filesystem::copy_file_range>;
-  ops.lseek = Ops::reply<&Filesystem::lseek>;
-  ops.ioctl = Ops::reply<&Filesystem::ioctl>;
+  ops.enter(&Table::open, &Ops::reply<&Filesystem::open>, {FUSE_OPEN}, Pace::kQuick);
+  ops.enter(&Table::create, &Ops::reply<&Filesystem::create>, {FUSE_CREATE}, Pace::kQuick);
+  ops.enter(&Table::read, &Ops::reply<&Filesystem::read>, {FUSE_READ}, Pace::kByLength);
+  ops.enter(&Table::write, &Ops::reply<&Filesystem::write>, {FUSE_WRITE}, Pace::kByLength);
+  ops.enter(&Table::fsync, &Ops::status<&Filesystem::fsync>, {FUSE_FSYNC}, Pace::kSlow);
+  ops.enter(&Table::fallocate, &Ops::status<&Filesystem::fallocate>, {FUSE_FALLOCATE}, Pace::kSlow);
+  ops.enter(&Table::copy_file_range, &Ops::reply<&Filesystem::copy_file_range>,
+            {FUSE_COPY_FILE_RANGE}, Pace::kSlow);
+  ops.enter(&Table::lseek, &Ops::reply<&Filesystem::lseek>, {FUSE_LSEEK}, Pace::kQuick);
+  ops.enter(&Table::ioctl, &Ops::reply<&Filesystem::ioctl>, {FUSE_IOCTL}, Pace::kQuick);
 
-  ops.opendir = Ops::reply<&Filesystem::opendir>;
-  ops.readdir = Ops::reply<&Filesystem::readdir>;
-  ops.readdirplus = Ops::reply<&Filesystem::readdirplus>;
-  ops.releasedir = Ops::status<&Filesystem::releasedir>;
-  ops.fsyncdir = Ops::status<&Filesystem::fsyncdir>;
+  ops.enter(&Table::opendir, &Ops::reply<&Filesystem::opendir>, {FUSE_OPENDIR}, Pace::kQuick);
+  ops.enter(&Table::readdir, &Ops::reply<&Filesystem::readdir>, {FUSE_READDIR}, Pace::kQuick);
+  ops.enter(&Table::readdirplus, &Ops::reply<&Filesystem::readdirplus>, {FUSE_READDIRPLUS},
+            Pace::kQuick);
+  ops.enter(&Table::releasedir, &Ops::status<&Filesystem::releasedir>, {FUSE_RELEASEDIR},
+            Pace::kQuick);
+  ops.enter(&Table::fsyncdir, &Ops::status<&Filesystem::fsyncdir>, {FUSE_FSYNCDIR}, Pace::kSlow);
 
-  ops.setxattr = Ops::status<&Filesystem::setxattr>;
-  ops.getxattr = Ops::reply<&Filesystem::getxattr>;
-  ops.listxattr = Ops::reply<&Filesystem::listxattr>;
-  ops.removexattr = Ops::status<&Filesystem::removexattr>;
+  ops.enter(&Table::setxattr, &Ops::status<&Filesystem::setxattr>, {FUSE_SETXATTR}, Pace::kQuick);
+  ops.enter(&Table::getxattr, &Ops::reply<&Filesystem::getxattr>, {FUSE_GETXATTR}, Pace::kQuick);
+  ops.enter(&Table::listxattr, &Ops::reply<&Filesystem::listxattr>, {FUSE_LISTXATTR}, Pace::kQuick);
+  ops.enter(&Table::removexattr, &Ops::status<&Filesystem::removexattr>, {FUSE_REMOVEXATTR},
+            Pace::kQuick);
 }
 
 }  // namespace lockfs

@@ -27,6 +27,7 @@
 #include <thread>
 
 #include "fs/base/credentials.h"
+#include "fs/loop/operations.h"
 #include "fs/nfs/nfs_watch.h"
 #include "fs/options/options.h"
 #include "fs/tree/data_passthrough.h"
@@ -48,7 +49,7 @@ class Filesystem {
 
   /// Enters every operation but getlk, setlk, flock, flush and release. Handlers expect the
   /// session's user data to be a Mount*.
-  static void fill_ops(fuse_lowlevel_ops& ops) noexcept;
+  static void fill_ops(Operations& ops) noexcept;
 
   /// What the kernel granted in INIT; called once, before any file is open. `fuse_fd` is the
   /// device descriptor of the session.
