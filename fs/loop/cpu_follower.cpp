@@ -16,23 +16,37 @@ namespace {
 
 using namespace std::chrono_literals;
 
-/// On one CPU a client that does nothing else asks every 4 to 18 us, by machine and request; on two
-/// that halt, every 30 to 60. Beyond the second bound it has work of its own, beside which a
-/// wake-up does not count.
+// The figures are of a virtual machine with two CPUs. On one CPU with the reader, a client that
+// does nothing else asks again 4 to 18 us after its answer; on a CPU of its own, with each halting
+// while the other works, 30 to 60 us after. An example with requests A, B, C ... of one client:
+//
+//   after the answer   is        so far                    what happens
+//   A, 40 us           slow      1 slow in a row           nothing
+//   B, 45 us           slow      2, kEnough                the client's CPU is looked up
+//   C, 42 us           slow      the look has its answer   the reader moves there
+//   D, 6 us            at once   counts kCertain = 2       nothing
+//   E, F, G, 6 us      at once   8, kHelped                the look has helped: in_vain_ is 0
+//   E, 40 us instead   slow      nothing has helped        looks go on; after kPatience of them in
+//                                                          vain, with pauses that double
+
+/// A request that comes later than this after the answer before was slow to come.
 constexpr auto kSlow = 25us;
+/// A request that comes later than this says nothing of CPUs: the client had work of its own.
 constexpr auto kIdle = 500us;
-/// How old the answer to a look may be. The request upon which it was asked for may itself take
-/// long, as a lock among many thousands on the backing does.
+/// How old the answer to a look may be. The request upon which the look was asked for may itself
+/// take long, as a lock among many thousands on the backing does.
 constexpr auto kStale = 5ms;
-/// Slow requests in a row before a look; looks in a row that may help at once, before the pause
-/// between two (a look and a move cost some 30 us) begins to double; and how many requests that
-/// came at once, in a row, show that the last one has helped, where those count kCertain that did
-/// not take long themselves.
+/// Slow requests in a row before a look.
 constexpr int kEnough = 2;
+/// Looks in a row, none of which has helped, before there are pauses between looks.
 constexpr int kPatience = 4;
+/// The first of these pauses; a look and a move cost some 30 us.
 constexpr auto kLeastPause = 250us;
+/// How often the pause doubles.
 constexpr int kMostDoublings = 6;
+/// What requests that came at once must count, in a row, to show that the last look has helped.
 constexpr int kHelped = 8;
+/// What such a request counts that did not take long itself; one that did counts 1.
 constexpr int kCertain = 2;
 /// How long none is bound after a bound thread did not get to run; doubles when that happens again
 /// soon.

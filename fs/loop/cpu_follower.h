@@ -88,13 +88,13 @@ class CpuFollower {
   bool (*const busy_)() noexcept;
   bool may_bind_ = false;  ///< constant after construction
 
-  pid_t caller_ = 0;        ///< of the last request
-  Clock::time_point read_;  ///< when it was read
-  Clock::time_point last_;  ///< when it was answered, where that is known, or read
-  bool wants_end_ = false;
-  int slow_ = 0;             ///< requests that came slowly, until some show that it is well
-  int quick_ = 0;            ///< what requests in a row that came at once count
-  int in_vain_ = 0;          ///< looks in a row without such requests after them
+  pid_t caller_ = 0;         ///< of the last request
+  Clock::time_point read_;   ///< when it was read
+  Clock::time_point last_;   ///< when it was answered, where that is known, or read
+  bool wants_end_ = false;   ///< see wants_end()
+  int slow_ = 0;             ///< requests in a row that were slow to come; see kEnough
+  int quick_ = 0;            ///< what the requests in a row count that came at once; see kHelped
+  int in_vain_ = 0;          ///< looks in a row that have not helped; see kPatience
   Clock::time_point again_;  ///< no look before
   CpuFinder finder_;
   Clock::time_point asked_;  ///< when it was asked last
