@@ -2,8 +2,7 @@
 /// entered in the table of command_table.cpp; it turns one request into a reply, line by line, so
 /// that a long reply never has to be in memory as a whole. Nothing here knows of sockets.
 ///
-/// To add a command: write a function of type Run in fs/control/<name>_command.cpp, and add one
-/// line to command_table.cpp.
+/// mount-helpers/README.md tells how to add a command.
 ///
 /// Thread safety: commands and replies run on the control thread only. They may use the manager and
 /// the filesystem at any time while these exist, and should not hold a file locked, nor block, for

@@ -1,5 +1,4 @@
-/// How lockfsctl's subcommands are made known. To add one: write a function of type Add in
-/// <name>_command.cpp and enter it in subcommand_table.cpp.
+/// How lockfsctl's subcommands are made known. mount-helpers/README.md tells how to add one.
 ///
 /// Thread safety: none; lockfsctl has one thread.
 #pragma once
