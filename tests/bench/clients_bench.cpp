@@ -113,16 +113,25 @@ std::vector<std::uint64_t> run_clients(const std::string& folder, Scene scene, i
 
 void run_client_benchmarks(Report& report, const Settings& settings) {
   constexpr int kMilliseconds = 1000;
-  const int milliseconds = settings.quick ? 50 : kMilliseconds;
-  const Mount mount = Mount::lockfs(settings, "clients", "");
-  const Mount null = Mount::null(settings);
+  const int milliseconds = settings.quick ? 50 : settings.two_builds() ? 100 : kMilliseconds;
   struct Place {
-    const char* target;
+    std::string target;
     std::string folder;
+    Build build = Build::kThis;
   };
-  const std::array<Place, 3> places = {{{kBacking, make_folder(settings, "clients-backing")},
-                                        {"lockfs", mount.dir()},
-                                        {kFloor, null.dir()}}};
+  std::vector<Mount> mounts;
+  std::vector<Place> places;
+  if (!settings.two_builds()) {
+    places.push_back({kBacking, make_folder(settings, "clients-backing")});
+  }
+  for (const Settings& build : settings.builds()) {
+    mounts.push_back(Mount::lockfs(build, "clients", ""));
+    places.push_back({"lockfs", mounts.back().dir(), build.build});
+  }
+  if (!settings.two_builds()) {
+    mounts.push_back(Mount::null(settings));
+    places.push_back({kFloor, mounts.back().dir()});
+  }
   for (const Scene scene : {Scene::kSameRange, Scene::kDisjointRanges, Scene::kDifferentFiles}) {
     for (const int clients : {2, 8, 32, 128, 256}) {
       for (const Place& place : places) {
@@ -132,6 +141,13 @@ void run_client_benchmarks(Report& report, const Settings& settings) {
             run_clients(place.folder, scene, clients, milliseconds);
         std::uint64_t total = 0;
         for (const std::uint64_t count : counts) total += count;
+        if (settings.two_builds()) {
+          report.add_figures("lock + unlock by many", name_of(scene),
+                             std::to_string(clients) + " clients", place.target,
+                             {{"us a pair", milliseconds * 1e3 / static_cast<double>(total)}},
+                             place.build);
+          continue;
+        }
         const auto [slowest, fastest] = std::minmax_element(counts.begin(), counts.end());
         report.add_figures(
             "lock + unlock by many", name_of(scene), std::to_string(clients) + " clients",

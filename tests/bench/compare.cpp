@@ -28,6 +28,10 @@ double median(Samples values) {
   return percentile(values, 0.5);
 }
 
+void check_interrupted() {
+  if (g_interrupted != 0) throw std::runtime_error("interrupted");
+}
+
 double median_ratio(const Samples& medians, const Samples* reference) {
   if (reference == nullptr || reference == &medians) return 0;
   Samples ratios;
@@ -58,14 +62,76 @@ void catch_signals() {
   for (const int signal : {SIGINT, SIGTERM, SIGHUP, SIGPIPE}) sigaction(signal, &action, nullptr);
 }
 
+std::vector<Settings> Settings::builds() const {
+  if (!two_builds()) return {*this};
+  // Names of one length: paths should not differ in what they cost.
+  Settings mine = *this;
+  mine.scratch += "/this";
+  Settings other = *this;
+  other.scratch += "/that";
+  other.lockfs = other_lockfs;
+  other.manager = other_manager;
+  other.build = Build::kOther;
+  if (other_first) return {other, mine};
+  return {mine, other};
+}
+
+void Report::compare_builds(const std::string& group, const std::string& name,
+                            const std::vector<Side>& sides, int rounds) {
+  struct Pair {
+    const Side* mine;
+    const Side* other;
+    Samples my_medians;
+    Samples other_medians;
+  };
+  std::vector<Pair> pairs;
+  for (const Side& mine : sides) {
+    for (const Side& other : sides) {
+      if (mine.build == Build::kThis && other.build == Build::kOther &&
+          mine.target == other.target) {
+        pairs.push_back({&mine, &other, {}, {}});
+      }
+    }
+  }
+  const auto measure = [](const Side& side, Samples& medians) {
+    check_interrupted();
+    Samples samples;
+    side.round(samples);
+    medians.push_back(median(std::move(samples)));
+  };
+  // The first round is for warming up.
+  for (int round = -1; round < rounds; ++round, ++turn_) {
+    for (Pair& pair : pairs) {
+      if (turn_ % 2 == 0) measure(*pair.mine, pair.my_medians);
+      measure(*pair.other, pair.other_medians);
+      if (turn_ % 2 != 0) measure(*pair.mine, pair.my_medians);
+      if (round >= 0) continue;
+      pair.my_medians.clear();
+      pair.other_medians.clear();
+    }
+  }
+  for (const Pair& pair : pairs) {
+    std::vector<double> ratios;
+    for (std::size_t i = 0; i < pair.my_medians.size(); ++i) {
+      ratios.push_back(pair.my_medians[i] / pair.other_medians[i]);
+    }
+    pairs_.add({group, name, pair.mine->target, "us"}, median_of(pair.my_medians) / 1e3,
+               median_of(pair.other_medians) / 1e3, median_of(std::move(ratios)));
+  }
+}
+
 void Report::compare(const std::string& group, const std::string& name,
                      const std::vector<Side>& sides, int rounds, std::size_t bytes_per_sample) {
+  if (settings_.two_builds()) {
+    compare_builds(group, name, sides, rounds);
+    return;
+  }
   std::vector<Samples> all(sides.size());      // every sample, by side
   std::vector<Samples> medians(sides.size());  // median of each round, by side
 
   for (int round = -1; round < rounds; ++round) {
     for (std::size_t turn = 0; turn < sides.size(); ++turn) {
-      if (g_interrupted != 0) throw std::runtime_error("interrupted");
+      check_interrupted();
       const std::size_t i = (turn + static_cast<std::size_t>(round + 1)) % sides.size();
       Samples samples;
       sides[i].round(samples);
@@ -133,8 +199,24 @@ void Report::print(const Row& row) {
 
 void Report::add_figures(const std::string& group, const std::string& name,
                          const std::string& variant, const std::string& target,
-                         const std::vector<std::pair<std::string, double>>& figures) {
-  if (g_interrupted != 0) throw std::runtime_error("interrupted");
+                         const std::vector<std::pair<std::string, double>>& figures, Build build) {
+  check_interrupted();
+  if (settings_.two_builds()) {
+    for (const auto& [label, value] : figures) {
+      const RowKey key = {group, name + (variant.empty() ? "" : ", " + variant), target, label};
+      const auto before = std::find_if(unpaired_.begin(), unpaired_.end(),
+                                       [&key](const auto& figure) { return figure.first == key; });
+      if (before == unpaired_.end()) {
+        unpaired_.emplace_back(key, value);
+        continue;
+      }
+      const double mine = build == Build::kThis ? value : before->second;
+      const double other = build == Build::kThis ? before->second : value;
+      pairs_.add(key, mine, other, mine / other);
+      unpaired_.erase(before);
+    }
+    return;
+  }
   if (group != printed_group_) {
     std::printf("\n%-33s %-14s %-18s", group.c_str(), "", "where");
     for (const auto& [label, value] : figures) std::printf(" %16s", label.c_str());
@@ -151,7 +233,7 @@ void Report::add_figures(const std::string& group, const std::string& name,
   figures_.push_back({group, name, variant, target, figures});
 }
 
-void Report::write_json(const std::string& path, const Settings& settings) const {
+void Report::write_json(const std::string& path) const {
   utsname host = {};
   uname(&host);
   nlohmann::json document;
@@ -160,9 +242,14 @@ void Report::write_json(const std::string& path, const Settings& settings) const
   document["cpu"] = cpu_model();
   document["cpus"] = std::thread::hardware_concurrency();
   document["unix_time"] = std::time(nullptr);
-  document["quick"] = settings.quick;
+  document["quick"] = settings_.quick;
   document["unit"] = "ns";
   document["results"] = nlohmann::json::array();
+  if (settings_.two_builds()) {
+    document["against"] = settings_.other_lockfs;
+    document["results"] = pairs_.json();
+    document.erase("unit");  // each row says its own
+  }
   for (const Row& row : rows_) {
     nlohmann::json result = {
         {"group", row.group},

@@ -10,6 +10,8 @@
 #include <utility>
 #include <vector>
 
+#include "tests/bench/two_builds.h"
+
 namespace lockfs::bench {
 
 /// CLOCK_MONOTONIC in nanoseconds.
@@ -34,12 +36,16 @@ void time_into(Samples& samples, const Operation& operation) {
 inline constexpr const char* kBacking = "backing";
 inline constexpr const char* kFloor = "do-nothing";
 
+/// Whose lockfs a side is; the other is there with --against only.
+enum class Build { kThis, kOther };
+
 /// One place where an operation is measured. `round` appends the latencies of one round; `peer` is
 /// the target of a side to compare with, besides kBacking.
 struct Side {
   std::string target;
   std::function<void(Samples&)> round;
   std::string peer = kFloor;
+  Build build = Build::kThis;
 };
 
 /// What came out for one operation on one side. Times in nanoseconds; ratios are medians over the
@@ -64,32 +70,58 @@ struct Row {
 };
 
 struct Settings {
-  std::string lockfs;       ///< the lockfs program
-  std::string null_daemon;  ///< the do-nothing daemon
-  std::string scratch;      ///< an empty folder of this run
-  bool quick = false;       ///< fewer rounds, to see that everything runs
+  std::string lockfs;          ///< the lockfs program
+  std::string null_daemon;     ///< the do-nothing daemon
+  std::string manager;         ///< the manager_bench program
+  std::string scratch;         ///< an empty folder of this run
+  bool quick = false;          ///< fewer rounds, to see that everything runs
+  std::string other_lockfs;    ///< the other build's lockfs program; empty: nothing to compare with
+  std::string other_manager;   ///< the other build's manager_bench program
+  bool other_first = false;    ///< of two builds the other comes first in this pass
+  Build build = Build::kThis;  ///< what `lockfs` and `manager` are
 
-  [[nodiscard]] int rounds(int wanted) const { return quick ? 2 : wanted; }
+  /// Whether two builds are compared. A group then runs several times, each a pass: it measures the
+  /// mounts of builds() only, gives figures of which less is better, and is short.
+  [[nodiscard]] bool two_builds() const { return !other_lockfs.empty(); }
+
+  [[nodiscard]] int rounds(int wanted) const {
+    if (two_builds()) return wanted < 8 ? 1 : wanted / 4;
+    return quick ? 2 : wanted;
+  }
+
+  /// The settings for the mounts of each build to measure, in the order of this pass, each with a
+  /// scratch folder of its own; without another build it is these settings.
+  [[nodiscard]] std::vector<Settings> builds() const;
 };
 
 class Report {
  public:
+  explicit Report(Settings settings) : settings_(std::move(settings)) {}
+
   /// Runs every side once for warming up and then `rounds` times, the order of sides turning by one
   /// from round to round, and records and prints one row a side. `bytes_per_sample`: data moved by
   /// one sample. Throws what the sides throw, and std::runtime_error after SIGINT or SIGTERM.
+  /// Where two builds are compared, the sides of one target take turns, and what is recorded is the
+  /// median over the rounds of the ratios of their medians.
   void compare(const std::string& group, const std::string& name, const std::vector<Side>& sides,
                int rounds, std::size_t bytes_per_sample = 0);
 
   /// Records and prints what is no latency: `figures` are names and values. `variant`: what
-  /// distinguishes rows of one name.
+  /// distinguishes rows of one name. Where two builds are compared, each has to give the same.
   void add_figures(const std::string& group, const std::string& name, const std::string& variant,
                    const std::string& target,
-                   const std::vector<std::pair<std::string, double>>& figures);
+                   const std::vector<std::pair<std::string, double>>& figures,
+                   Build build = Build::kThis);
+
+  /// The rows of two builds.
+  [[nodiscard]] TwoBuilds& pairs() { return pairs_; }
 
   /// Writes everything recorded as JSON. Throws std::runtime_error if `path` can't be written.
-  void write_json(const std::string& path, const Settings& settings) const;
+  void write_json(const std::string& path) const;
 
  private:
+  void compare_builds(const std::string& group, const std::string& name,
+                      const std::vector<Side>& sides, int rounds);
   void print(const Row& row);
 
   /// As add_figures() got them.
@@ -101,8 +133,12 @@ class Report {
     std::vector<std::pair<std::string, double>> figures;
   };
 
+  const Settings settings_;
   std::vector<Row> rows_;
   std::vector<Figures> figures_;
+  TwoBuilds pairs_;
+  std::vector<std::pair<RowKey, double>> unpaired_;  ///< of one build, the other's yet to come
+  int turn_ = 0;                                     ///< which of two sides comes first, if even
   std::string printed_group_;
   std::string printed_name_;
 };
@@ -110,7 +146,7 @@ class Report {
 /// Makes SIGINT, SIGTERM, SIGHUP and SIGPIPE end the run at the next round, with all mounts undone.
 void catch_signals();
 
-// The groups of benchmarks.
+// The groups of benchmarks. The manager's compares two builds only.
 void run_lock_benchmarks(Report& report, const Settings& settings);
 void run_handover_benchmarks(Report& report, const Settings& settings);
 void run_client_benchmarks(Report& report, const Settings& settings);
@@ -120,5 +156,6 @@ void run_metadata_benchmarks(Report& report, const Settings& settings);
 void run_tree_benchmarks(Report& report, const Settings& settings);
 void run_data_benchmarks(Report& report, const Settings& settings);
 void run_footprint_benchmarks(Report& report, const Settings& settings);
+void run_manager_benchmarks(Report& report, const Settings& settings);
 
 }  // namespace lockfs::bench

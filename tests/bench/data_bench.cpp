@@ -82,6 +82,7 @@ struct Free {
 struct Target {
   std::string name;
   std::string path;  ///< of the file
+  Build build = Build::kThis;
 
   [[nodiscard]] bool mounted() const { return name != kBacking; }
 };
@@ -131,15 +132,23 @@ void fill(const std::string& path) {
 
 void run_data_benchmarks(Report& report, const Settings& settings) {
   const std::string through_daemon = "lockfs, through daemon";
-  const Mount mount = Mount::lockfs(settings, "data", "");
-  const Mount daemon = Mount::lockfs(settings, "data-daemon", "passthrough=off");
-  const std::optional<Mount> bindfs = mount_of("bindfs", settings, "data", 1);
-  std::vector<Target> targets = {
-      {kBacking, make_folder(settings, "data-backing") + "/file"},
-      {"lockfs", mount.dir() + "/file"},
-      {through_daemon, daemon.dir() + "/file"},
-  };
-  if (bindfs) targets.push_back({"bindfs", bindfs->dir() + "/file"});
+  std::vector<Mount> mounts;
+  std::vector<Target> targets;
+  if (!settings.two_builds()) {
+    targets.push_back({kBacking, make_folder(settings, "data-backing") + "/file"});
+  }
+  for (const Settings& build : settings.builds()) {
+    mounts.push_back(Mount::lockfs(build, "data", ""));
+    targets.push_back({"lockfs", mounts.back().dir() + "/file", build.build});
+    mounts.push_back(Mount::lockfs(build, "data-daemon", "passthrough=off"));
+    targets.push_back({through_daemon, mounts.back().dir() + "/file", build.build});
+  }
+  if (!settings.two_builds()) {
+    if (std::optional<Mount> bindfs = mount_of("bindfs", settings, "data", 1)) {
+      mounts.push_back(std::move(*bindfs));
+      targets.push_back({"bindfs", mounts.back().dir() + "/file"});
+    }
+  }
   for (const Target& target : targets) fill(target.path);
 
   unsigned seed = 1;
@@ -152,7 +161,7 @@ void run_data_benchmarks(Report& report, const Settings& settings) {
                          [&pattern, &target, way = group.way, seed](Samples& samples) {
                            run_pattern(pattern, way, target, seed, samples);
                          },
-                         target.name == "bindfs" ? through_daemon : std::string()});
+                         target.name == "bindfs" ? through_daemon : std::string(), target.build});
       }
       report.compare(group.name, pattern.name, sides, settings.rounds(kRounds), pattern.block);
       ++seed;

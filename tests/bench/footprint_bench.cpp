@@ -87,41 +87,54 @@ bool forget_all(pid_t daemon) {
   return true;
 }
 
-void measure_start(Report& report, const Settings& settings, const std::string& filesystem) {
+/// Milliseconds from the start of a mount to its first answer, sorted.
+Samples measure_starts(const Settings& settings, const std::string& filesystem) {
   Samples samples;
   for (int i = 0; i < settings.rounds(kStarts); ++i) {
     const std::int64_t start = now_ns();
     const std::optional<Mount> mount = mount_of(filesystem, settings, "start", 1);
     struct stat st = {};
     check(mount && stat(mount->dir().c_str(), &st) == 0, "stat of a mount");
-    samples.push_back(static_cast<double>(now_ns() - start));
+    samples.push_back(static_cast<double>(now_ns() - start) / 1e6);
   }
   std::sort(samples.begin(), samples.end());
-  report.add_figures(
-      "start", "mount until its first answer", "", filesystem,
-      {{"median ms", samples[samples.size() / 2] / 1e6}, {"slowest ms", samples.back() / 1e6}});
+  return samples;
 }
 
 }  // namespace
 
 void run_footprint_benchmarks(Report& report, const Settings& settings) {
-  std::vector<std::string> filesystems;
-  for (const std::string filesystem : kFilesystems) {
-    if (mount_of(filesystem, settings, "start", 1)) filesystems.push_back(filesystem);
+  struct Program {
+    std::string filesystem;
+    Settings build;
+  };
+  std::vector<Program> programs;
+  for (const Settings& build : settings.builds()) {
+    for (const std::string filesystem : filesystems(settings)) {
+      if (mount_of(filesystem, build, "start", 1)) programs.push_back({filesystem, build});
+    }
   }
-  for (const std::string& filesystem : filesystems) measure_start(report, settings, filesystem);
+  for (const Program& program : programs) {
+    const Samples starts = measure_starts(program.build, program.filesystem);
+    std::vector<std::pair<std::string, double>> figures = {{"median ms", starts[starts.size() / 2]},
+                                                           {"slowest ms", starts.back()}};
+    if (settings.two_builds()) figures.pop_back();
+    report.add_figures("start", "mount until its first answer", "", program.filesystem, figures,
+                       program.build.build);
+  }
 
-  const int files = settings.quick ? 50'000 : 1'000'000;
+  const int files = settings.quick ? 50'000 : settings.two_builds() ? 200'000 : 1'000'000;
   const std::string title = std::to_string(files) + " files";
   const std::string shared = make_folder(settings, "footprint");
   make_files(shared, files);
-  for (const std::string& filesystem : filesystems) {
-    const std::optional<Mount> mount = mount_of(filesystem, settings, "footprint", 1);
+  for (const Program& program : programs) {
+    const std::optional<Mount> mount = mount_of(program.filesystem, program.build, "footprint", 1);
     const pid_t daemon = find_process(mount->dir());
     const auto note = [&](const std::string& when) {
       report.add_figures(
-          "footprint", title, when, filesystem,
-          {{"resident MiB", resident_mib(daemon)}, {"descriptors", descriptors(daemon)}});
+          "footprint", title, when, program.filesystem,
+          {{"resident MiB", resident_mib(daemon)}, {"descriptors", descriptors(daemon)}},
+          program.build.build);
     };
     note("mounted");
     // The mount shows what its folder holds by now.

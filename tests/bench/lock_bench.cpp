@@ -11,6 +11,7 @@
 #include <fstream>
 #include <memory>
 #include <stdexcept>
+#include <vector>
 
 #include "tests/bench/compare.h"
 #include "tests/bench/locking.h"
@@ -24,6 +25,7 @@ namespace {
 struct Place {
   std::string target;
   std::string path;  ///< of the file to lock
+  Build build = Build::kThis;
 };
 
 /// The second process of a hand-over: on each byte from the command pipe it asks for the lock,
@@ -107,30 +109,37 @@ class Waiter {
 void run_lock_benchmarks(Report& report, const Settings& settings) {
   constexpr int kRounds = 20;
   constexpr int kPairs = 1000;
-  const Mount mount = Mount::lockfs(settings, "lock", "");
-  const Mount no_mirror = Mount::lockfs(settings, "lock-nomirror", "nomirror");
-  const Mount null = Mount::null(settings);
-  const std::array<Place, 4> places = {{
-      {kBacking, make_folder(settings, "lock-backing") + "/file"},
-      {"lockfs", mount.dir() + "/file"},
-      {"lockfs, mirror off", no_mirror.dir() + "/file"},
-      {kFloor, null.dir() + "/file"},
-  }};
-  for (const Place& place : places) {
-    if (place.target != kFloor) const File created(place.path, O_RDWR | O_CREAT);
+  std::vector<Mount> mounts;
+  std::vector<Place> places;
+  if (!settings.two_builds()) {
+    places.push_back({kBacking, make_folder(settings, "lock-backing") + "/file"});
+  }
+  for (const Settings& build : settings.builds()) {
+    mounts.push_back(Mount::lockfs(build, "lock", ""));
+    places.push_back({"lockfs", mounts.back().dir() + "/file", build.build});
+    mounts.push_back(Mount::lockfs(build, "lock-nomirror", "nomirror"));
+    places.push_back({"lockfs, mirror off", mounts.back().dir() + "/file", build.build});
+  }
+  for (const Place& place : places) const File created(place.path, O_RDWR | O_CREAT);
+  if (!settings.two_builds()) {
+    mounts.push_back(Mount::null(settings));
+    places.push_back({kFloor, mounts.back().dir() + "/file"});
   }
 
   for (const Kind kind : kKinds) {
     std::vector<Side> sides;
     for (const Place& place : places) {
       auto file = std::make_shared<File>(place.path, O_RDWR);
-      sides.push_back({place.target, [kind, file](Samples& samples) {
-                         for (int i = 0; i < kPairs; ++i) {
-                           time_into(samples, [&] {
-                             check(lock(kind, file->fd()) && unlock(kind, file->fd()), "lock");
-                           });
-                         }
-                       }});
+      sides.push_back({.target = place.target,
+                       .round =
+                           [kind, file](Samples& samples) {
+                             for (int i = 0; i < kPairs; ++i) {
+                               time_into(samples, [&] {
+                                 check(lock(kind, file->fd()) && unlock(kind, file->fd()), "lock");
+                               });
+                             }
+                           },
+                       .build = place.build});
     }
     report.compare("lock + unlock", name_of(kind), sides, settings.rounds(kRounds));
   }
@@ -138,14 +147,17 @@ void run_lock_benchmarks(Report& report, const Settings& settings) {
   for (const Kind kind : kKinds) {
     std::vector<Side> sides;
     for (const Place& place : places) {
-      sides.push_back({place.target, [kind, path = place.path](Samples& samples) {
-                         for (int i = 0; i < kPairs / 4; ++i) {
-                           time_into(samples, [&] {
-                             const File file(path, O_RDWR);
-                             check(lock(kind, file.fd()), "lock");
-                           });
-                         }
-                       }});
+      sides.push_back({.target = place.target,
+                       .round =
+                           [kind, path = place.path](Samples& samples) {
+                             for (int i = 0; i < kPairs / 4; ++i) {
+                               time_into(samples, [&] {
+                                 const File file(path, O_RDWR);
+                                 check(lock(kind, file.fd()), "lock");
+                               });
+                             }
+                           },
+                       .build = place.build});
     }
     report.compare("open + lock + close", name_of(kind), sides, settings.rounds(kRounds));
   }
@@ -154,11 +166,15 @@ void run_lock_benchmarks(Report& report, const Settings& settings) {
 void run_handover_benchmarks(Report& report, const Settings& settings) {
   constexpr int kRounds = 10;
   constexpr int kHandovers = 200;
-  const Mount mount = Mount::lockfs(settings, "handover", "");
-  const std::array<Place, 2> places = {{
-      {kBacking, make_folder(settings, "handover-backing") + "/file"},
-      {"lockfs", mount.dir() + "/file"},
-  }};
+  std::vector<Mount> mounts;
+  std::vector<Place> places;
+  if (!settings.two_builds()) {
+    places.push_back({kBacking, make_folder(settings, "handover-backing") + "/file"});
+  }
+  for (const Settings& build : settings.builds()) {
+    mounts.push_back(Mount::lockfs(build, "handover", ""));
+    places.push_back({"lockfs", mounts.back().dir() + "/file", build.build});
+  }
   for (const Place& place : places) const File created(place.path, O_RDWR | O_CREAT);
 
   for (const Kind kind : kKinds) {
@@ -166,15 +182,18 @@ void run_handover_benchmarks(Report& report, const Settings& settings) {
     for (const Place& place : places) {
       auto file = std::make_shared<File>(place.path, O_RDWR);
       auto waiter = std::make_shared<Waiter>(kind, place.path);
-      sides.push_back({place.target, [kind, file, waiter](Samples& samples) {
-                         for (int i = 0; i < kHandovers; ++i) {
-                           check(lock(kind, file->fd()), "lock");
-                           waiter->ask();
-                           const std::int64_t start = now_ns();
-                           check(unlock(kind, file->fd()), "unlock");
-                           samples.push_back(static_cast<double>(waiter->granted_at() - start));
-                         }
-                       }});
+      sides.push_back({.target = place.target,
+                       .round =
+                           [kind, file, waiter](Samples& samples) {
+                             for (int i = 0; i < kHandovers; ++i) {
+                               check(lock(kind, file->fd()), "lock");
+                               waiter->ask();
+                               const std::int64_t start = now_ns();
+                               check(unlock(kind, file->fd()), "unlock");
+                               samples.push_back(static_cast<double>(waiter->granted_at() - start));
+                             }
+                           },
+                       .build = place.build});
     }
     report.compare("unlock to next one's grant", name_of(kind), sides, settings.rounds(kRounds));
   }

@@ -24,25 +24,35 @@ std::string peer_of(const std::string& target) {
   return target == kBacking || target == kLockfs ? "" : kLockfs;
 }
 
+Side side_of(const Place& place, const PlaceRound& round) {
+  return {place.target, [place, round](Samples& samples) { round(place, samples); },
+          peer_of(place.target), place.build};
+}
+
 }  // namespace
 
+std::span<const char* const> filesystems(const Settings& settings) {
+  return std::span(kFilesystems).first(settings.two_builds() ? 1 : kFilesystems.size());
+}
+
 Places::Places(const Settings& settings, const std::string& name, int cache_seconds) {
-  const std::string backing = make_folder(settings, name + "-" + kBacking);
-  places_.push_back({kBacking, backing, backing});
-  for (const std::string filesystem : kFilesystems) {
-    std::optional<Mount> mount = mount_of(filesystem, settings, name, cache_seconds);
-    if (!mount) continue;
-    places_.push_back({filesystem, mount->dir(), mount->source()});
-    mounts_.push_back(std::move(*mount));
+  if (!settings.two_builds()) {
+    const std::string backing = make_folder(settings, name + "-" + kBacking);
+    places_.push_back({kBacking, backing, backing});
+  }
+  for (const Settings& build : settings.builds()) {
+    for (const std::string filesystem : filesystems(settings)) {
+      std::optional<Mount> mount = mount_of(filesystem, build, name, cache_seconds);
+      if (!mount) continue;
+      places_.push_back({filesystem, mount->dir(), mount->source(), build.build});
+      mounts_.push_back(std::move(*mount));
+    }
   }
 }
 
 std::vector<Side> Places::sides(const PlaceRound& round) const {
   std::vector<Side> sides;
-  for (const Place& place : places_) {
-    sides.push_back({place.target, [&place, round](Samples& samples) { round(place, samples); },
-                     peer_of(place.target)});
-  }
+  for (const Place& place : places_) sides.push_back(side_of(place, round));
   return sides;
 }
 
@@ -51,26 +61,26 @@ std::vector<Side> new_mount_sides(const Settings& settings, const std::string& n
                                   const std::function<void(const std::string&)>& fill,
                                   const PlaceRound& round) {
   std::vector<Side> sides;
-  const std::string backing = make_folder(settings, name + "-" + kBacking);
-  fill(backing);
-  sides.push_back({kBacking,
-                   [place = Place{kBacking, backing, backing}, round](Samples& samples) {
-                     round(place, samples);
-                   },
-                   {}});
-  for (const std::string filesystem : kFilesystems) {
-    const auto mount = [&settings, filesystem, name, cache_seconds] {
-      return mount_of(filesystem, settings, name, cache_seconds);
-    };
-    const std::optional<Mount> first = mount();
-    if (!first) continue;
-    fill(first->source());
-    sides.push_back({filesystem,
-                     [mount, filesystem, round](Samples& samples) {
-                       const std::optional<Mount> made = mount();
-                       round({filesystem, made->dir(), made->source()}, samples);
-                     },
-                     peer_of(filesystem)});
+  if (!settings.two_builds()) {
+    const std::string backing = make_folder(settings, name + "-" + kBacking);
+    fill(backing);
+    sides.push_back(side_of({kBacking, backing, backing}, round));
+  }
+  for (const Settings& build : settings.builds()) {
+    for (const std::string filesystem : filesystems(settings)) {
+      const auto mount = [build, filesystem, name, cache_seconds] {
+        return mount_of(filesystem, build, name, cache_seconds);
+      };
+      const std::optional<Mount> first = mount();
+      if (!first) continue;
+      fill(first->source());
+      sides.push_back({filesystem,
+                       [mount, filesystem, round](Samples& samples) {
+                         const std::optional<Mount> made = mount();
+                         round({filesystem, made->dir(), made->source()}, samples);
+                       },
+                       peer_of(filesystem), build.build});
+    }
   }
   return sides;
 }

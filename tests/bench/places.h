@@ -5,6 +5,7 @@
 #include <array>
 #include <functional>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -18,6 +19,9 @@ inline constexpr const char* kLockfs = "lockfs";
 /// What can be mounted over a folder.
 inline constexpr std::array kFilesystems = {kLockfs, "bindfs", "mergerfs"};
 
+/// What of kFilesystems is to be measured: all, or only lockfs where two builds are compared.
+std::span<const char* const> filesystems(const Settings& settings);
+
 /// Mounts one of kFilesystems over the folder `name`-`filesystem`, attributes and names cached for
 /// so many seconds. None when it is not installed.
 std::optional<Mount> mount_of(const std::string& filesystem, const Settings& settings,
@@ -27,13 +31,15 @@ struct Place {
   std::string target;
   std::string dir;     ///< where the operation is done
   std::string source;  ///< the folder behind it; the same for the backing folder
+  Build build = Build::kThis;
 };
 
 /// What a side does in one round at its place.
 using PlaceRound = std::function<void(const Place&, Samples&)>;
 
 /// The backing folder and a mount of each filesystem that is installed, with equal cache times,
-/// each over a folder of its own. lockfs is the peer (Side::peer) of the others' mounts.
+/// each over a folder of its own. lockfs is the peer (Side::peer) of the others' mounts. Where two
+/// builds are compared, only their two mounts.
 class Places {
  public:
   Places(const Settings& settings, const std::string& name, int cache_seconds);

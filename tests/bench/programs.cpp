@@ -50,6 +50,17 @@ pid_t spawn(const std::vector<std::string>& command, int* output) {
   return pid;
 }
 
+std::string read_all(int fd) {
+  std::string text;
+  std::array<char, 4096> buffer = {};
+  for (ssize_t n = 0; (n = read(fd, buffer.data(), buffer.size())) != 0;) {
+    if (n > 0) text.append(buffer.data(), static_cast<std::size_t>(n));
+    if (n < 0 && errno != EINTR) break;
+  }
+  close(fd);
+  return text;
+}
+
 int wait_for(pid_t pid) {
   int status = 0;
   while (waitpid(pid, &status, 0) < 0 && errno == EINTR) {
@@ -57,10 +68,11 @@ int wait_for(pid_t pid) {
   return status;
 }
 
-void run_program(const std::vector<std::string>& command) {
-  const int status = wait_for(start(command, [] {
+void run_program(const std::vector<std::string>& command, bool silent) {
+  const int status = wait_for(start(command, [silent] {
     const int null = open("/dev/null", O_WRONLY);
     dup2(null, STDOUT_FILENO);
+    if (silent) dup2(null, STDERR_FILENO);
   }));
   if (status == 0) return;
   std::string text;

@@ -12,12 +12,15 @@ namespace lockfs::bench {
 /// end is stored there. Throws std::runtime_error when it cannot be started.
 pid_t spawn(const std::vector<std::string>& command, int* output = nullptr);
 
+/// Reads a descriptor to its end and closes it.
+std::string read_all(int fd);
+
 /// Waits for the end of a child; returns its wait status.
 int wait_for(pid_t pid);
 
-/// Runs a program with its output thrown away. Throws std::runtime_error naming it unless it ends
-/// with status 0.
-void run_program(const std::vector<std::string>& command);
+/// Runs a program with its output thrown away, that to standard error too if `silent`. Throws
+/// std::runtime_error naming it unless it ends with status 0.
+void run_program(const std::vector<std::string>& command, bool silent = false);
 
 /// Whether PATH leads to a program of this name.
 bool has_program(const std::string& name);

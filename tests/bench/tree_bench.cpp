@@ -76,7 +76,8 @@ class Trees {
       : report_(report),
         settings_(settings),
         rounds_(settings.rounds(kRounds)),
-        sizes_(settings.quick ? Sizes{10'000, 2'000, 100} : Sizes{100'000, 20'000, 100}),
+        sizes_(settings.quick || settings.two_builds() ? Sizes{10'000, 2'000, 100}
+                                                       : Sizes{100'000, 20'000, 100}),
         template_(make_folder(settings, "tree")),
         archive_(settings.scratch + "/tree.tar") {
     make_tree(template_, sizes_);
@@ -110,14 +111,14 @@ class Trees {
     std::map<std::string, int> removed;
     report_.compare(kGroup, "tar x, " + count,
                     places.sides([&](const Place& place, Samples& samples) {
-                      const std::string to = place.dir + "/" + std::to_string(made[place.target]++);
+                      const std::string to = place.dir + "/" + std::to_string(made[place.dir]++);
                       std::filesystem::create_directory(to);
                       time_program(samples, {"tar", "-C", to, "-xf", archive_});
                     }),
                     rounds_);
     report_.compare(
         kGroup, "rm -r, " + count, places.sides([&](const Place& place, Samples& samples) {
-          const std::string from = place.dir + "/" + std::to_string(removed[place.target]++);
+          const std::string from = place.dir + "/" + std::to_string(removed[place.dir]++);
           time_program(samples, {"rm", "-r", from});
         }),
         rounds_);

@@ -89,17 +89,20 @@ class Crowd {
 
 /// A round: `holder` holds the lock while `size` wait for it through `waiters`.
 Side crowd_side(const std::string& target, const std::string& holder, const std::string& waiters,
-                std::size_t size, int repeats) {
-  return {target, [=](Samples& samples) {
-            for (int i = 0; i < repeats; ++i) {
-              const File held(holder, O_RDWR);
-              check(lock(Kind::kOfd, held.fd()), "lock");
-              Crowd crowd(waiters, size);
-              const std::int64_t released = now_ns();
-              check(unlock(Kind::kOfd, held.fd()), "unlock");
-              crowd.hand_overs(released, samples);
-            }
-          }};
+                std::size_t size, int repeats, Build build = Build::kThis) {
+  return {.target = target,
+          .round =
+              [=](Samples& samples) {
+                for (int i = 0; i < repeats; ++i) {
+                  const File held(holder, O_RDWR);
+                  check(lock(Kind::kOfd, held.fd()), "lock");
+                  Crowd crowd(waiters, size);
+                  const std::int64_t released = now_ns();
+                  check(unlock(Kind::kOfd, held.fd()), "unlock");
+                  crowd.hand_overs(released, samples);
+                }
+              },
+          .build = build};
 }
 
 /// Lets this process have as many open files as `count` waiters need.
@@ -119,26 +122,43 @@ void run_waiter_benchmarks(Report& report, const Settings& settings) {
   constexpr int kRounds = 5;
   constexpr std::size_t kMost = 10'000;
   raise_file_limit(kMost);
-  const Mount mount = Mount::lockfs(settings, "waiters", "");
-  const std::string inside = mount.dir() + "/file";
-  const std::string source = mount.source() + "/file";
+  struct Place {
+    Mount mount;
+    std::string inside;  ///< the file through the mount
+    std::string source;  ///< and beneath it
+    Build build;
+  };
+  std::vector<Place> places;
+  for (const Settings& build : settings.builds()) {
+    Mount mount = Mount::lockfs(build, "waiters", "");
+    const std::string inside = mount.dir() + "/file";
+    const std::string source = mount.source() + "/file";
+    places.push_back({std::move(mount), inside, source, build.build});
+    const File created(inside, O_RDWR | O_CREAT);
+  }
   const std::string plain = make_folder(settings, "waiters-backing") + "/file";
-  for (const std::string& path : {inside, plain}) const File created(path, O_RDWR | O_CREAT);
+  const File created(plain, O_RDWR | O_CREAT);
 
   const char* group = "unlock to next one's grant";
   for (const std::size_t size : {std::size_t{1}, std::size_t{100}, kMost}) {
     const int repeats = size == 1 ? 50 : 1;
     if (settings.quick && size == kMost) continue;
-    report.compare(group, std::to_string(size) + " waiting",
-                   {crowd_side(kBacking, plain, plain, size, repeats),
-                    crowd_side("lockfs", inside, inside, size, repeats)},
-                   settings.rounds(kRounds));
+    std::vector<Side> sides;
+    if (!settings.two_builds()) {
+      sides.push_back(crowd_side(kBacking, plain, plain, size, repeats));
+    }
+    for (const Place& at : places) {
+      sides.push_back(crowd_side("lockfs", at.inside, at.inside, size, repeats, at.build));
+    }
+    report.compare(group, std::to_string(size) + " waiting", sides, settings.rounds(kRounds));
   }
-  report.compare(group, "1 waiting, two worlds",
-                 {crowd_side(kBacking, plain, plain, 1, 50),
-                  crowd_side("mount to outsider", inside, source, 1, 50),
-                  crowd_side("outsider to mount", source, inside, 1, 50)},
-                 settings.rounds(kRounds));
+  std::vector<Side> sides;
+  if (!settings.two_builds()) sides.push_back(crowd_side(kBacking, plain, plain, 1, 50));
+  for (const Place& at : places) {
+    sides.push_back(crowd_side("mount to outsider", at.inside, at.source, 1, 50, at.build));
+    sides.push_back(crowd_side("outsider to mount", at.source, at.inside, 1, 50, at.build));
+  }
+  report.compare(group, "1 waiting, two worlds", sides, settings.rounds(kRounds));
 }
 
 }  // namespace lockfs::bench
