@@ -149,7 +149,15 @@ bool Server::make_room(const Peer& peer) {
   return true;
 }
 
+/// All who wait, but not without end.
 void Server::accept_peers() {
+  constexpr int kMostAtOnce = 64;
+  for (int i = 0; i < kMostAtOnce && accept_peer(); ++i) {
+  }
+}
+
+/// Returns whether there may be another.
+bool Server::accept_peer() {
   UniqueFd fd(accept4(socket_.fd(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
   if (!fd) {
     // Out of descriptors the socket would stay readable and this thread would spin.
@@ -157,7 +165,7 @@ void Server::accept_peers() {
       pollfd stop{stop_.get(), POLLIN, 0};
       poll(&stop, 1, 100);
     }
-    return;
+    return false;
   }
   Peer peer;
   std::string refusal;
@@ -169,11 +177,12 @@ void Server::accept_peers() {
   }
   if (!refusal.empty()) {
     static_cast<void>(send(fd.get(), refusal.data(), refusal.size(), MSG_NOSIGNAL));
-    return;
+    return true;
   }
   connections_.emplace_back();
   connections_.back().fd = std::move(fd);
   connections_.back().peer = peer;
+  return true;
 }
 
 void Server::read_from(Connection& c) {

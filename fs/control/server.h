@@ -79,6 +79,7 @@ class Server {
   void run() noexcept;
   void turn();
   void accept_peers();
+  bool accept_peer();
   bool admits(int fd, Peer& peer) const;
   bool make_room(const Peer& peer);
   void read_from(Connection& connection);

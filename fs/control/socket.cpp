@@ -23,7 +23,9 @@ namespace lockfs::control {
 
 namespace {
 
-constexpr int kBacklog = 16;
+/// Peers that may have connected and not been accepted yet: as many as the kernel allows
+/// (net.core.somaxconn), since the next one is refused or waits in connect(2).
+constexpr int kBacklog = SOMAXCONN;
 
 std::string failed(std::string_view what, const std::string& path, int error) {
   return fmt::format("cannot {} {}: {}", what, path, std::strerror(error));

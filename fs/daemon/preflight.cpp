@@ -175,12 +175,29 @@ bool lies_inside(const Directory& inner, const Directory& directory) {
   return false;
 }
 
+/// Whether programs all over the system break when something else covers the directory, or when
+/// what covers it ends: what runs from it, or the kernel's own filesystems.
+bool is_vital(const std::string& path) {
+  constexpr std::array<std::string_view, 12> kVital = {"/bin",   "/dev",   "/etc",    "/lib",
+                                                       "/lib32", "/lib64", "/libx32", "/proc",
+                                                       "/run",   "/sbin",  "/sys",    "/usr"};
+  if (std::find(kVital.begin(), kVital.end(), path) != kVital.end()) return true;
+  constexpr std::array<std::string_view, 3> kKernels = {"/dev/", "/proc/", "/sys/"};
+  return std::any_of(kKernels.begin(), kKernels.end(),
+                     [&path](std::string_view folder) { return path.starts_with(folder); });
+}
+
 /// A daemon that walked from its source into its own mount would wait for itself.
 std::string check_relation(const Options& options, const Directory& source,
                            const Directory& mountpoint) {
   if (mountpoint.path == "/") {
     return fmt::format("mount point '{}' is the root directory; name a directory below it",
                        options.mountpoint);
+  }
+  if (is_vital(mountpoint.path)) {
+    return fmt::format(
+        "mount point '{}' is a directory that the system cannot do without; name one of your own",
+        options.mountpoint);
   }
   if (source.path == mountpoint.path) return {};
   if (lies_inside(mountpoint, source)) {

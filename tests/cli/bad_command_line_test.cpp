@@ -155,6 +155,16 @@ TEST_F(BadCommandLine, SourceInsideMountPoint) {
   refused({source(), "/"}, kFailed, {"mount point '/' is the root directory"});
 }
 
+TEST_F(BadCommandLine, MountPointThatTheSystemNeeds) {
+  for (const char* vital : {"/proc", "/sys", "/dev", "/usr", "/etc", "/proc/sys", "/dev/shm"}) {
+    SCOPED_TRACE(vital);
+    // In a namespace of its own, in case it is not refused.
+    Strings command = {"unshare", "--mount", "--propagation", "private"};
+    for (const std::string& word : lockfs_command({source(), vital})) command.push_back(word);
+    refused_command(command, kFailed, {"mount point", vital, "cannot do without"});
+  }
+}
+
 TEST_F(BadCommandLine, NamesWithACommonBeginningAreNotInside) {
   const auto longer = source() + "-longer";
   ASSERT_EQ(mkdir(longer.c_str(), 0755), 0);

@@ -6,11 +6,13 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
+#include <csignal>
 #include <cstring>
 #include <filesystem>
 #include <list>
@@ -299,6 +301,29 @@ TEST_F(Socket, ADeadWatcherDelaysNoLock) {
   }
   EXPECT_EQ(seen + dropped, 2U * kRounds);
   EXPECT_GT(dropped, 0U);
+}
+
+// However many come while the daemon does not get to run.
+TEST_F(Socket, ManyMayConnectAtOnce) {
+  constexpr int kPeers = 200;
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  std::strncpy(address.sun_path, socket().c_str(), sizeof address.sun_path - 1);
+  ASSERT_EQ(kill(fs().pid(), SIGSTOP), 0);
+  std::list<UniqueFd> peers;
+  int refused = 0;
+  for (int i = 0; i < kPeers; ++i) {
+    UniqueFd peer(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+    if (connect(peer.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) {
+      ++refused;
+    }
+    peers.push_back(std::move(peer));
+  }
+  ASSERT_EQ(kill(fs().pid(), SIGCONT), 0);
+  EXPECT_EQ(refused, 0);
+  peers.clear();
+  ControlPeer peer(socket());
+  EXPECT_EQ(peer.call("ping")["ok"], true);
 }
 
 TEST_F(Socket, IdleConnectionsMakeRoomWatchersStay) {
