@@ -23,7 +23,7 @@ std::string_view reason(const Policy& policy, const Party& held, const Party& as
   if (one_open_file(held.owner, asked.owner)) {
     return "flock and OFD locks of one open file are one owner's to an NFS server";
   }
-  if (policy.conflict_space == ConflictSpace::kSeparate) {
+  if (policy.separates_flocks()) {
     return "conflict_space=separate: a flock and a record lock do not meet";
   }
   return "same_process=exempt: a flock and a record lock of one process go together";

@@ -46,4 +46,18 @@ enum class Timing : std::uint8_t {
 };
 inline constexpr std::uint64_t kTimedCalls = 16;
 
+/// One Histogram a Timing.
+class Timings {
+ public:
+  void record(Timing what, std::chrono::nanoseconds time) noexcept {
+    histograms_[static_cast<std::size_t>(what)].record(time);
+  }
+  const Histogram& get(Timing what) const noexcept {
+    return histograms_[static_cast<std::size_t>(what)];
+  }
+
+ private:
+  std::array<Histogram, static_cast<std::size_t>(Timing::kCount)> histograms_;
+};
+
 }  // namespace lockmgr

@@ -1,7 +1,7 @@
 /// Granted locks as the trees of a file hold them: by conflict space and mode, where searches for
 /// conflicts go, and once more by owner.
 ///
-/// Thread safety: none of its own; guarded by FileLocks::mutex_.
+/// Thread safety: none of its own; guarded by the mutex of the file.
 #pragma once
 
 #include <algorithm>
@@ -24,7 +24,7 @@ struct Lock {
   Owner* owner = nullptr;
   std::uint32_t since = 0;  ///< seconds on the manager's clock when it was granted
   Mode mode = Mode::kNone;
-  std::uint16_t epoch = 0;  ///< FileLocks::epoch_ when it was granted
+  std::uint16_t epoch = 0;  ///< Granted::epoch() when it was granted
 };
 
 struct LockTreeTraits {
@@ -87,6 +87,17 @@ struct LockTreeTraits {
   static Offset first(const Key& key) { return key.first; }
 };
 using LockTree = RangeTree<LockTreeTraits>;
+
+// What searches take for the reach of a subtree and for locks that count: all, or those of others
+// than one owner.
+inline constexpr auto kAnyLock = [](const Lock&) { return true; };
+inline constexpr auto kFullReach = [](const LockTreeTraits::Summary& s) { return s.reach; };
+inline auto reach_without(const Owner* owner) {
+  return [owner](const LockTreeTraits::Summary& s) { return s.reach_without(owner); };
+}
+inline auto not_of(const Owner* owner) {
+  return [owner](const Lock& l) { return l.owner != owner; };
+}
 
 /// The same lock among those of its owner.
 struct Held {

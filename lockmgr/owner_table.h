@@ -1,6 +1,6 @@
 /// The owners of a file by name: a hash table that needs no memory for a file with one owner.
 ///
-/// Thread safety: none of its own; guarded by FileLocks::mutex_.
+/// Thread safety: none of its own; guarded by the mutex of the file.
 ///
 /// Invariants:
 ///  1. No two owners have one name; it does not change while they are in here.

@@ -106,6 +106,8 @@ constexpr Axis number_of(std::string_view name, std::string_view question) {
 template <auto Policy::*kField, const auto& kValues>
 constexpr Axis axis_of(std::string_view name, std::string_view question) {
   using Value = std::remove_cvref_t<decltype(std::declval<Policy>().*kField)>;
+  static_assert(std::size(kValues) == static_cast<std::size_t>(Value::kCount),
+                "each value of an axis has its row in the table");
   return {name, question, kValues,
           [](const Policy& policy) {
             return std::string(kValues[static_cast<std::size_t>(policy.*kField)].name);

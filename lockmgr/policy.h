@@ -2,8 +2,10 @@
 /// each of a few independent axes. A preset is a policy with a name.
 ///
 /// The rest of the lock manager knows no axis. It asks the predicates below, which are all that an
-/// axis can change: excludes(), permits(), queues(), turn(), may_be_passed_for_ever(),
-/// yields_to_outsiders(), in_deadlock_detection(), drops_refused_conversion(), ...
+/// axis can change: excludes(), space_of(), separates_flocks(), exempts_same_process(),
+/// check_open_mode(), queues_behind_waiters(), turn(), reorders(), yields_to_outsiders(),
+/// in_deadlock_detection(), knows_processes_by_cookie(), drops_refused_conversion(), guards(),
+/// has_lease(), ...
 ///
 /// To add a value to an axis: add it to its enum; give it its name and the sentence that says whose
 /// behaviour it follows in the table of policy.cpp; answer for it in the predicate of that axis.
@@ -20,6 +22,7 @@
 #include <sys/types.h>
 
 #include <array>
+#include <chrono>
 #include <cstdint>
 #include <optional>
 #include <span>
@@ -31,14 +34,15 @@
 
 namespace lockmgr {
 
-enum class ConflictSpace : std::uint8_t { kUnified, kSeparate };
-enum class SameProcess : std::uint8_t { kConflict, kExempt };
-enum class OpenMode : std::uint8_t { kStrict, kRelaxed };
-enum class Order : std::uint8_t { kFifo, kReaders, kWriters, kNewcomers };
-enum class HandOver : std::uint8_t { kFair, kLocal };
-enum class Deadlock : std::uint8_t { kProcess, kAll, kOff };
-enum class Conversion : std::uint8_t { kKeep, kDrop };
-enum class BypassGuard : std::uint8_t { kOff, kFlock };
+// The values of each axis; kCount is their number.
+enum class ConflictSpace : std::uint8_t { kUnified, kSeparate, kCount };
+enum class SameProcess : std::uint8_t { kConflict, kExempt, kCount };
+enum class OpenMode : std::uint8_t { kStrict, kRelaxed, kCount };
+enum class Order : std::uint8_t { kFifo, kReaders, kWriters, kNewcomers, kCount };
+enum class HandOver : std::uint8_t { kFair, kLocal, kCount };
+enum class Deadlock : std::uint8_t { kProcess, kAll, kOff, kCount };
+enum class Conversion : std::uint8_t { kKeep, kDrop, kCount };
+enum class BypassGuard : std::uint8_t { kOff, kFlock, kCount };
 
 /// The conflict spaces of a file. Locks in different ones never exclude each other, and each is
 /// carried to the backing by a kind of lock of its own.
@@ -100,20 +104,25 @@ struct Policy {
     if (a.owner == b.owner) return false;
     const bool a_flock = a.owner.type == OwnerType::kFlock;
     if (a_flock == (b.owner.type == OwnerType::kFlock)) return true;
-    if (conflict_space == ConflictSpace::kSeparate) return false;
-    if (same_process == SameProcess::kExempt && a.process != 0 && a.process == b.process) {
+    if (separates_flocks()) return false;
+    if (exempts_same_process() && a.process != 0 && a.process == b.process) {
       return false;
     }
     return a.owner.cookie != b.owner.cookie || a.owner.type == OwnerType::kProcess ||
            b.owner.type == OwnerType::kProcess;
   }
 
+  /// Whether a flock and a record lock of one process go together.
+  bool exempts_same_process() const { return same_process == SameProcess::kExempt; }
+
   /// Where an owner of this type has its locks.
   Space space_of(OwnerType type) const {
-    return conflict_space == ConflictSpace::kSeparate && type == OwnerType::kFlock
-               ? Space::kFlocks
-               : Space::kRecords;
+    return separates_flocks() && type == OwnerType::kFlock ? Space::kFlocks : Space::kRecords;
   }
+  /// Whether flocks have a conflict space of their own.
+  bool separates_flocks() const { return conflict_space == ConflictSpace::kSeparate; }
+  /// Whether every owner has its locks in the same space as under `other`.
+  bool places_like(const Policy& other) const { return conflict_space == other.conflict_space; }
 
   /// Checks the open mode a flock needs: 0, or EBADF as from an NFS client (nfs_flock(), since its
   /// server-side lock is a POSIX lock). The kernel checks the other types before anybody is asked.
@@ -142,6 +151,11 @@ struct Policy {
     if (deadlock == Deadlock::kProcess) return type == OwnerType::kProcess;
     return deadlock == Deadlock::kAll;
   }
+  /// Whether the wait-for graph is of processes alone, each named by the cookie of its owners; else
+  /// threads, which may use several owners, have to be told apart too.
+  bool knows_processes_by_cookie() const { return deadlock == Deadlock::kProcess; }
+  /// Whether every cycle found under `other` is found under this one, and no more.
+  bool finds_cycles_like(const Policy& other) const { return deadlock == other.deadlock; }
 
   /// Whether a request that would change the mode of what the owner holds, and is refused or has to
   /// wait, costs it the old lock (flock_lock_inode() of Linux deletes it before it looks).
@@ -151,14 +165,20 @@ struct Policy {
 
   /// Whether the strongest mode granted anywhere on a file is also carried as a flock of the whole
   /// file. Where flocks are carried as flocks already it has no say: there they are a world apart.
-  bool guards() const {
-    return guard == BypassGuard::kFlock && conflict_space == ConflictSpace::kUnified;
-  }
+  bool guards() const { return guard == BypassGuard::kFlock && !separates_flocks(); }
 
   /// Whether locks that others wait for can be broken: after `lease` seconds of waiting, or when
   /// more than `lease_waiters` requests wait, as GlusterFS's revocation does. Looked at by
   /// LockManager::relent().
   bool has_lease() const { return lease != 0 || lease_waiters != 0; }
+  /// Whether a lock may be broken that somebody has waited for that long.
+  bool outlasts_lease(std::chrono::nanoseconds waited) const {
+    return lease != 0 && waited >= std::chrono::seconds(lease);
+  }
+  /// How many may wait for a lock before it may be broken; nothing: any number.
+  std::optional<std::uint32_t> most_waiters() const {
+    return lease_waiters != 0 ? std::optional(lease_waiters) : std::nullopt;
+  }
 
   /// A turn with this bit comes after all turns without.
   static constexpr std::uint64_t kLaterTurn = std::uint64_t{1} << 63;

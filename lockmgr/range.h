@@ -1,7 +1,9 @@
 /// Byte ranges, lock modes, and how two ranges can lie to each other.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
+#include <optional>
 
 namespace lockmgr {
 
@@ -55,6 +57,36 @@ struct Range {
 };
 
 inline constexpr Range kWholeFile{0, kEof};
+
+/// The smallest range that contains both.
+constexpr Range hull(const Range& a, const Range& b) {
+  return {std::min(a.first, b.first), std::max(a.last, b.last)};
+}
+
+/// What two ranges that overlap have in common.
+constexpr Range common(const Range& a, const Range& b) {
+  return {std::max(a.first, b.first), std::min(a.last, b.last)};
+}
+
+/// The bounds of ranges that were added to it; empty at first.
+class Bounds {
+ public:
+  constexpr bool empty() const { return range_.last < 0; }
+  constexpr bool overlaps(const Range& other) const { return !empty() && range_.overlaps(other); }
+  /// Whether nothing that was added lies outside of `other`.
+  constexpr bool within(const Range& other) const { return empty() || other.contains(range_); }
+  constexpr void add(const Range& range) { range_ = empty() ? range : hull(range_, range); }
+  /// Empties it. Returns what it was, or nothing.
+  constexpr std::optional<Range> take() {
+    if (empty()) return std::nullopt;
+    const Range taken = range_;
+    range_ = {0, -1};
+    return taken;
+  }
+
+ private:
+  Range range_{0, -1};
+};
 
 /// How `held` lies to `wanted`; see Overlap.
 constexpr Overlap relate(const Range& held, const Range& wanted) {

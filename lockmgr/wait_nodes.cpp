@@ -17,7 +17,7 @@ WaitGraph::Node thread_node(pid_t tid) { return kThreadTag | static_cast<std::ui
 std::optional<WaitGraph::Node> holder_node(const Policy& policy, const Party& holder,
                                            const Caller& last) {
   if (!policy.in_deadlock_detection(holder.owner.type)) return std::nullopt;
-  if (policy.deadlock == Deadlock::kProcess) return holder.owner.cookie;
+  if (policy.knows_processes_by_cookie()) return holder.owner.cookie;
   if (holder.owner.type == OwnerType::kProcess) {
     return holder.process != 0 ? process_node(holder.process) : holder.owner.cookie;
   }
@@ -26,7 +26,7 @@ std::optional<WaitGraph::Node> holder_node(const Policy& policy, const Party& ho
 
 WaitNodes waiting_nodes(const Policy& policy, const Party& party, const Caller& caller) {
   if (!policy.in_deadlock_detection(party.owner.type)) return {};
-  if (policy.deadlock == Deadlock::kProcess) return {party.owner.cookie, std::nullopt};
+  if (policy.knows_processes_by_cookie()) return {party.owner.cookie, std::nullopt};
   const pid_t process = caller.pid != 0 ? caller.pid : party.process;
   WaitNodes nodes{party.owner.cookie, party.owner.cookie};
   if (process != 0) nodes[0] = process_node(process);

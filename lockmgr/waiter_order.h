@@ -4,7 +4,7 @@
 /// began are passed no more. So a waiter is passed at most 2 * kMost times, a grant costs a count,
 /// and nobody keeps one for each waiter.
 ///
-/// Thread safety: none of its own; part of a FileLocks.
+/// Thread safety: none of its own; part of a Queue.
 #pragma once
 
 #include <cstdint>
@@ -26,8 +26,8 @@ class PassBound {
   }
 
  private:
-  std::uint32_t passes_ = 0;
   std::uint64_t epoch_began_ = 0;  ///< the first arrival that came within this epoch
+  std::uint32_t passes_ = 0;
 };
 
 }  // namespace lockmgr

@@ -76,8 +76,8 @@ Outcome ping(Context& context, const Call& call) {
                {"source_device", fmt::format("{}:{}", major(dev), minor(dev))},
                {"mount_device", context.mount_device},
                {"policy", policy.text()},
-               {"separate_spaces", policy.conflict_space == lockmgr::ConflictSpace::kSeparate},
-               {"same_process_exempt", policy.same_process == lockmgr::SameProcess::kExempt},
+               {"separate_spaces", policy.separates_flocks()},
+               {"same_process_exempt", policy.exempts_same_process()},
                {"mirror", options.mirror},
                {"uptime_s", std::chrono::duration_cast<std::chrono::seconds>(uptime).count()}});
 }

@@ -14,6 +14,7 @@
 #include <cstdlib>
 #include <memory>
 #include <random>
+#include <tuple>
 #include <vector>
 
 #include "lockmgr/backing.h"
@@ -136,7 +137,8 @@ void lock_and_unlock(benchmark::State& state, LoadedFile& loaded, Opened& opened
       state.SkipWithError("unexpected answer");
       return;
     }
-    if (expected == 0) loaded.file().try_now(opened, request(owner, range, Mode::kNone));
+    if (expected == 0)
+      std::ignore = loaded.file().try_now(opened, request(owner, range, Mode::kNone));
   }
   if (loaded.count() >= 1000) state.counters["bytes/lock"] = loaded.bytes_per_lock();
 }
@@ -182,7 +184,7 @@ void BM_SharedOnSameBytes(benchmark::State& state) {
       state.SkipWithError("unexpected answer");
       break;
     }
-    loaded.file().try_now(loaded.opened(), request(kRequester, kRange, Mode::kNone));
+    std::ignore = loaded.file().try_now(loaded.opened(), request(kRequester, kRange, Mode::kNone));
   }
   if (loaded.count() >= 1000) state.counters["bytes/lock"] = loaded.bytes_per_lock();
 }
@@ -216,7 +218,7 @@ void BM_ManyFiles(benchmark::State& state) {
       state.SkipWithError("unexpected answer");
       break;
     }
-    files[i]->try_now(*opens[i], request(kRequester, kRange, Mode::kNone));
+    std::ignore = files[i]->try_now(*opens[i], request(kRequester, kRange, Mode::kNone));
   }
   for (std::size_t i = 0; i < count; ++i) files[i]->close(*opens[i]);
 }

@@ -206,7 +206,9 @@ TEST(Conflict, FlockNeedsTheOpenMode) {
   Opened writer(false, true);
   const auto ask = [&](Opened& opened, const OwnerId& owner, Mode mode) {
     const auto now = file->try_now(opened, {owner, {}, kWholeFile, mode, true});
-    if (now == 0) file->try_now(opened, {owner, {}, kWholeFile, kU, false});
+    if (now == 0) {
+      EXPECT_EQ(file->try_now(opened, {owner, {}, kWholeFile, kU, false}), 0);
+    }
     return now;
   };
   EXPECT_EQ(ask(reader, flock_of(1), kX), EBADF);

@@ -218,7 +218,9 @@ class Stress {
       }
       if (random.one_in(16)) {
         std::optional<Blocker> blocker;
-        files_[chosen[0]]->locks->test({owner, caller, kAll, Mode::kExclusive, false}, blocker);
+        EXPECT_EQ(
+            files_[chosen[0]]->locks->test({owner, caller, kAll, Mode::kExclusive, false}, blocker),
+            0);
         files_[chosen[0]]->locks->locks();
         files_[chosen[0]]->locks->waiters();
       }
