@@ -1,5 +1,5 @@
 /// The passthrough filesystem: every FUSE operation except the lock ones, carried out on the
-/// backing files below one source directory.
+/// backing files below one source directory. fs/README.md tells how to add one.
 ///
 /// Thread safety: handlers run on any number of threads at once, each prepared with
 /// prepare_worker_thread() (fs/base/credentials.h). No lock is held across a system call that may
