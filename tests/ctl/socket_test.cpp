@@ -428,10 +428,10 @@ class GroupSocket : public ControlTest {
 
 TEST_F(GroupSocket, TheGroupMayLookButNotTouch) {
   open_to_all(fs().scratch());
-  for (const char* command : {"ping", "list", "stats", "verify", "watch"}) {
+  for (const char* command : {"ping", "list", "stats", "verify", "watch", "policy"}) {
     EXPECT_EQ(Json::parse(as_nobody(socket(), command))["ok"], true) << command;
   }
-  for (const char* command : {"break", "set"}) {
+  for (const char* command : {"break", "set", "set_policy", "record"}) {
     EXPECT_EQ(Json::parse(as_nobody(socket(), command))["code"], "permission") << command;
   }
   struct stat status {};
