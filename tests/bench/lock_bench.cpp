@@ -40,6 +40,8 @@ class Waiter {
     check(pid_ >= 0, "fork");
     if (pid_ == 0) {
       prctl(PR_SET_PDEATHSIG, SIGKILL);
+      // A signal to the whole group would end the wait here, and the parent would wait for nobody.
+      for (const int sent : {SIGINT, SIGTERM, SIGHUP}) signal(sent, SIG_IGN);
       close(command[1]);
       close(answer[0]);
       serve(kind, path, command[0], answer[1]);
