@@ -1,11 +1,10 @@
 // lockfs-replay: what would other lock policies have made of this workload?
 #include <CLI/CLI.hpp>
-#include <cstdio>
-#include <exception>
 #include <string>
 #include <vector>
 
 #include "mount-helpers/replay/difference.h"
+#include "mount-helpers/replay/program.h"
 #include "mount-helpers/replay/report.h"
 #include "mount-helpers/replay/script.h"
 #include "mount-helpers/replay/simulation.h"
@@ -22,13 +21,11 @@ struct Arguments {
   bool partial = false;
 };
 
-constexpr int kFailure = 1;
-constexpr int kUsage = 2;
+using replay::kFailure;
+using replay::kUsage;
 
-int fail(int status, const std::string& line) {
-  std::fprintf(stderr, "lockfs-replay: %s\n", line.c_str());
-  return status;
-}
+constexpr replay::Program kProgram{
+    "lockfs-replay", "Replays a trace of lock traffic under other policies and compares them."};
 
 void describe(CLI::App& app, Arguments& arguments) {
   app.add_option("TRACE", arguments.trace,
@@ -51,17 +48,18 @@ int run(const Arguments& arguments) {
   replay::Trace trace;
   if (const std::string error = replay::read_trace(arguments.trace, arguments.partial, trace);
       !error.empty()) {
-    if (error.rfind("note:", 0) != 0) return fail(kFailure, error);
-    fail(0, error);
+    if (error.rfind("note:", 0) != 0) return kProgram.fail(kFailure, error);
+    kProgram.fail(0, error);
   }
   if (trace.lost > 0) {
-    fail(0, "note: " + arguments.trace + ": " + std::to_string(trace.lost) +
-                " events were lost while recording; the outcome is not exact");
+    kProgram.fail(0, "note: " + arguments.trace + ": " + std::to_string(trace.lost) +
+                         " events were lost while recording; the outcome is not exact");
   }
   std::vector<std::string> names = arguments.policies;
   if (names.empty()) names.emplace_back("recorded");
   if (arguments.verify && trace.head.generated) {
-    return fail(kFailure, arguments.trace + ": a generated trace holds no answers to verify");
+    return kProgram.fail(kFailure,
+                         arguments.trace + ": a generated trace holds no answers to verify");
   }
 
   const replay::Scripts scripts = replay::scripts_of(trace);
@@ -69,7 +67,7 @@ int run(const Arguments& arguments) {
   for (const std::string& name : names) {
     replay::Choice choice;
     if (const std::string error = replay::choose(trace, name, choice); !error.empty()) {
-      return fail(kUsage, "--policy " + name + ": " + error);
+      return kProgram.fail(kUsage, "--policy " + name + ": " + error);
     }
     outcomes.push_back(replay::simulate(trace, scripts, choice));
   }
@@ -78,21 +76,22 @@ int run(const Arguments& arguments) {
   const std::string report =
       arguments.json ? replay::json_report(comparison) : replay::text_report(comparison);
   if (const std::string error = replay::write_whole_file("-", report); !error.empty()) {
-    return fail(kFailure, error);
+    return kProgram.fail(kFailure, error);
   }
   if (!arguments.html.empty()) {
     const std::string error =
         replay::write_whole_file(arguments.html, replay::html_report(comparison));
-    if (!error.empty()) return fail(kFailure, error);
+    if (!error.empty()) return kProgram.fail(kFailure, error);
   }
   if (!arguments.verify) return 0;
   for (const replay::Outcome& outcome : outcomes) {
     if (outcome.as_recorded == outcome.answers.size()) continue;
-    return fail(kFailure, "under " + outcome.policy + " " +
-                              std::to_string(outcome.answers.size() - outcome.as_recorded) +
-                              " of " + std::to_string(outcome.answers.size()) +
-                              " answers differ from the recorded ones; the first: " +
-                              replay::first_difference(trace, scripts, outcome));
+    return kProgram.fail(kFailure,
+                         "under " + outcome.policy + " " +
+                             std::to_string(outcome.answers.size() - outcome.as_recorded) + " of " +
+                             std::to_string(outcome.answers.size()) +
+                             " answers differ from the recorded ones; the first: " +
+                             replay::first_difference(trace, scripts, outcome));
   }
   return 0;
 }
@@ -100,20 +99,7 @@ int run(const Arguments& arguments) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  try {
-    Arguments arguments;
-    CLI::App app("Replays a trace of lock traffic under other policies and compares them.",
-                 "lockfs-replay");
-    describe(app, arguments);
-    try {
-      app.parse(argc, argv);
-    } catch (const CLI::Success& done) {
-      return app.exit(done);
-    } catch (const CLI::ParseError& error) {
-      return fail(kUsage, std::string(error.what()) + "; see lockfs-replay --help");
-    }
-    return run(arguments);
-  } catch (const std::exception& error) {
-    return fail(kFailure, error.what());
-  }
+  Arguments arguments;
+  return kProgram.main(
+      argc, argv, [&](CLI::App& app) { describe(app, arguments); }, [&] { return run(arguments); });
 }

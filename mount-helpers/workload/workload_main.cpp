@@ -3,11 +3,10 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
-#include <cstdio>
-#include <exception>
 #include <string>
 
 #include "lockmgr/trace/encoder.h"
+#include "mount-helpers/replay/program.h"
 #include "mount-helpers/replay/report.h"
 #include "mount-helpers/replay/trace_file.h"
 #include "mount-helpers/workload/live_run.h"
@@ -25,13 +24,11 @@ struct Arguments {
   std::uint64_t seed = 1;
 };
 
-constexpr int kFailure = 1;
-constexpr int kUsage = 2;
+using replay::kFailure;
+using replay::kUsage;
 
-int fail(int status, const std::string& line) {
-  std::fprintf(stderr, "lockfs-workload: %s\n", line.c_str());
-  return status;
-}
+constexpr replay::Program kProgram{
+    "lockfs-workload", "Makes the lock traffic of well-known cases, live or as a trace."};
 
 void describe(CLI::App& app, Arguments& arguments) {
   std::string about = "Workloads:\n";
@@ -57,13 +54,13 @@ int write_trace(const Arguments& arguments, const workload::Plan& plan) {
                                           arguments.name, arguments.length, arguments.seed);
   const std::string bytes = lockmgr::trace::encode(workload::trace_of(plan, program));
   const std::string error = replay::write_whole_file(arguments.trace, bytes);
-  return error.empty() ? 0 : fail(kFailure, error);
+  return error.empty() ? 0 : kProgram.fail(kFailure, error);
 }
 
 int run_live(const Arguments& arguments, const workload::Plan& plan) {
   workload::Counts counts;
   const std::string error = workload::run_live(plan, arguments.directory, arguments.source, counts);
-  if (!error.empty()) return fail(kFailure, error);
+  if (!error.empty()) return kProgram.fail(kFailure, error);
   const auto time = [](std::uint64_t ns) {
     return replay::readable(replay::Nanoseconds(static_cast<std::int64_t>(ns)));
   };
@@ -82,11 +79,11 @@ int run(const Arguments& arguments) {
     if (one.name == arguments.name) chosen = &one;
   }
   if (chosen == nullptr) {
-    return fail(kUsage,
-                "no workload \"" + arguments.name + "\"; lockfs-workload --help lists them");
+    return kProgram.fail(
+        kUsage, "no workload \"" + arguments.name + "\"; lockfs-workload --help lists them");
   }
   if (arguments.trace.empty() == arguments.directory.empty()) {
-    return fail(kUsage, "give either a directory to run in or --trace FILE");
+    return kProgram.fail(kUsage, "give either a directory to run in or --trace FILE");
   }
   const workload::Plan plan =
       chosen->make({arguments.seed, std::chrono::seconds(arguments.length)});
@@ -96,20 +93,7 @@ int run(const Arguments& arguments) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  try {
-    Arguments arguments;
-    CLI::App app("Makes the lock traffic of well-known cases, live or as a trace.",
-                 "lockfs-workload");
-    describe(app, arguments);
-    try {
-      app.parse(argc, argv);
-    } catch (const CLI::Success& done) {
-      return app.exit(done);
-    } catch (const CLI::ParseError& error) {
-      return fail(kUsage, std::string(error.what()) + "; see lockfs-workload --help");
-    }
-    return run(arguments);
-  } catch (const std::exception& error) {
-    return fail(kFailure, error.what());
-  }
+  Arguments arguments;
+  return kProgram.main(
+      argc, argv, [&](CLI::App& app) { describe(app, arguments); }, [&] { return run(arguments); });
 }
