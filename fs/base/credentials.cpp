@@ -14,6 +14,7 @@
 #include <array>
 #include <cerrno>
 #include <charconv>
+#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <span>
@@ -103,6 +104,33 @@ std::span<const gid_t> groups_of(fuse_req_t req) {
   return groups;
 }
 
+/// What lets root do to files of others what their owners may.
+constexpr std::array<unsigned, 3> kPowersOverOthers{CAP_FOWNER, CAP_DAC_OVERRIDE,
+                                                    CAP_DAC_READ_SEARCH};
+
+/// Whether the thread is in the daemon's user namespace: in another one its capabilities are over
+/// what belongs to that one.
+bool shares_user_namespace(pid_t tid) noexcept {
+  char path[32];
+  std::snprintf(path, sizeof path, "/proc/%d/ns/user", tid);
+  struct stat theirs {};
+  struct stat ours {};
+  return ::stat(path, &theirs) == 0 && ::stat("/proc/self/ns/user", &ours) == 0 &&
+         theirs.st_dev == ours.st_dev && theirs.st_ino == ours.st_ino;
+}
+
+/// The effective capabilities of the thread in the daemon's user namespace, a bit each. None if it
+/// cannot be seen. Throws std::bad_alloc.
+std::uint64_t capabilities_of(pid_t tid) {
+  constexpr std::string_view kLabel = "\nCapEff:\t";
+  const std::string& status = status_of(tid);
+  const std::size_t label = status.find(kLabel);
+  if (label == std::string::npos) return 0;
+  std::uint64_t held = 0;
+  std::from_chars(status.data() + label + kLabel.size(), status.data() + status.size(), held, 16);
+  return held != 0 && shares_user_namespace(tid) ? held : 0;
+}
+
 int drop_set_id_rights() noexcept {
   Capabilities reduced = own.capabilities;
   reduced.remove(CAP_FSETID);
@@ -125,9 +153,9 @@ int prepare_worker_thread() noexcept {
   return 0;
 }
 
-CallerIdentity::CallerIdentity(fuse_req_t req) : error_(take(req)) {}
+CallerIdentity::CallerIdentity(fuse_req_t req, Powers powers) : error_(take(req, powers)) {}
 
-int CallerIdentity::take(fuse_req_t req) {
+int CallerIdentity::take(fuse_req_t req, Powers powers) {
   if (!own.prepared) return EPERM;
   const fuse_ctx& caller = *fuse_req_ctx(req);
   ::umask(caller.umask);
@@ -137,7 +165,16 @@ int CallerIdentity::take(fuse_req_t req) {
   switched_ = true;
   if (const int error = set_groups(groups); error != 0) return error;
   if (const int error = set_owner(caller.uid, caller.gid); error != 0) return error;
-  return caller.uid == 0 ? 0 : drop_set_id_rights();
+  if (caller.uid == 0) return 0;
+  Capabilities reduced = own.capabilities;
+  reduced.remove(CAP_FSETID);
+  if (powers == Powers::kOwn) {
+    const std::uint64_t held = capabilities_of(caller.pid);
+    for (const unsigned power : kPowersOverOthers) {
+      if ((held >> power & 1) == 0) reduced.remove(power);
+    }
+  }
+  return reduced.write();
 }
 
 CallerIdentity::~CallerIdentity() {

@@ -17,12 +17,20 @@ int prepare_worker_thread() noexcept;
 /// While it lives the calling thread creates files, and changes those with set-ID bits, as the
 /// caller of a request would: owner, group, supplementary groups, umask, and no right to keep such
 /// bits or to set those of foreign groups (CAP_FSETID).
-/// All other capabilities stay, since the kernel has checked the caller's permissions already.
+/// All other capabilities stay unless `Powers` says otherwise, since the kernel has checked the
+/// caller's permissions already.
 /// A daemon that isn't root takes only the umask. At most one at a time in a thread.
 class CallerIdentity {
  public:
+  /// What the thread may do beyond what the caller's ids allow.
+  enum class Powers {
+    kDaemons,  ///< what the daemon may
+    kOwn,      ///< what the caller may: nothing on files of others (CAP_FOWNER, CAP_DAC_OVERRIDE,
+               ///< CAP_DAC_READ_SEARCH), unless it has that itself
+  };
+
   /// Throws std::bad_alloc.
-  explicit CallerIdentity(fuse_req_t req);
+  explicit CallerIdentity(fuse_req_t req, Powers powers = Powers::kDaemons);
   CallerIdentity(const CallerIdentity&) = delete;
   CallerIdentity& operator=(const CallerIdentity&) = delete;
   ~CallerIdentity();
@@ -31,7 +39,7 @@ class CallerIdentity {
   [[nodiscard]] int error() const noexcept { return error_; }
 
  private:
-  int take(fuse_req_t req);
+  int take(fuse_req_t req, Powers powers);
 
   bool switched_ = false;  ///< before error_, whose initialiser sets it
   int error_;

@@ -49,6 +49,13 @@ bool has_no_memory(pid_t tid) noexcept {
   return number_after(read_proc(path, text), 0) == 0;
 }
 
+std::optional<long> system_call_of(pid_t tid) noexcept {
+  char path[32];
+  std::snprintf(path, sizeof path, "/proc/%d/syscall", tid);
+  ProcText text;
+  return number_after(read_proc(path, text), 0);  // "running" is no number
+}
+
 bool is_kernel_thread(pid_t pid, std::string_view name) noexcept {
   if (!is_called(pid, name) || !has_no_memory(pid)) return false;
   // A process that ends has no memory either, but only the kernel's threads are kthreadd's

@@ -32,6 +32,10 @@ bool is_called(pid_t pid, std::string_view name) noexcept;
 /// exit_files(), or is one of the kernel's. False if it cannot be seen.
 bool has_no_memory(pid_t tid) noexcept;
 
+/// The number of the system call that the thread sleeps in, as its own kind of program counts them.
+/// Nothing if it runs, or cannot be seen.
+std::optional<long> system_call_of(pid_t tid) noexcept;
+
 /// Whether `pid` is called that and is a thread of the kernel.
 bool is_kernel_thread(pid_t pid, std::string_view name) noexcept;
 

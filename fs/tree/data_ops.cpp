@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <linux/fs.h>
 #include <sys/ioctl.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -15,6 +16,7 @@
 #include <utility>
 
 #include "fs/base/credentials.h"
+#include "fs/base/process_look.h"
 #include "fs/base/scratch_buffer.h"
 #include "fs/loop/fuse_protocol.h"
 #include "fs/loop/request_loop.h"
@@ -38,6 +40,17 @@ int settle_status_flags(int fd, int flags) noexcept {
   // An append-only file keeps O_APPEND.
   if (errno != EPERM) return errno;
   return ::fcntl(fd, F_SETFL, status & ~O_DIRECT) == 0 ? 0 : errno;
+}
+
+/// Whether an OPEN comes from an ioctl() on an open file: fuse_priv_ioctl_prepare() opens the file
+/// once more for it, by no name, and does not try again after ESTALE. It leaves O_LARGEFILE out,
+/// which only 32-bit programs without large files do besides.
+bool opens_for_ioctl(pid_t thread, int flags) noexcept {
+  constexpr int kLargeFile = 0100000;  // the C library's O_LARGEFILE is 0 on 64-bit machines
+  constexpr long kIoctlCompat = 54;    // of a 32-bit x86 program
+  if ((flags & (kLargeFile | O_ACCMODE)) != 0) return false;
+  const long call = system_call_of(thread).value_or(SYS_ioctl);
+  return call == SYS_ioctl || call == kIoctlCompat;
 }
 
 std::uint32_t nanoseconds(double seconds) noexcept {
@@ -121,7 +134,8 @@ int Filesystem::open(fuse_req_t req, fuse_ino_t nodeid, fuse_file_info* fi) {
   if (const int error = inodes_.acquire(nodeid, inode); error != 0) return error;
   struct stat st {};
   if (inode->type() == S_IFREG && ::fstat(inode->fd(), &st) == 0 &&
-      stale_names_.refuses(fuse_req_ctx(req)->pid, st.st_nlink)) {
+      !(st.st_nlink == 0 && opens_for_ioctl(fuse_req_ctx(req)->pid, fi->flags)) &&
+      stale_names_.refuses(fuse_req_ctx(req)->pid, st.st_nlink, nodeid)) {
     return ESTALE;
   }
   nfs_watch_.note_open(fuse_req_ctx(req)->pid, [&inode] { return inode->path(); });
@@ -142,7 +156,7 @@ int Filesystem::create(fuse_req_t req, fuse_ino_t parent, const char* name, mode
   if (const int error = inodes_.acquire(parent, directory); error != 0) return error;
   UniqueFd fd;
   if (const int error = create_descriptor(req, *directory, name, mode, fi->flags, fd); error != 0) {
-    if (error == ESTALE) stale_names_.mark(fuse_req_ctx(req)->pid);
+    if (error == ESTALE) stale_names_.told(fuse_req_ctx(req)->pid);
     return error;
   }
   stale_names_.forget(fuse_req_ctx(req)->pid);

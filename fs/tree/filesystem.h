@@ -9,8 +9,9 @@
 ///   1. Each step from a directory to an entry is one component, taken with O_NOFOLLOW relative to
 ///      the directory's descriptor; no path is ever walked, no symbolic link ever followed.
 ///   2. The kernel (default_permissions) decides who may do what. The daemon acts as itself, and as
-///      the caller only where a new file takes its owner from the process, or a changed one keeps
-///      or loses its set-ID bits by who changes it.
+///      the caller only where a new file takes its owner from the process, a changed one keeps or
+///      loses its set-ID bits by who changes it, or a name in a sticky folder may have become
+///      another's file since the kernel decided.
 ///   3. Each request is answered exactly once.
 #pragma once
 
@@ -136,6 +137,9 @@ class Filesystem {
   int mkdir(fuse_req_t req, fuse_ino_t parent, const char* name, mode_t mode);
   int symlink(fuse_req_t req, const char* target, fuse_ino_t parent, const char* name);
   int link(fuse_req_t req, fuse_ino_t nodeid, fuse_ino_t parent, const char* name);
+  static int guard_names(fuse_req_t req, const Inode& folder,
+                         std::optional<CallerIdentity>& identity);
+  int remove_name(fuse_req_t req, fuse_ino_t parent, const char* name, int flags);
   int unlink(fuse_req_t req, fuse_ino_t parent, const char* name);
   int rmdir(fuse_req_t req, fuse_ino_t parent, const char* name);
   int rename(fuse_req_t req, fuse_ino_t parent, const char* name, fuse_ino_t new_parent,

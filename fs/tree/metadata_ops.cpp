@@ -97,6 +97,7 @@ int Filesystem::lookup(fuse_req_t req, fuse_ino_t parent, const char* name) {
   const int error = find_child(parent, name, entry, expect_known_.load(std::memory_order_relaxed));
   if (error == 0) {
     expect_known_.store(entry.known, std::memory_order_relaxed);
+    stale_names_.found(fuse_req_ctx(req)->pid, entry.inode->nodeid());
     if (entry.inode->type() != S_IFDIR) habits_.note_lookup(fuse_req_ctx(req)->pid, parent);
     return reply_entry(req, entry);
   }

@@ -6,6 +6,7 @@
 
 #include <cerrno>
 #include <cstdio>
+#include <optional>
 
 #include "fs/base/credentials.h"
 #include "fs/tree/filesystem.h"
@@ -56,24 +57,45 @@ int Filesystem::link(fuse_req_t req, fuse_ino_t nodeid, fuse_ino_t parent, const
   return reply_entry(req, entry);
 }
 
-int Filesystem::unlink(fuse_req_t /*req*/, fuse_ino_t parent, const char* name) {
-  InodePtr directory;
-  if (const int error = inodes_.acquire(parent, directory); error != 0) return error;
-  return ::unlinkat(directory->fd(), name, 0) == 0 ? 0 : errno;
+/// The kernel has allowed the caller to take a name away from the file that it believes to be
+/// there. In a sticky folder that depends on whose file it is (may_delete()), and by now it may be
+/// another's: there the backing filesystem decides once more, as for the caller. Elsewhere who may
+/// take one name away may take any.
+int Filesystem::guard_names(fuse_req_t req, const Inode& folder,
+                            std::optional<CallerIdentity>& identity) {
+  if (identity || fuse_req_ctx(req)->uid == 0) return 0;
+  struct stat st {};
+  if (::fstat(folder.fd(), &st) != 0) return errno;
+  if ((st.st_mode & S_ISVTX) == 0) return 0;
+  identity.emplace(req, CallerIdentity::Powers::kOwn);
+  return identity->error();
 }
 
-int Filesystem::rmdir(fuse_req_t /*req*/, fuse_ino_t parent, const char* name) {
+int Filesystem::remove_name(fuse_req_t req, fuse_ino_t parent, const char* name, int flags) {
   InodePtr directory;
   if (const int error = inodes_.acquire(parent, directory); error != 0) return error;
-  return ::unlinkat(directory->fd(), name, AT_REMOVEDIR) == 0 ? 0 : errno;
+  std::optional<CallerIdentity> identity;
+  if (const int error = guard_names(req, *directory, identity); error != 0) return error;
+  return ::unlinkat(directory->fd(), name, flags) == 0 ? 0 : errno;
 }
 
-int Filesystem::rename(fuse_req_t /*req*/, fuse_ino_t parent, const char* name,
-                       fuse_ino_t new_parent, const char* new_name, unsigned flags) {
+int Filesystem::unlink(fuse_req_t req, fuse_ino_t parent, const char* name) {
+  return remove_name(req, parent, name, 0);
+}
+
+int Filesystem::rmdir(fuse_req_t req, fuse_ino_t parent, const char* name) {
+  return remove_name(req, parent, name, AT_REMOVEDIR);
+}
+
+int Filesystem::rename(fuse_req_t req, fuse_ino_t parent, const char* name, fuse_ino_t new_parent,
+                       const char* new_name, unsigned flags) {
   InodePtr from;
   InodePtr to;
   if (const int error = inodes_.acquire(parent, from); error != 0) return error;
   if (const int error = inodes_.acquire(new_parent, to); error != 0) return error;
+  std::optional<CallerIdentity> identity;
+  if (const int error = guard_names(req, *from, identity); error != 0) return error;
+  if (const int error = guard_names(req, *to, identity); error != 0) return error;
   return ::renameat2(from->fd(), name, to->fd(), new_name, flags) == 0 ? 0 : errno;
 }
 

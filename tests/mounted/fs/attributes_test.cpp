@@ -836,6 +836,20 @@ TEST_F(AttributesTest, InodeFlags) {
       same("clear", [&](const Dir& dir) { return change_flags(dir, name, 0, flag); });
     }
   }
+  // An open file without a name, more than once.
+  same("unlinked", [](const Dir& dir) {
+    const Fd fd(::openat(dir.fd, "unlinked", O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+    ::unlinkat(dir.fd, "unlinked", 0);
+    Outcome outcome;
+    for (int round = 0; round < 4; ++round) {
+      outcome = get_flags(fd);
+      if (outcome.error != 0) break;
+      int flags = static_cast<int>(outcome.value) ^ FS_NODUMP_FL;
+      outcome = call(::ioctl(fd, FS_IOC_SETFLAGS, &flags));
+      if (outcome.error != 0) break;
+    }
+    return outcome;
+  });
   // Who may: the owner the harmless ones, nobody but root the two that stop root as well.
   for (const char* name : {"file", "other"}) {
     for (const int flag : {FS_NODUMP_FL, FS_APPEND_FL, FS_IMMUTABLE_FL}) {

@@ -3,6 +3,8 @@
 // and never touches a file it was not asked for.
 // ctest: timeout=600
 #include <fcntl.h>
+#include <linux/fs.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/xattr.h>
 #include <unistd.h>
@@ -151,6 +153,75 @@ TEST_P(LongCachesTest, ADescriptorOfARemovedFileCanBeOpenedAgain) {
     ASSERT_TRUE(again.ok()) << "round " << round << ", errno " << errno;
     std::array<char, 10> text{};
     EXPECT_EQ(::pread(again, text.data(), text.size(), 0), 4);
+  }
+}
+
+/// A thread that was refused a file without a name may have that one only: neither an ioctl on it
+/// nor another open after the refusal lets it through a name that leads to a removed file.
+TEST_P(LongCachesTest, WhatAThreadWasRefusedOpensNoOtherRemovedFile) {
+  if (plain_mode()) GTEST_SKIP() << "nothing to find out about a plain folder";
+  write_file(behind_ / "gone", "text");
+  const Fd gone(::openat(mounted_.fd, "gone", O_RDWR | O_CLOEXEC));
+  ASSERT_TRUE(gone.ok());
+  ASSERT_EQ(::unlinkat(mounted_.fd, "gone", 0), 0);
+  for (int round = 0; round < 4; ++round) {
+    const std::string name = "name" + std::to_string(round);
+    write_file(behind_ / name, "old");
+    const Fd held(::openat(mounted_.fd, name.c_str(), O_RDONLY | O_CLOEXEC));
+    ASSERT_TRUE(held.ok());
+    int flags = 0;
+    EXPECT_EQ(::ioctl(gone, FS_IOC_GETFLAGS, &flags), 0) << "errno " << errno;
+    write_file(behind_ / "new", "new");
+    ASSERT_EQ(::renameat(behind_.fd, "new", behind_.fd, name.c_str()), 0);
+    EXPECT_EQ(contents(name), "new");
+  }
+}
+
+/// In a sticky folder the kernel lets the owner of what it believes to be there take the name away;
+/// by then it may be somebody else's.
+TEST_P(LongCachesTest, ANameInAStickyFolderThatIsAnothersByNowStays) {
+  if (plain_mode()) GTEST_SKIP() << "nothing to find out about a plain folder";
+  constexpr uid_t kAttacker = 54321;
+  constexpr uid_t kVictim = 54322;
+  ASSERT_EQ(::mkdirat(behind_.fd, "sticky", 0777), 0);
+  ASSERT_EQ(::fchmodat(behind_.fd, "sticky", 01777, 0), 0);
+  const auto make = [&](const std::string& name, bool folder, uid_t owner) {
+    if (folder) {
+      ASSERT_EQ(::mkdirat(behind_.fd, name.c_str(), 0755), 0);
+    } else {
+      write_file(behind_ / name, "text");
+    }
+    ASSERT_EQ(::fchownat(behind_.fd, name.c_str(), owner, owner, 0), 0);
+  };
+  const auto attempt = [&](const std::function<long()>& what) {
+    const ScopedUser attacker(kAttacker, kAttacker);
+    return call(what()).error;
+  };
+  for (const bool folder : {false, true}) {
+    make("sticky/mine", folder, kAttacker);
+    make("sticky/own", folder, kAttacker);
+    make("victims", folder, kVictim);
+    struct stat stat {};
+    ASSERT_EQ(::fstatat(mounted_.fd, "sticky/mine", &stat, 0), 0);  // believed for an hour
+    ASSERT_EQ(::renameat(behind_.fd, "sticky/mine", behind_.fd, "old"), 0);
+    ASSERT_EQ(::renameat(behind_.fd, "victims", behind_.fd, "sticky/mine"), 0);
+    const int flag = folder ? AT_REMOVEDIR : 0;
+    EXPECT_EQ(attempt([&] { return ::unlinkat(mounted_.fd, "sticky/mine", flag); }), EPERM);
+    EXPECT_EQ(
+        attempt([&] { return ::renameat(mounted_.fd, "sticky/mine", mounted_.fd, "sticky/away"); }),
+        EPERM);
+    EXPECT_EQ(
+        attempt([&] { return ::renameat(mounted_.fd, "sticky/own", mounted_.fd, "sticky/mine"); }),
+        EPERM);
+    ASSERT_EQ(::fstatat(behind_.fd, "sticky/mine", &stat, 0), 0);
+    EXPECT_EQ(stat.st_uid, kVictim);
+    // What is still one's own goes as ever.
+    EXPECT_EQ(
+        attempt([&] { return ::renameat(mounted_.fd, "sticky/own", mounted_.fd, "sticky/moved"); }),
+        0);
+    EXPECT_EQ(attempt([&] { return ::unlinkat(mounted_.fd, "sticky/moved", flag); }), 0);
+    ASSERT_EQ(::unlinkat(behind_.fd, "sticky/mine", flag), 0);
+    ASSERT_EQ(::unlinkat(behind_.fd, "old", flag), 0);
   }
 }
 
