@@ -7,11 +7,8 @@
 /// in_deadlock_detection(), knows_processes_by_cookie(), drops_refused_conversion(), guards(),
 /// has_lease(), ...
 ///
-/// To add a value to an axis: add it to its enum; give it its name and the sentence that says whose
-/// behaviour it follows in the table of policy.cpp; answer for it in the predicate of that axis.
-/// Options, reports, help and the conflict matrix read the table. To add an axis: a field, a row in
-/// the table, and a predicate that the manager asks where it matters. tests/unit/policy_*_test.cpp
-/// hold one test for each value; tests/policy_matrix/ the conflict matrix of each preset.
+/// lockmgr/README.md tells how to add a value, a preset or an axis. Options, reports, help and the
+/// conflict matrix read the tables of policy.cpp.
 ///
 /// A Policy is a plain value without strings, copied into every file: the predicates are branches
 /// on fields that lie beside what they are asked about.
