@@ -15,7 +15,7 @@ die() {
 }
 
 # build_preset PRESET [cmake -D arguments...]: configures and builds into build/PRESET. Two scripts
-# that build at the same time take turns.
+# that build the same take turns.
 build_preset() {
   local preset=$1
   say "Building $preset into build/$preset"
@@ -23,15 +23,22 @@ build_preset() {
   (
     flock 9
     configure_and_build "$@"
-  ) 9>"$ROOT/build/lock" || die "$preset does not build"
+  ) 9>"$ROOT/build/$preset/lock" || die "$preset does not build"
 }
 
 configure_and_build() {
+  configure_preset "$@" || return
+  cd "$ROOT" || return
+  cmake --build --preset "$1" --parallel "$(nproc)"
+}
+
+# configure_preset PRESET [cmake -D arguments...]: only says which tests there will be.
+configure_preset() {
   local preset=$1 log=$ROOT/build/$1/configure.log
   shift
+  mkdir -p "$ROOT/build/$preset"
   cd "$ROOT" || return
   cmake --preset "$preset" "$@" >"$log" 2>&1 || { cat "$log" >&2; return 1; }
-  cmake --build --preset "$preset" --parallel "$(nproc)"
 }
 
 # need_fuse: makes sure that /dev/fuse is there.
