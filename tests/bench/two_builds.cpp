@@ -41,12 +41,12 @@ void TwoBuilds::print_rows() {
   for (; printed_ < rows_.size(); ++printed_) {
     const Row& row = rows_[printed_];
     if (last == nullptr || last->key.group != row.key.group) {
-      std::printf("\n%-33s %-28s %-13s %11s %11s %7s  %-14s %6s\n", row.key.group.c_str(), "where",
+      std::printf("\n%-42s %-22s %-13s %11s %11s %7s  %-14s %6s\n", row.key.group.c_str(), "where",
                   "unit", "this build", "the other", "ratio", "95 % interval", "passes");
       last = nullptr;
     }
     const PairedRatio ratio = paired_ratio(row.ratios);
-    std::printf("%-33s %-28s %-13s %11.3f %11.3f %7.3f  %-14s %6zu\n",
+    std::printf("%-42s %-22s %-13s %11.3f %11.3f %7.3f  %-14s %6zu\n",
                 last != nullptr && last->key.name == row.key.name ? "" : row.key.name.c_str(),
                 row.key.target.c_str(), row.key.unit.c_str(), median_of(row.mine),
                 median_of(row.other), ratio.ratio, text_of(ratio.interval).c_str(),
