@@ -123,7 +123,7 @@ void run_footprint_benchmarks(Report& report, const Settings& settings) {
                        program.build.build);
   }
 
-  const int files = settings.quick ? 50'000 : settings.two_builds() ? 200'000 : 1'000'000;
+  const int files = settings.quick ? 50'000 : settings.two_builds() ? 100'000 : 1'000'000;
   const std::string title = std::to_string(files) + " files";
   const std::string shared = make_folder(settings, "footprint");
   make_files(shared, files);
