@@ -17,7 +17,7 @@ import time
 
 
 def tests_of(build):
-    """Name without suffix -> (command, environment, folder), from ctest."""
+    """Name without "_test" and what follows -> (command, environment, folder), from ctest."""
     shown = subprocess.run(["ctest", "--test-dir", build, "--show-only=json-v1"],
                            stdout=subprocess.PIPE, check=True).stdout
     tests = {}
@@ -27,7 +27,7 @@ def tests_of(build):
         command = test.get("command", [])
         if command[:1] == ["timeout"]:
             command = command[3:]
-        tests[test["name"].split("@")[0]] = (command, environment, values.get("WORKING_DIRECTORY"))
+        tests[test["name"].split("@")[0].removesuffix("_test")] = (command, environment, values.get("WORKING_DIRECTORY"))
     return tests
 
 
