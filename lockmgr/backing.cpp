@@ -4,6 +4,8 @@
 
 namespace lockmgr {
 
-int NoBacking::wait(WaitId, const Range&, Mode, bool, WaitDone) noexcept { return ENOSYS; }
+int NoBacking::wait(WaitId, const Range&, Mode, const Carried&, bool, WaitDone) noexcept {
+  return ENOSYS;
+}
 
 }  // namespace lockmgr

@@ -23,6 +23,17 @@ constexpr auto kMostPatience = std::chrono::minutes(5);
 /// How many waiters one relent() lets pass on a file.
 constexpr int kMostPassing = 64;
 
+/// What a caller is told of an answer of the backing that is not yes.
+int errno_of(const Reply& reply) {
+  if (reply.is_refused()) return EAGAIN;
+  return reply.is_open() ? EINPROGRESS : reply.error;
+}
+
+/// Whoever is ready to wait for a lock also waits for a backing that does not answer.
+bool must_wait(const Reply& reply, const Request& request) {
+  return reply.is_refused() || (reply.is_open() && request.wait);
+}
+
 }  // namespace
 
 FileLocks::FileLocks(Context& context, const FileKey& key, std::unique_ptr<Backing> backing)
@@ -123,25 +134,24 @@ FileLocks::Attempt FileLocks::attempt(Owner& owner, const Request& request, cons
     if (OutsideWait* wait = mirror_.find_guard_collision(mode)) {
       return collision(*wait, request, turn.turn);
     }
-    const int error = mirror_.raise_guard(mode, have);
-    if (error == EAGAIN || (error == EINPROGRESS && request.wait)) {
-      return {.verdict = Verdict::kOutside, .guard = true};
+    const Reply reply = mirror_.raise_guard(mode, have);
+    if (must_wait(reply, request)) {
+      return {.verdict = Verdict::kOutside, .guard = true, .unanswered = reply.is_open()};
     }
-    if (error != 0) return failed(error);
+    if (!reply.is_done()) return failed(errno_of(reply));
   }
   if (raises) {
     if (mode == Mode::kShared) note_outsiders(space, out);
-    const int error = mirror_.raise(owner, range, mode);
-    // flock(2) may have lost what it was to convert.
-    if (error != 0 && space == Space::kFlocks && !owner.locks.empty()) {
-      mirror_.mark_stale(space, range);
+    const Reply reply = mirror_.raise(owner, range, mode);
+    if (!reply.is_done()) {
+      // flock(2) may have lost what it was to convert.
+      if (space == Space::kFlocks && !owner.locks.empty()) mirror_.mark_stale(space, range);
+      if (policy.guards()) mirror_.set_guard(false);
+      if (must_wait(reply, request)) {
+        return {.verdict = Verdict::kOutside, .unanswered = reply.is_open()};
+      }
+      return failed(errno_of(reply));
     }
-    if (error != 0 && policy.guards()) mirror_.set_guard(false);
-    // Whoever is ready to wait also waits for a backing that does not answer.
-    if (error == EAGAIN || (error == EINPROGRESS && request.wait)) {
-      return {.verdict = Verdict::kOutside};
-    }
-    if (error != 0) return failed(error);
   }
   if (turn.queues && policy.reorders() && !queue_.empty()) {
     queue_.count_pass(policy, party, request, turn.turn, out);
@@ -333,8 +343,9 @@ void FileLocks::detach(Waiter& waiter) noexcept {
 // -- it waits for an outsider --------------------------------------------------------------------
 
 void FileLocks::wait_outside(Waiter& waiter, const Attempt& attempt, Outcomes& out) noexcept {
-  const std::optional<Range> part =
-      attempt.guard ? kWholeFile : mirror_.awaited_part(waiter.request);
+  std::optional<Range> part = attempt.guard ? kWholeFile : mirror_.awaited_part(waiter.request);
+  // Nothing is missing, but for the answer.
+  if (!part && attempt.unanswered) part = waiter.request.range;
   if (!part) {
     // The backing refuses what it was told is the manager's own.
     finish(waiter, EIO, out);
@@ -344,6 +355,10 @@ void FileLocks::wait_outside(Waiter& waiter, const Attempt& attempt, Outcomes& o
   if (OutsideWait* wait = outside_.find_same(space, *part, waiter.request.mode)) {
     outside_.attach(waiter, *wait);
     return;
+  }
+  // A wait does not begin where more is carried than is granted.
+  if (const auto lowered = out.lowered[static_cast<std::size_t>(space)].part_in(*part)) {
+    mirror_.restore(space, *lowered);
   }
   if (const int error = begin_wait(waiter, space, *part, attempt.yields); error != 0) {
     context().outside_waits.fetch_sub(1, std::memory_order_relaxed);
@@ -368,8 +383,8 @@ int FileLocks::begin_wait(Waiter& waiter, Space space, const Range& range, bool 
   wait->mode = waiter.request.mode;
   wait->party = waiter.party();
   const int error = outside_.begin(
-      wait, mirror_.backing(space), yields,
-      [self = shared_from_this(), id = wait->id](int result) { self->outside_ended(id, result); });
+      wait, mirror_.backing(space), Coverage(granted_, space), yields,
+      [self = shared_from_this(), id = wait->id](WaitEnd end) { self->outside_ended(id, end); });
   if (error == 0) {
     context.counters.add(Counter::kOutsideWaits);
     outside_.attach(waiter, begun);
@@ -382,19 +397,17 @@ int FileLocks::begin_wait(Waiter& waiter, Space space, const Range& range, bool 
 }
 
 /// A wait has come to its end: it has its lock, or was called back, or failed.
-void FileLocks::outside_ended(Backing::WaitId id, int error) noexcept {
+void FileLocks::outside_ended(Backing::WaitId id, WaitEnd end) noexcept {
   Change change(*this);
   Outcomes& out = change.out;
   const std::unique_ptr<OutsideWait> wait = outside_.end(id);
   context().outside_waits.fetch_sub(1, std::memory_order_relaxed);
 
-  if (error == EAGAIN) {
-    wait->disturbed = true;
-    error = 0;
-  }
-  if (error == 0) mirror_.take_over(*wait);
-  const bool failed = error != 0 && error != EINTR;
-  if (failed) reports_.backing_failed(wait->range, wait->mode, error, false);
+  const bool has_lock = end.has_lock();
+  const bool failed = end.kind == WaitEnd::Kind::kFailed;
+  if (end.kind == WaitEnd::Kind::kHeldInDoubt) wait->disturbed = true;
+  if (has_lock) mirror_.take_over(*wait);
+  if (failed) reports_.backing_failed(wait->range, wait->mode, end.error, false);
   // Several waits may have to be called back for one of those aside. Until it is decided all the
   // others follow it to the next: were they to wait anew, waits would be called back for ever.
   OutsideWait* next = nullptr;
@@ -414,33 +427,42 @@ void FileLocks::outside_ended(Backing::WaitId id, int error) noexcept {
     }
   };
   // A wait that was called back makes room for those aside; one that succeeded was for its own.
-  if (error == EINTR) settle_aside();
+  if (end.kind == WaitEnd::Kind::kNotHeld) settle_aside();
   bool used = false;
   while (!wait->attached.empty()) {
     Waiter& waiter = wait->attached.front();
     detach(waiter);
     if (follow(waiter)) continue;
     if (failed) {
-      finish(waiter, error, out);
-    } else if (look_again(waiter, error == 0 ? wait.get() : nullptr, false, out)) {
+      finish(waiter, end.error, out);
+    } else if (look_again(waiter, has_lock ? wait.get() : nullptr, false, out)) {
       used = true;
     } else {
       wait->disturbed = true;  // a refused attempt may have set the mirror back
     }
   }
-  if (error == 0 && wait->space == Space::kFlocks && !policy().separates_flocks()) {
-    mirror_.set_guard(true);
-  } else if (error == 0 && !used) {
-    mirror_.restore(wait->space, wait->range);
-  }
+  if (has_lock && (!used || is_guard(*wait))) give_back(*wait);
   settle_aside();
+}
+
+bool FileLocks::is_guard(const OutsideWait& wait) const {
+  return wait.space == Space::kFlocks && !policy().separates_flocks();
+}
+
+/// Sets the mirror back to what is granted where a wait has taken its lock.
+void FileLocks::give_back(OutsideWait& wait) noexcept {
+  if (std::exchange(wait.given_back, true)) return;
+  if (is_guard(wait)) {
+    mirror_.set_guard(true);
+  } else {
+    mirror_.restore(wait.space, wait.range);
+  }
 }
 
 // -- it is looked at again -----------------------------------------------------------------------
 
 /// Looks again at a detached waiter. Returns whether it was granted.
-bool FileLocks::look_again(Waiter& waiter, const OutsideWait* have, bool yields,
-                           Outcomes& out) noexcept {
+bool FileLocks::look_again(Waiter& waiter, OutsideWait* have, bool yields, Outcomes& out) noexcept {
   const Request& request = waiter.request;
   context().counters.add(Counter::kLooks);
   const bool in_turn = Queue::queues(policy(), request) && !waiter.bypass;
@@ -458,6 +480,8 @@ bool FileLocks::look_again(Waiter& waiter, const OutsideWait* have, bool yields,
     // file that it came through.
     if (waiter.owner->opened == nullptr) Granted::join_opened(*waiter.owner, *waiter.opened);
   }
+  // Nothing is kept of one piece while another is waited for.
+  if (have != nullptr && tried.verdict == Verdict::kOutside) give_back(*have);
   place(waiter, tried, out);
   return granted;
 }
@@ -643,12 +667,11 @@ int FileLocks::test(const Request& request, std::optional<Blocker>& blocker) noe
     return 0;
   }
   std::optional<OutsideLock> found;
-  const int error =
+  const Reply reply =
       mirror_.test(policy().space_of(request.owner.type), request.range, request.mode, found);
-  if (error == 0 && found) {
-    blocker = Blocker{std::nullopt, found->pid, found->range, found->mode};
-  }
-  return error;
+  if (!reply.is_done()) return errno_of(reply);
+  if (found) blocker = Blocker{std::nullopt, found->pid, found->range, found->mode};
+  return 0;
 }
 
 bool FileLocks::quiet() const noexcept {

@@ -161,6 +161,7 @@ class FileLocks final : public std::enable_shared_from_this<FileLocks>, public R
     bool recalls = false;              ///< kCollides: nothing else is known to stand in the way
     bool yields = false;               ///< kOutside: those who wait outside come first
     bool guard = false;                ///< kOutside: it is the bypass guard that was refused
+    bool unanswered = false;           ///< kOutside: the backing says neither yes nor no
   };
   /// What an attempt is made for.
   struct Turn {
@@ -188,8 +189,10 @@ class FileLocks final : public std::enable_shared_from_this<FileLocks>, public R
   void wait_outside(Waiter& waiter, const Attempt& attempt, Outcomes& out) noexcept;
   [[nodiscard]] int begin_wait(Waiter& waiter, Space space, const Range& range,
                                bool yields) noexcept;
-  void outside_ended(Backing::WaitId id, int error) noexcept;
-  bool look_again(Waiter& waiter, const OutsideWait* have, bool yields, Outcomes& out) noexcept;
+  void outside_ended(Backing::WaitId id, WaitEnd end) noexcept;
+  bool look_again(Waiter& waiter, OutsideWait* have, bool yields, Outcomes& out) noexcept;
+  bool is_guard(const OutsideWait& wait) const;
+  void give_back(OutsideWait& wait) noexcept;
   [[nodiscard]] int release(Owner& owner, const Range& range, Outcomes& out,
                             EventKind why = EventKind::kRelease) noexcept;
   void release_all(Owner& owner, Outcomes& out) noexcept;

@@ -10,8 +10,8 @@ namespace lockmgr {
 void FileLocks::outsiders(const Range& range, Mode mode, std::optional<OutsideLock>& record,
                           std::optional<OutsideLock>& flock) const noexcept {
   const std::lock_guard guard(mutex_);
-  if (mirror_.backing(Space::kRecords).test(range, mode, record) != 0) record.reset();
-  if (mirror_.backing(Space::kFlocks).test(range, mode, flock) != 0) flock.reset();
+  if (!mirror_.backing(Space::kRecords).test(range, mode, record).is_done()) record.reset();
+  if (!mirror_.backing(Space::kFlocks).test(range, mode, flock).is_done()) flock.reset();
 }
 
 bool FileLocks::locks_page(PageMark& mark, std::size_t limit, std::vector<LockView>& out) const {

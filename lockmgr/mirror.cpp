@@ -18,32 +18,33 @@ void Coverage::for_each(const std::function<bool(const Range&, Mode)>& visit) co
 
 // -- looking -------------------------------------------------------------------------------------
 
-int Mirror::test(Space space, const Range& range, Mode mode,
-                 std::optional<OutsideLock>& found) const noexcept {
-  const int error = backing(space).test(range, mode, found);
-  if (error != 0 || found || !granted_.policy().guards() || guard_ >= mode) return error;
+Reply Mirror::test(Space space, const Range& range, Mode mode,
+                   std::optional<OutsideLock>& found) const noexcept {
+  const Reply reply = backing(space).test(range, mode, found);
+  if (!reply.is_done() || found || !granted_.policy().guards() || guard_ >= mode) return reply;
   return backing(Space::kFlocks).test(kWholeFile, mode, found);
 }
 
 bool Mirror::outsider_refuses(Space space, const Range& range, Mode mode,
                               bool unknown) const noexcept {
   std::optional<OutsideLock> found;
-  return test(space, range, mode, found) != 0 ? unknown : found.has_value();
+  return test(space, range, mode, found).is_done() ? found.has_value() : unknown;
 }
 
 std::optional<Range> Mirror::awaited_part(const Request& request) const {
-  if (request.mode == Mode::kExclusive) return request.range;
-  const Range range = request.range;
+  const Range& range = request.range;
   std::optional<Range> free;
   Offset at = range.first;
+  // Nothing granted is in the way: what is exclusive there is the owner's, or goes together with
+  // it.
   const LockSpace& space = granted_.space_of(request.owner);
   while (const Lock* own = space.exclusive.first_overlap({at, range.last}, kFullReach, kAnyLock)) {
     if (own->range.first > at) {
       free = Range{at, own->range.first - 1};
-      // Of several parts, one that an outsider has: a wait for another would end at once, in vain.
+      // A wait for a part that no outsider has would end at once, in vain.
       if (outsider_refuses(granted_.policy().space_of(request.owner.type), *free, request.mode,
                            true)) {
-        return *free;
+        return free;
       }
     }
     if (own->range.last >= range.last) return free;
@@ -54,34 +55,35 @@ std::optional<Range> Mirror::awaited_part(const Request& request) const {
 
 // -- changing what is carried --------------------------------------------------------------------
 
-int Mirror::set(Space space, const Range& range, Mode mode, bool unlocking) noexcept {
+Reply Mirror::set(Space space, const Range& range, Mode mode, bool unlocking) noexcept {
   // An exclusive lock may make the backing start afresh, without what waits have taken.
   outside_.disturb(space, mode == Mode::kExclusive ? kWholeFile : range);
   Context& context = reports_.context();
   // The clock costs a tenth of what a call on a local file does.
   const bool timed = context.counters.add(Counter::kBackingCalls) % kTimedCalls == 0;
   const auto begin = timed ? Clock::now() : Clock::time_point{};
-  const int error = backing(space).set(range, mode, Coverage(granted_, space));
+  const Reply reply = backing(space).set(range, mode, Coverage(granted_, space));
   if (timed) context.timings.record(Timing::kBackingCalls, Clock::now() - begin);
-  remember(space, range, mode, error);
-  // EINPROGRESS: the backing knows, and tells, that it has no answer.
-  const bool refused = error == EAGAIN && !unlocking;
-  if (error != 0 && error != EINPROGRESS && !refused)
-    reports_.backing_failed(range, mode, error, unlocking);
-  return error;
+  remember(space, range, mode, reply);
+  if (reply.kind == Reply::Kind::kFailed) {
+    reports_.backing_failed(range, mode, reply.error, unlocking);
+  } else if (reply.is_refused() && unlocking) {
+    reports_.backing_failed(range, mode, EAGAIN, unlocking);
+  }
+  return reply;
 }
 
-/// For check(): what the backing has answered to set(), or 0 when a wait has taken its lock.
+/// For check(): what the backing says to set(), or kDone when a wait has taken its lock.
 void Mirror::remember([[maybe_unused]] Space space, [[maybe_unused]] const Range& range,
-                      [[maybe_unused]] Mode mode, [[maybe_unused]] int error) noexcept {
+                      [[maybe_unused]] Mode mode, [[maybe_unused]] const Reply& reply) noexcept {
 #ifdef LOCKMGR_CHECK_INVARIANTS
   CarriedRecord& told = told_[static_cast<std::size_t>(space)];
-  if (error == 0) told.set(range, mode);
-  if (error == EINPROGRESS) told.doubt(range);  // it may come true or not
+  if (reply.is_done()) told.set(range, mode);
+  if (reply.kind == Reply::Kind::kNoAnswer) told.doubt(range);
 #endif
 }
 
-int Mirror::raise(const Owner& owner, const Range& range, Mode mode) noexcept {
+Reply Mirror::raise(const Owner& owner, const Range& range, Mode mode) noexcept {
   if (mode == Mode::kShared && granted_.space_of(owner.id).exclusive.first_overlap(
                                    range, reach_without(&owner), not_of(&owner)) != nullptr) {
     return raise_beside_others(owner, range);
@@ -93,7 +95,7 @@ int Mirror::raise(const Owner& owner, const Range& range, Mode mode) noexcept {
 /// the flock of one open file holds 20-29 exclusively, its OFD owner 0-9, which is now to share
 /// 0-49. What is free (10-19 and 30-49) comes first, since outsiders may refuse it, and what they
 /// refuse can be undone only while nothing was weakened; then 0-9, which is the owner's own.
-int Mirror::raise_beside_others(const Owner& owner, const Range& range) noexcept {
+Reply Mirror::raise_beside_others(const Owner& owner, const Range& range) noexcept {
   const Space space = granted_.policy().space_of(owner.id.type);
   for (const bool weaken : {false, true}) {
     for (Offset at = range.first;;) {
@@ -101,16 +103,16 @@ int Mirror::raise_beside_others(const Owner& owner, const Range& range) noexcept
       const Mode now = granted_.mode_at(space, at, range.last, nullptr, &last);
       const Mode others = granted_.mode_at(space, at, last, &owner, &last);
       const bool due = weaken ? now == Mode::kExclusive && others != now : now == Mode::kNone;
-      const int error = due ? set(space, {at, last}, Mode::kShared, false) : 0;
-      if (error != 0) {
+      const Reply reply = due ? set(space, {at, last}, Mode::kShared, false) : Reply::done();
+      if (!reply.is_done()) {
         restore(space, range);
-        return error;
+        return reply;
       }
       if (last >= range.last) break;
       at = last + 1;
     }
   }
-  return 0;
+  return Reply::done();
 }
 
 void Mirror::lower_to_others(const Owner& owner, const Range& part, Mode held) noexcept {
@@ -118,7 +120,7 @@ void Mirror::lower_to_others(const Owner& owner, const Range& part, Mode held) n
   for (Offset at = part.first;;) {
     Offset last = at;
     const Mode others = granted_.mode_at(space, at, part.last, &owner, &last);
-    if (others < held && set(space, {at, last}, others, true) != 0) {
+    if (others < held && !set(space, {at, last}, others, true).is_done()) {
       mark_stale(space, {at, last});
     }
     if (last >= part.last) return;
@@ -139,7 +141,7 @@ void Mirror::lower(const Owner& owner, const Range& range) noexcept {
   if (space.exclusive.first_overlap(held, reach, counts) == nullptr &&
       space.shared.first_overlap(held, reach, counts) == nullptr) {
     const Space where = granted_.policy().space_of(owner.id.type);
-    if (set(where, held, Mode::kNone, true) != 0) mark_stale(where, held);
+    if (!set(where, held, Mode::kNone, true).is_done()) mark_stale(where, held);
     return;
   }
   for (auto it = begin; it != end; ++it) {
@@ -154,7 +156,7 @@ bool Mirror::restore(Space space, const Range& range) noexcept {
   for (Offset at = range.first;;) {
     Offset last = at;
     const Mode mode = granted_.mode_at(space, at, range.last, nullptr, &last);
-    well = set(space, {at, last}, mode, true) == 0 && well;
+    well = set(space, {at, last}, mode, true).is_done() && well;
     if (last >= range.last) break;
     at = last + 1;
   }
@@ -172,31 +174,32 @@ void Mirror::repair_stale() noexcept {
 void Mirror::take_over(const OutsideWait& wait) noexcept {
   // It may have weakened what an exclusive wait of the same owner took before it.
   if (wait.mode == Mode::kShared) outside_.disturb(wait.space, wait.range);
-  remember(wait.space, wait.range, wait.mode, 0);
+  remember(wait.space, wait.range, wait.mode, Reply::done());
 }
 
 // -- the bypass guard ----------------------------------------------------------------------------
 
-int Mirror::raise_guard(Mode mode, const OutsideWait* have) noexcept {
+Reply Mirror::raise_guard(Mode mode, const OutsideWait* have) noexcept {
   if (have != nullptr && have->space == Space::kFlocks && !have->disturbed) guard_ = have->mode;
-  if (guard_ >= mode) return 0;
-  const int error = set(Space::kFlocks, kWholeFile, mode, false);
-  if (error == 0) guard_ = mode;
-  return error;
+  if (guard_ >= mode) return Reply::done();
+  const Reply reply = set(Space::kFlocks, kWholeFile, mode, false);
+  if (reply.is_done()) guard_ = mode;
+  return reply;
 }
 
 void Mirror::set_guard(bool anew) noexcept {
   const Mode wanted = granted_.policy().guards() ? granted_.strongest() : Mode::kNone;
   if (guard_ == wanted && !anew) return;
-  const int error = set(Space::kFlocks, kWholeFile, wanted, false);
-  guard_ = error == 0 ? wanted : Mode::kNone;  // else tried again with the next request
-  if (error != 0) remember(Space::kFlocks, kWholeFile, wanted, EINPROGRESS);
+  const bool set_now = set(Space::kFlocks, kWholeFile, wanted, false).is_done();
+  guard_ = set_now ? wanted : Mode::kNone;  // else tried again with the next request
+  if (!set_now) remember(Space::kFlocks, kWholeFile, wanted, Reply::no_answer());
 }
 
 void Mirror::drop_guard() noexcept {
   if (guard_ == Mode::kNone) return;
-  const int error = set(Space::kFlocks, kWholeFile, Mode::kNone, true);
-  if (error != 0) remember(Space::kFlocks, kWholeFile, Mode::kNone, EINPROGRESS);
+  if (!set(Space::kFlocks, kWholeFile, Mode::kNone, true).is_done()) {
+    remember(Space::kFlocks, kWholeFile, Mode::kNone, Reply::no_answer());
+  }
   guard_ = Mode::kNone;
 }
 

@@ -62,10 +62,10 @@ class Mirror {
   }
 
   // -- looking -----------------------------------------------------------------------------------
-  /// What outsiders hold that refuses `mode` on `range`, the bypass guard included. Returns 0 or an
-  /// errno of the backing.
-  [[nodiscard]] int test(Space space, const Range& range, Mode mode,
-                         std::optional<OutsideLock>& found) const noexcept;
+  /// What outsiders hold that refuses `mode` on `range`, the bypass guard included; as
+  /// Backing::test().
+  Reply test(Space space, const Range& range, Mode mode,
+             std::optional<OutsideLock>& found) const noexcept;
   /// Whether outsiders refuse it; `unknown` when the backing cannot tell.
   bool outsider_refuses(Space space, const Range& range, Mode mode, bool unknown) const noexcept;
   /// Whether the backing has to be asked before `owner` gets `mode` on `range`.
@@ -79,16 +79,17 @@ class Mirror {
     return space.exclusive.first_overlap(range, kFullReach, kAnyLock) != nullptr ||
            !Granted::covered(space, range);
   }
-  /// The part of a request to wait for at the backing. A wait that is called off after it took the
-  /// lock must be undone by weakening the backing only; so where the owner's own exclusive lock is
-  /// about to become shared, that part is left to the final attempt. Nothing when that is all of
-  /// it.
+  /// The part of a request to wait for at the backing: what is not carried exclusively already. Of
+  /// several parts, one that an outsider refuses; nothing when that is all of it. So a wait that is
+  /// called off after it took the lock is undone by weakening the backing only: where an exclusive
+  /// lock is about to become shared, that part is left to the final attempt. And an exclusive wait
+  /// does not meet what another owner beneath the backing carries; see backing.h.
   std::optional<Range> awaited_part(const Request& request) const;
 
   // -- changing what is carried ------------------------------------------------------------------
-  /// Has the backing carry `mode` for `owner` on `range`, which nothing granted forbids. Returns 0,
-  /// or what Backing::set() says: then all is carried as it was.
-  [[nodiscard]] int raise(const Owner& owner, const Range& range, Mode mode) noexcept;
+  /// Has the backing carry `mode` for `owner` on `range`, which nothing granted forbids. Says what
+  /// Backing::set() does; unless it is done, all is carried as it was.
+  Reply raise(const Owner& owner, const Range& range, Mode mode) noexcept;
   /// `owner` is about to lose what it has within `range`: has the backing carry what the others
   /// have.
   void lower(const Owner& owner, const Range& range) noexcept;
@@ -111,9 +112,9 @@ class Mirror {
   OutsideWait* find_guard_collision(Mode mode) const {
     return guard_ >= mode ? nullptr : outside_.find_guard_collision(mode);
   }
-  /// `have`: a wait that has just taken a lock at the backing, or null. Returns what Backing::set()
-  /// says.
-  [[nodiscard]] int raise_guard(Mode mode, const OutsideWait* have) noexcept;
+  /// `have`: a wait that has just taken a lock at the backing, or null. Says what Backing::set()
+  /// does.
+  Reply raise_guard(Mode mode, const OutsideWait* have) noexcept;
   /// Makes the guard what is granted. `anew`: whatever guard() says is carried.
   void set_guard(bool anew) noexcept;
   /// No guard any more: the policy is about to change.
@@ -123,11 +124,11 @@ class Mirror {
   const char* check() const;
 
  private:
-  int set(Space space, const Range& range, Mode mode, bool unlocking) noexcept;
-  int raise_beside_others(const Owner& owner, const Range& range) noexcept;
+  Reply set(Space space, const Range& range, Mode mode, bool unlocking) noexcept;
+  Reply raise_beside_others(const Owner& owner, const Range& range) noexcept;
   void lower_to_others(const Owner& owner, const Range& part, Mode held) noexcept;
   void repair_stale() noexcept;
-  void remember(Space space, const Range& range, Mode mode, int error) noexcept;
+  void remember(Space space, const Range& range, Mode mode, const Reply& reply) noexcept;
   const char* check_carried(Space space) const;
   Bounds& stale(Space space) { return stale_[static_cast<std::size_t>(space)]; }
 

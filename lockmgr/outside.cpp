@@ -48,9 +48,10 @@ OutsideWait* Outside::find_same(Space space, const Range& range, Mode mode) cons
 
 // -- waits ---------------------------------------------------------------------------------------
 
-int Outside::begin(std::unique_ptr<OutsideWait>& wait, Backing& backing, bool yields,
-                   Backing::WaitDone done) noexcept {
-  const int error = backing.wait(wait->id, wait->range, wait->mode, yields, std::move(done));
+int Outside::begin(std::unique_ptr<OutsideWait>& wait, Backing& backing,
+                   const Backing::Carried& carried, bool yields, Backing::WaitDone done) noexcept {
+  const int error =
+      backing.wait(wait->id, wait->range, wait->mode, carried, yields, std::move(done));
   if (error != 0) return error;
   waits_.push_back(*wait.release());
   ++changes_;

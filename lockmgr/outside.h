@@ -44,6 +44,7 @@ struct OutsideWait {
   bool recalled = false;      ///< asked to end
   bool stray = false;         ///< the policy has changed since it began: serves nobody
   bool disturbed = false;     ///< the mirror was changed within `range` since it began
+  bool given_back = false;    ///< what it took was let go of again
   Waiter::PeerList attached;  ///< kOutside: it waits for these
   Waiter::PeerList aside;     ///< kAside: these wait for its end
   bi::list_member_hook<> hook;
@@ -82,9 +83,11 @@ class Outside {
   OutsideWait* find_same(Space space, const Range& range, Mode mode) const;
 
   // -- waits -------------------------------------------------------------------------------------
-  /// Begins `wait`, whose range, mode, space, id and party are set, at the backing of its space.
+  /// Begins `wait`, whose range, mode, space, id and party are set, at the backing of its space,
+  /// which carries `carried`.
   /// Returns 0, and `wait` is under way; or the errno of Backing::wait(), and it is not.
-  [[nodiscard]] int begin(std::unique_ptr<OutsideWait>& wait, Backing& backing, bool yields,
+  [[nodiscard]] int begin(std::unique_ptr<OutsideWait>& wait, Backing& backing,
+                          const Backing::Carried& carried, bool yields,
                           Backing::WaitDone done) noexcept;
   /// A wait that has come to its end: no longer under way. Its waiters are still with it, and are
   /// to be taken out before it is destroyed.

@@ -75,6 +75,10 @@ class Bounds {
   constexpr bool overlaps(const Range& other) const { return !empty() && range_.overlaps(other); }
   /// Whether nothing that was added lies outside of `other`.
   constexpr bool within(const Range& other) const { return empty() || other.contains(range_); }
+  /// What is within `other`, or nothing.
+  constexpr std::optional<Range> part_in(const Range& other) const {
+    return overlaps(other) ? std::optional(common(range_, other)) : std::nullopt;
+  }
   constexpr void add(const Range& range) { range_ = empty() ? range : hull(range_, range); }
   /// Empties it. Returns what it was, or nothing.
   constexpr std::optional<Range> take() {

@@ -11,6 +11,7 @@
 
 #include "fs/base/proc_locks.h"
 #include "fs/mirror/record_lock.h"
+#include "fs/mirror/replies.h"
 #include "fs/tree/device.h"
 
 namespace lockfs {
@@ -138,27 +139,27 @@ BackingFile::BackingFile(InodePtr inode, WaitThreads& threads, OutsiderWatch& wa
 
 BackingFile::~BackingFile() = default;
 
-int BackingFile::set(const lockmgr::Range& range, lockmgr::Mode mode,
-                     const Carried& carried) noexcept {
+lockmgr::Reply BackingFile::set(const lockmgr::Range& range, lockmgr::Mode mode,
+                                const Carried& carried) noexcept {
   if (remote_ == nullptr) {
-    if (mode == lockmgr::Mode::kNone && descriptor_->fd == nullptr) return 0;
-    return descriptor_->set(inode_->fd(), range, mode, carried);
+    if (mode == lockmgr::Mode::kNone && descriptor_->fd == nullptr) return lockmgr::Reply::done();
+    return reply_of(descriptor_->set(inode_->fd(), range, mode, carried));
   }
   try {
-    return set_remote(range, mode, carried);
+    return reply_of(set_remote(range, mode, carried));
   } catch (const std::bad_alloc&) {
-    return ENOLCK;
+    return lockmgr::Reply::failed(ENOLCK);
   }
 }
 
-int BackingFile::test(const lockmgr::Range& range, lockmgr::Mode mode,
-                      std::optional<lockmgr::OutsideLock>& found) noexcept {
+lockmgr::Reply BackingFile::test(const lockmgr::Range& range, lockmgr::Mode mode,
+                                 std::optional<lockmgr::OutsideLock>& found) noexcept {
   found.reset();
-  if (remote_ == nullptr) return descriptor_->test(inode_->fd(), range, mode, found);
+  if (remote_ == nullptr) return reply_of(descriptor_->test(inode_->fd(), range, mode, found));
   try {
-    return test_remote(range, mode, found);
+    return reply_of(test_remote(range, mode, found));
   } catch (const std::bad_alloc&) {
-    return ENOLCK;
+    return lockmgr::Reply::failed(ENOLCK);
   }
 }
 
@@ -194,10 +195,10 @@ int BackingFile::test_remote(const lockmgr::Range& range, lockmgr::Mode mode,
   return error;
 }
 
-int BackingFile::wait(WaitId id, const lockmgr::Range& range, lockmgr::Mode mode, bool yield_first,
-                      WaitDone done) noexcept {
+int BackingFile::wait(WaitId id, const lockmgr::Range& range, lockmgr::Mode mode,
+                      const Carried& /*carried*/, bool yield_first, WaitDone done) noexcept {
   try {
-    WaitThreads::Wait wait{id, nullptr, range, mode, yield_first, std::move(done)};
+    WaitThreads::Wait wait{id, nullptr, range, mode, yield_first, told_of_end(std::move(done))};
     if (remote_ != nullptr && (remote_->busy() || !descriptor_->carries(mode))) {
       // The wait for an answer comes first; then the manager tries again.
       wait.sit = [remote = remote_](const std::atomic<bool>& recalled) {

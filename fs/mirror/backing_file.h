@@ -7,7 +7,7 @@
 /// the old one goes. It is never the descriptor of a caller's open file: those are registered with
 /// the kernel for data passthrough, which pins them, and locks on them would outlive their close.
 ///
-/// Where the filesystem may stall, set() and test() go by way of RemoteCalls and answer EINPROGRESS
+/// Where the filesystem may stall, set() and test() go by way of RemoteCalls and have no answer
 /// while it does.
 ///
 /// Thread safety: as lockmgr::Backing demands.
@@ -37,12 +37,12 @@ class BackingFile final : public lockmgr::Backing {
               std::shared_ptr<RemoteCalls> remote);
   ~BackingFile() override;
 
-  int set(const lockmgr::Range& range, lockmgr::Mode mode,
-          const Carried& carried) noexcept override;
-  int test(const lockmgr::Range& range, lockmgr::Mode mode,
-           std::optional<lockmgr::OutsideLock>& found) noexcept override;
-  int wait(WaitId id, const lockmgr::Range& range, lockmgr::Mode mode, bool yield_first,
-           WaitDone done) noexcept override;
+  lockmgr::Reply set(const lockmgr::Range& range, lockmgr::Mode mode,
+                     const Carried& carried) noexcept override;
+  lockmgr::Reply test(const lockmgr::Range& range, lockmgr::Mode mode,
+                      std::optional<lockmgr::OutsideLock>& found) noexcept override;
+  int wait(WaitId id, const lockmgr::Range& range, lockmgr::Mode mode, const Carried& carried,
+           bool yield_first, WaitDone done) noexcept override;
   void recall(WaitId id) noexcept override;
   void expect_release() noexcept override { look_.expect(); }
   bool outsiders_waiting() noexcept override;

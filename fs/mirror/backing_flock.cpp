@@ -13,6 +13,7 @@
 #include "fs/base/kick.h"
 #include "fs/base/proc_locks.h"
 #include "fs/loop/request_loop.h"
+#include "fs/mirror/replies.h"
 
 namespace lockfs {
 
@@ -120,13 +121,13 @@ BackingFlock::BackingFlock(InodePtr inode, WaitThreads& threads, OutsiderWatch& 
       held_(std::make_shared<Held>()),
       look_(watch, inode_->id().ino) {}
 
-int BackingFlock::set(const lockmgr::Range& /*range*/, Mode mode,
-                      const Carried& /*carried*/) noexcept {
-  if (remote_ == nullptr) return set_now(*held_, inode_->fd(), mode);
+lockmgr::Reply BackingFlock::set(const lockmgr::Range& /*range*/, Mode mode,
+                                 const Carried& /*carried*/) noexcept {
+  if (remote_ == nullptr) return reply_of(set_now(*held_, inode_->fd(), mode));
   try {
-    return set_remote(mode);
+    return reply_of(set_remote(mode));
   } catch (const std::bad_alloc&) {
-    return ENOLCK;
+    return lockmgr::Reply::failed(ENOLCK);
   }
 }
 
@@ -140,14 +141,14 @@ int BackingFlock::set_remote(Mode mode) {
                       [this] { return inode_->path(); });
 }
 
-int BackingFlock::test(const lockmgr::Range& /*range*/, Mode mode,
-                       std::optional<lockmgr::OutsideLock>& found) noexcept {
+lockmgr::Reply BackingFlock::test(const lockmgr::Range& /*range*/, Mode mode,
+                                  std::optional<lockmgr::OutsideLock>& found) noexcept {
   found = look_for_foreign_flock(inode_->id().ino, mode);
-  return 0;
+  return lockmgr::Reply::done();
 }
 
-int BackingFlock::wait(WaitId id, const lockmgr::Range& /*range*/, Mode mode, bool yield_first,
-                       WaitDone done) noexcept {
+int BackingFlock::wait(WaitId id, const lockmgr::Range& /*range*/, Mode mode,
+                       const Carried& /*carried*/, bool yield_first, WaitDone done) noexcept {
   try {
     WaitThreads::Wait wait;
     wait.id = id;
@@ -162,7 +163,7 @@ int BackingFlock::wait(WaitId id, const lockmgr::Range& /*range*/, Mode mode, bo
         return wait_for_flock(*held, ino, mode, yield_first, recalled);
       };
     }
-    wait.done = std::move(done);
+    wait.done = told_of_end(std::move(done));
     return threads_.start(std::move(wait));
   } catch (const std::bad_alloc&) {
     return ENOLCK;

@@ -6,7 +6,7 @@
 /// where it would hold nothing, but looks at /proc/locks now and then; all other waits sit in
 /// flock().
 ///
-/// Where the filesystem may stall, set() goes by way of RemoteCalls and answers EINPROGRESS while
+/// Where the filesystem may stall, set() goes by way of RemoteCalls and has no answer while
 /// it does, as BackingFile's.
 ///
 /// Thread safety: as lockmgr::Backing demands.
@@ -43,12 +43,12 @@ class BackingFlock final : public lockmgr::Backing {
   BackingFlock(InodePtr inode, WaitThreads& threads, OutsiderWatch& watch,
                std::shared_ptr<RemoteCalls> remote);
 
-  int set(const lockmgr::Range& range, lockmgr::Mode mode,
-          const Carried& carried) noexcept override;
-  int test(const lockmgr::Range& range, lockmgr::Mode mode,
-           std::optional<lockmgr::OutsideLock>& found) noexcept override;
-  int wait(WaitId id, const lockmgr::Range& range, lockmgr::Mode mode, bool yield_first,
-           WaitDone done) noexcept override;
+  lockmgr::Reply set(const lockmgr::Range& range, lockmgr::Mode mode,
+                     const Carried& carried) noexcept override;
+  lockmgr::Reply test(const lockmgr::Range& range, lockmgr::Mode mode,
+                      std::optional<lockmgr::OutsideLock>& found) noexcept override;
+  int wait(WaitId id, const lockmgr::Range& range, lockmgr::Mode mode, const Carried& carried,
+           bool yield_first, WaitDone done) noexcept override;
   void recall(WaitId id) noexcept override;
   void expect_release() noexcept override { look_.expect(); }
   bool outsiders_waiting() noexcept override;

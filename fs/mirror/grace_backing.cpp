@@ -4,6 +4,7 @@
 #include <cerrno>
 #include <functional>
 #include <new>
+#include <tuple>
 #include <utility>
 
 #include "fs/base/process_look.h"
@@ -50,34 +51,35 @@ bool GraceBacking::may_take() const noexcept {
   return grace_.settled() || (Asker::caller_ != 0 && is_kernel_thread(Asker::caller_, "nfsd"));
 }
 
-int GraceBacking::set(const Range& range, Mode mode, const Carried& carried) noexcept {
+lockmgr::Reply GraceBacking::set(const Range& range, Mode mode, const Carried& carried) noexcept {
   const auto allowed = [&] {
     return mode == Mode::kNone || may_take() || covers(carried, range, mode);
   };
-  if (!allowed()) return EINPROGRESS;
-  const int error = inner_->set(range, mode, carried);
-  if (error != 0 || allowed()) return error;
+  if (!allowed()) return lockmgr::Reply::put_off();
+  const lockmgr::Reply reply = inner_->set(range, mode, carried);
+  if (!reply.is_done() || allowed()) return reply;
   for_each_part(range, carried, [&](const Range& part, Mode held) {
-    inner_->set(part, held, carried);
+    std::ignore = inner_->set(part, held, carried);  // weakening is never refused
     return true;
   });
-  return EINPROGRESS;
+  return lockmgr::Reply::put_off();
 }
 
-int GraceBacking::test(const Range& range, Mode mode,
-                       std::optional<lockmgr::OutsideLock>& found) noexcept {
+lockmgr::Reply GraceBacking::test(const Range& range, Mode mode,
+                                  std::optional<lockmgr::OutsideLock>& found) noexcept {
   found.reset();
-  return may_take() ? inner_->test(range, mode, found) : EINPROGRESS;
+  return may_take() ? inner_->test(range, mode, found) : lockmgr::Reply::put_off();
 }
 
-int GraceBacking::wait(WaitId id, const Range& range, Mode mode, bool yield_first,
-                       WaitDone done) noexcept {
+int GraceBacking::wait(WaitId id, const Range& range, Mode mode, const Carried& carried,
+                       bool yield_first, WaitDone done) noexcept {
   if (!grace_.settled()) return grace_.wait(id, std::move(done));
   try {
-    return inner_->wait(id, range, mode, yield_first,
-                        [&grace = grace_, done = std::move(done)](int error) {
+    return inner_->wait(id, range, mode, carried, yield_first,
+                        [&grace = grace_, done = std::move(done)](lockmgr::WaitEnd end) {
                           // The server itself may have let go of it.
-                          done(error == 0 && !grace.settled() ? EAGAIN : error);
+                          const bool doubtful = end.has_lock() && !grace.settled();
+                          done(doubtful ? lockmgr::WaitEnd::in_doubt() : end);
                         });
   } catch (const std::bad_alloc&) {
     return ENOLCK;

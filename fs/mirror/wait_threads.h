@@ -41,7 +41,8 @@ class WaitThreads {
     lockmgr::Range range;
     lockmgr::Mode mode = lockmgr::Mode::kNone;
     bool yield_first = false;  ///< let those go first who wait at the backing already
-    lockmgr::Backing::WaitDone done;
+    /// Told 0 (the lock is held) or an errno, EINTR if it was recalled.
+    std::function<void(int error)> done;
     /// If set: waits in place of all that. A kick interrupts the system call it is in; returns 0,
     /// or an errno, EINTR once `recalled`. Must not throw.
     std::function<int(const std::atomic<bool>& recalled)> sit{};

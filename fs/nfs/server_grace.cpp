@@ -109,7 +109,7 @@ void ServerGrace::watch() {
       sight = look();  // it may have stopped before
     }
     take_in(sight, Clock::now());
-    for (auto& [id, wait] : take_ended()) wait.done(EINTR);
+    for (auto& [id, wait] : take_ended()) wait.done(lockmgr::WaitEnd::not_held());
     // After the state has been set: whoever was told no finds it changed, or is counted here.
     if (state_ != State::kShut && asked_.exchange(false)) on_settled_();
 

@@ -55,9 +55,9 @@ class ServerGrace {
   /// Whether nobody may have an older claim. Does not block.
   bool settled() noexcept;
 
-  /// Calls `done` with EINTR once settled() is true, or after recall(). Returns 0 or an errno, and
-  /// then `done` is not called. `id`: none that waits already.
-  int wait(WaitId id, WaitDone done) noexcept;
+  /// Calls `done` with kNotHeld once settled() is true, or after recall(). Returns 0 or an errno,
+  /// and then `done` is not called. `id`: none that waits already.
+  [[nodiscard]] int wait(WaitId id, WaitDone done) noexcept;
   /// Ends a wait early. Unknown ids are ignored. Does not block.
   void recall(WaitId id) noexcept;
 

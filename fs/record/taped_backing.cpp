@@ -6,6 +6,41 @@
 
 namespace lockfs {
 
+namespace {
+
+// How the trace format spells the two; see lockfs-trace(5).
+
+int errno_of(const lockmgr::Reply& reply) {
+  switch (reply.kind) {
+    case lockmgr::Reply::Kind::kDone:
+      return 0;
+    case lockmgr::Reply::Kind::kRefused:
+      return EAGAIN;
+    case lockmgr::Reply::Kind::kPutOff:
+    case lockmgr::Reply::Kind::kNoAnswer:
+      return EINPROGRESS;
+    case lockmgr::Reply::Kind::kFailed:
+      break;
+  }
+  return reply.error;
+}
+
+int errno_of(const lockmgr::WaitEnd& end) {
+  switch (end.kind) {
+    case lockmgr::WaitEnd::Kind::kHeld:
+      return 0;
+    case lockmgr::WaitEnd::Kind::kHeldInDoubt:
+      return EAGAIN;
+    case lockmgr::WaitEnd::Kind::kNotHeld:
+      return EINTR;
+    case lockmgr::WaitEnd::Kind::kFailed:
+      break;
+  }
+  return end.error;
+}
+
+}  // namespace
+
 /// The number of a call, or 0 for one that nothing is told of: what asks without a cause, such as
 /// F_GETLK, changes nothing.
 std::uint32_t TapedLocks::next_call() noexcept {
@@ -28,35 +63,35 @@ TapeItem TapedLocks::item_of(std::uint32_t call, Said said) const {
 void TapedLocks::show(TapeItem& item, const lockmgr::Range& range, lockmgr::Mode mode) noexcept {
   if (!shown_) return;
   std::optional<lockmgr::OutsideLock> found;
-  if (inner_.test(range, mode, found) != 0 || !found) {
+  if (!inner().test(range, mode, found).is_done() || !found) {
     found = lockmgr::OutsideLock{range, lockmgr::Mode::kExclusive, 0};
   }
   item.request.range = found->range;
   item.request.mode = found->mode;
 }
 
-int TapedLocks::set(const lockmgr::Range& range, lockmgr::Mode mode,
-                    const Carried& carried) noexcept {
+lockmgr::Reply TapedLocks::set(const lockmgr::Range& range, lockmgr::Mode mode,
+                               const Carried& carried) noexcept {
   const std::uint32_t call = next_call();
-  const int error = inner_.set(range, mode, carried);
-  if (call == 0 || error == 0) return error;
+  const lockmgr::Reply reply = inner().set(range, mode, carried);
+  if (call == 0 || reply.is_done()) return reply;
   TapeItem item = item_of(call, Said::kRefused);
-  item.error = error;
-  if (error == EAGAIN) show(item, range, mode);
+  item.error = errno_of(reply);
+  if (reply.is_refused()) show(item, range, mode);
   tape_.put(std::move(item));
-  return error;
+  return reply;
 }
 
-int TapedLocks::test(const lockmgr::Range& range, lockmgr::Mode mode,
-                     std::optional<lockmgr::OutsideLock>& found) noexcept {
+lockmgr::Reply TapedLocks::test(const lockmgr::Range& range, lockmgr::Mode mode,
+                                std::optional<lockmgr::OutsideLock>& found) noexcept {
   const std::uint32_t call = next_call();
-  const int error = inner_.test(range, mode, found);
-  if (call != 0 && error == 0 && found) tape_.put(item_of(call, Said::kSeen));
-  return error;
+  const lockmgr::Reply reply = inner().test(range, mode, found);
+  if (call != 0 && reply.is_done() && found) tape_.put(item_of(call, Said::kSeen));
+  return reply;
 }
 
-int TapedLocks::wait(WaitId id, const lockmgr::Range& range, lockmgr::Mode mode, bool yield_first,
-                     WaitDone done) noexcept {
+int TapedLocks::wait(WaitId id, const lockmgr::Range& range, lockmgr::Mode mode,
+                     const Carried& carried, bool yield_first, WaitDone done) noexcept {
   const std::uint32_t call = next_call();
   if (call != 0) {
     TapeItem item = item_of(call, Said::kWait);
@@ -66,24 +101,24 @@ int TapedLocks::wait(WaitId id, const lockmgr::Range& range, lockmgr::Mode mode,
   }
   // A recording may begin while it waits.
   try {
-    done = [&tape = tape_, id, done = std::move(done)](int error) {
+    done = [&tape = tape_, id, done = std::move(done)](lockmgr::WaitEnd end) {
       const Tape::Cause cause(tape);
       TapeItem item;
       item.kind = TapeItem::Kind::kOutsideEnd;
       item.wait = id;
-      item.error = error;
+      item.error = errno_of(end);
       tape.put(std::move(item));
-      done(error);
+      done(end);
     };
   } catch (const std::bad_alloc&) {
     return ENOLCK;
   }
-  return inner_.wait(id, range, mode, yield_first, std::move(done));
+  return inner().wait(id, range, mode, carried, yield_first, std::move(done));
 }
 
 bool TapedLocks::outsiders_waiting() noexcept {
   const std::uint32_t call = next_call();
-  const bool waiting = inner_.outsiders_waiting();
+  const bool waiting = inner().outsiders_waiting();
   if (call != 0 && waiting) tape_.put(item_of(call, Said::kWaiting));
   return waiting;
 }

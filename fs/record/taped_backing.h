@@ -9,12 +9,13 @@
 
 #include "fs/record/tape.h"
 #include "lockmgr/backing.h"
+#include "lockmgr/forwarding_backing.h"
 #include "lockmgr/lock_manager.h"
 
 namespace lockfs {
 
 /// One kind of lock of a backing.
-class TapedLocks : public lockmgr::Backing {
+class TapedLocks : public lockmgr::ForwardingBacking {
  public:
   /// Counts the calls for a file within one Tape::Cause.
   struct Calls {
@@ -26,19 +27,16 @@ class TapedLocks : public lockmgr::Backing {
   /// references must outlive the object.
   TapedLocks(lockmgr::Backing& inner, Tape& tape, const lockmgr::FileKey& key, Calls& calls,
              bool shown)
-      : inner_(inner), tape_(tape), key_(key), calls_(calls), shown_(shown) {}
+      : ForwardingBacking(inner), tape_(tape), key_(key), calls_(calls), shown_(shown) {}
 
-  int set(const lockmgr::Range& range, lockmgr::Mode mode,
-          const Carried& carried) noexcept override;
-  int test(const lockmgr::Range& range, lockmgr::Mode mode,
-           std::optional<lockmgr::OutsideLock>& found) noexcept override;
-  int wait(WaitId id, const lockmgr::Range& range, lockmgr::Mode mode, bool yield_first,
-           WaitDone done) noexcept override;
-  void recall(WaitId id) noexcept override { inner_.recall(id); }
-  void expect_release() noexcept override { inner_.expect_release(); }
+  lockmgr::Reply set(const lockmgr::Range& range, lockmgr::Mode mode,
+                     const Carried& carried) noexcept override;
+  lockmgr::Reply test(const lockmgr::Range& range, lockmgr::Mode mode,
+                      std::optional<lockmgr::OutsideLock>& found) noexcept override;
+  int wait(WaitId id, const lockmgr::Range& range, lockmgr::Mode mode, const Carried& carried,
+           bool yield_first, WaitDone done) noexcept override;
   bool outsiders_waiting() noexcept override;
-  Inspector inspector() override { return inner_.inspector(); }
-  std::string name() const override { return inner_.name(); }
+  lockmgr::Backing& flocks() noexcept override { return *this; }
 
  private:
   using Said = lockmgr::trace::OutsideSaid;
@@ -47,7 +45,6 @@ class TapedLocks : public lockmgr::Backing {
   [[nodiscard]] TapeItem item_of(std::uint32_t call, Said said) const;
   void show(TapeItem& item, const lockmgr::Range& range, lockmgr::Mode mode) noexcept;
 
-  lockmgr::Backing& inner_;
   Tape& tape_;
   const lockmgr::FileKey key_;
   Calls& calls_;

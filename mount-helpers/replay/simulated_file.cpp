@@ -7,8 +7,42 @@ namespace replay {
 
 using lockmgr::Mode;
 using lockmgr::Range;
+using lockmgr::Reply;
+using lockmgr::WaitEnd;
 
 using lockmgr::trace::OutsideSaid;
+
+namespace {
+
+// What the trace format spells as errors; see lockfs-trace(5).
+
+Reply reply_of(int error) {
+  switch (error) {
+    case 0:
+      return Reply::done();
+    case EAGAIN:
+      return Reply::refused();
+    case EINPROGRESS:
+      return Reply::no_answer();
+    default:
+      return Reply::failed(error);
+  }
+}
+
+WaitEnd end_of(int error) {
+  switch (error) {
+    case 0:
+      return WaitEnd::held();
+    case EAGAIN:
+      return WaitEnd::in_doubt();
+    case EINTR:
+      return WaitEnd::not_held();
+    default:
+      return WaitEnd::failed(error);
+  }
+}
+
+}  // namespace
 
 /// What the manager sees of the file: one kind of lock. Outsiders take record locks, as NFS clients
 /// do, and meet no flock.
@@ -16,26 +50,27 @@ class SimulatedFile::Mirror : public lockmgr::Backing {
  public:
   Mirror(SimulatedFile& file, bool flock) : file_(file), flock_(flock) {}
 
-  int set(const Range& range, Mode mode, const Carried&) noexcept override {
+  Reply set(const Range& range, Mode mode, const Carried&) noexcept override {
     const Told* told = file_.next_call();
-    if (told != nullptr && told->said == OutsideSaid::kRefused) return told->error;
-    if (flock_) return 0;
-    if (!file_.follows_ && file_.refuses_mirror(range, mode)) return EAGAIN;
+    if (told != nullptr && told->said == OutsideSaid::kRefused) return reply_of(told->error);
+    if (flock_) return Reply::done();
+    if (!file_.follows_ && file_.refuses_mirror(range, mode)) return Reply::refused();
     file_.mirror_.set(range, mode);
-    return 0;
+    return Reply::done();
   }
 
-  int test(const Range& range, Mode mode,
-           std::optional<lockmgr::OutsideLock>& found) noexcept override {
+  Reply test(const Range& range, Mode mode,
+             std::optional<lockmgr::OutsideLock>& found) noexcept override {
     const Told* told = file_.next_call();
     const bool seen = file_.follows_ ? told != nullptr && told->said == OutsideSaid::kSeen
                                      : !flock_ && file_.refuses_mirror(range, mode);
     found.reset();
     if (seen) found = lockmgr::OutsideLock{range, Mode::kExclusive, 0};
-    return 0;
+    return Reply::done();
   }
 
-  int wait(WaitId id, const Range& range, Mode mode, bool, WaitDone done) noexcept override {
+  int wait(WaitId id, const Range& range, Mode mode, const Carried&, bool,
+           WaitDone done) noexcept override {
     const Told* told = file_.next_call();
     // With yield_first it still joins behind those who wait, which is what is asked for.
     Waiting waiting{std::nullopt, id, range, mode, false, std::move(done), flock_, std::nullopt};
@@ -87,7 +122,7 @@ void SimulatedFile::end_wait(std::uint64_t number, int error) {
   const Waiting waiting = std::move(*it);
   queue_.erase(it);
   if (error == 0 && !waiting.flock) mirror_.set(waiting.range, waiting.mode);
-  waiting.done(error);
+  waiting.done(end_of(error));
 }
 
 std::unique_ptr<lockmgr::Backing> SimulatedFile::backing() { return std::make_unique<Both>(*this); }
@@ -108,8 +143,8 @@ std::optional<int> SimulatedFile::ask(Outsider who, const Range& range, Mode mod
                                       std::function<void()> done) {
   if (refuses_outsider(who, range, mode)) {
     if (!wait) return EAGAIN;
-    queue_.push_back({who, 0, range, mode, false, [done = std::move(done)](int) { done(); }, false,
-                      std::nullopt});
+    queue_.push_back({who, 0, range, mode, false, [done = std::move(done)](WaitEnd) { done(); },
+                      false, std::nullopt});
     return std::nullopt;
   }
   outsiders_[who].set(range, mode);
@@ -135,13 +170,13 @@ bool SimulatedFile::settle() {
     const Waiting waiting = std::move(*it);
     queue_.erase(it);
     if (waiting.recalled) {
-      waiting.done(EINTR);
+      waiting.done(WaitEnd::not_held());
     } else {
       if (!waiting.flock) {
         (waiting.outsider ? outsiders_[*waiting.outsider] : mirror_)
             .set(waiting.range, waiting.mode);
       }
-      waiting.done(0);
+      waiting.done(WaitEnd::held());
     }
     // Who was served may have changed the queue.
     it = queue_.begin();

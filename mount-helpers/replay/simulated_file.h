@@ -76,7 +76,7 @@ class SimulatedFile {
     lockmgr::Range range;
     lockmgr::Mode mode = lockmgr::Mode::kNone;
     bool recalled = false;
-    std::function<void(int)> done;
+    lockmgr::Backing::WaitDone done;
     bool flock = false;                   ///< nobody outside takes flocks
     std::optional<std::uint64_t> number;  ///< of a wait of the recording: ends when that did
   };

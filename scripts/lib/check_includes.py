@@ -20,7 +20,7 @@ PARTS = [line.split() for line in """
     range clock counters histogram accounting wait_graph waiter_order
     owner interval_tree range_tree
     text policy lock_trees owner_table backing observer
-    carried_record wait_nodes policy_switch.h granted waiter
+    carried_record forwarding_backing wait_nodes policy_switch.h granted waiter
     registry outcomes outside views
     context queue
     reports pages

@@ -25,6 +25,11 @@ Mode mode_in(const std::vector<Segment>& segments, Offset at) {
   return Mode::kNone;
 }
 
+Reply reply_of(int error) {
+  if (error == EAGAIN) return Reply::refused();
+  return error == EINPROGRESS ? Reply::no_answer() : Reply::failed(error);
+}
+
 void add_edges(std::set<Offset>& edges, const Range& range) {
   edges.insert(range.first);
   if (range.last != kEof) edges.insert(range.last + 1);
@@ -81,7 +86,7 @@ void FakeBacking::replace(Who who, const Range& range, Mode mode) {
 
 bool FakeBacking::is_refused(Who who, const Range& range, Mode mode) const {
   for (const auto& [holder, locks] : held_) {
-    if (holder == who) continue;
+    if (holder == who || (who == kManager && is_ours(holder))) continue;
     for (const auto& [first, lock] : locks) {
       if (range.overlaps({first, lock.last}) && modes_conflict(lock.mode, mode)) return true;
     }
@@ -91,12 +96,12 @@ bool FakeBacking::is_refused(Who who, const Range& range, Mode mode) const {
 
 bool FakeBacking::may_take(std::size_t position, bool outsiders) const {
   const Pending& p = pending_[position];
-  if (p.shut || (p.who != kManager && !outsiders)) return false;
+  if (p.shut || (!is_ours(p.who) && !outsiders)) return false;
   if (is_refused(p.who, p.range, p.mode)) return false;
   if (!p.yields) return true;
   for (std::size_t i = 0; i < position; ++i) {
     const Pending& ahead = pending_[i];
-    if (ahead.who != kManager && ahead.range.overlaps(p.range) &&
+    if (!is_ours(ahead.who) && ahead.range.overlaps(p.range) &&
         modes_conflict(ahead.mode, p.mode)) {
       return false;
     }
@@ -113,29 +118,49 @@ void FakeBacking::pump(bool outsiders) {
     Pending taken = std::move(pending_[i]);
     pending_.erase(pending_.begin() + static_cast<std::ptrdiff_t>(i));
     if (!taken.lost) replace(taken.who, taken.range, taken.mode);
-    if (taken.who == kManager) {
-      due_.push_back({{taken.range, taken.mode}, shut_ ? EAGAIN : 0, std::move(taken.done)});
+    if (is_ours(taken.who)) {
+      due_.push_back({{taken.range, taken.mode},
+                      taken.who,
+                      shut_ ? WaitEnd::in_doubt() : WaitEnd::held(),
+                      std::move(taken.done)});
     }
     i = 0;  // taking can weaken what the taker held
   }
+  changed();
 }
+
+void FakeBacking::end_pending(std::size_t n, WaitEnd end) {
+  Pending ended = std::move(pending_[n]);
+  pending_.erase(pending_.begin() + static_cast<std::ptrdiff_t>(n));
+  due_.push_back({{ended.range, ended.mode}, ended.who, end, std::move(ended.done)});
+  give_up_own(ended.who);
+  changed();
+}
+
+bool FakeBacking::set_own(const Range& range, Mode mode) {
+  if (mode != Mode::kNone && is_refused(kManager, range, mode)) return false;
+  replace(kManager, range, mode);
+  return true;
+}
+
+FakeBacking::Who FakeBacking::begin_own(const Range& /*range*/, Mode /*mode*/) { return kManager; }
 
 // -- Backing
 // ---------------------------------------------------------------------------------------
 
-int FakeBacking::set(const Range& range, Mode mode, const Carried& carried) noexcept {
+Reply FakeBacking::set(const Range& range, Mode mode, const Carried& carried) noexcept {
   const std::lock_guard guard(mutex_);
   ++sets_;
   if (mode == Mode::kExclusive && std::exchange(restart_next, false)) {
     held_.erase(kManager);
-    for (Pending& pending : pending_) pending.lost = pending.who == kManager;
+    for (Pending& pending : pending_) pending.lost = is_ours(pending.who);
     carried.for_each([this](const Range& part, Mode strongest) {
       replace(kManager, part, strongest);
       return true;
     });
   }
   if (fail_set) {
-    if (const int error = fail_set(range, mode); error != 0) return error;
+    if (const int error = fail_set(range, mode); error != 0) return reply_of(error);
   }
   if (shut_ && mode != Mode::kNone) {
     Offset at = range.first;
@@ -146,43 +171,42 @@ int FakeBacking::set(const Range& range, Mode mode, const Carried& carried) noex
       }
       return true;
     });
-    if (at <= range.last && !(at == kEof && range.last == kEof)) return EINPROGRESS;
+    if (at <= range.last && !(at == kEof && range.last == kEof)) return Reply::put_off();
   }
-  if (mode != Mode::kNone && is_refused(kManager, range, mode)) return EAGAIN;
-  replace(kManager, range, mode);
+  if (!set_own(range, mode)) return Reply::refused();
   pump(!lazy_outsiders);
-  return 0;
+  return Reply::done();
 }
 
-int FakeBacking::test(const Range& range, Mode mode, std::optional<OutsideLock>& found) noexcept {
+Reply FakeBacking::test(const Range& range, Mode mode, std::optional<OutsideLock>& found) noexcept {
   const std::lock_guard guard(mutex_);
   ++tests_;
   found.reset();
   if (fail_test) {
-    if (const int error = fail_test(range, mode); error != 0) return error;
+    if (const int error = fail_test(range, mode); error != 0) return reply_of(error);
   }
-  if (shut_) return EINPROGRESS;
+  if (shut_) return Reply::put_off();
   for (const auto& [holder, locks] : held_) {
-    if (holder == kManager) continue;
+    if (is_ours(holder)) continue;
     for (const auto& [first, lock] : locks) {
       const Range held{first, lock.last};
       if (!range.overlaps(held) || !modes_conflict(lock.mode, mode)) continue;
       if (!found || held.first < found->range.first) found = OutsideLock{held, lock.mode, holder};
     }
   }
-  return 0;
+  return Reply::done();
 }
 
-int FakeBacking::wait(WaitId id, const Range& range, Mode mode, bool yield_first,
-                      WaitDone done) noexcept {
+int FakeBacking::wait(WaitId id, const Range& range, Mode mode, const Carried& /*carried*/,
+                      bool yield_first, WaitDone done) noexcept {
   const std::lock_guard guard(mutex_);
   ++waits_;
   if (fail_wait) {
     if (const int error = fail_wait(range, mode); error != 0) return error;
   }
   if (yield_first) pump(true);
-  pending_.push_back(
-      {kManager, range, mode, id, yield_first, false, std::move(done), false, shut_});
+  const Who who = shut_ ? kManager : begin_own(range, mode);
+  pending_.push_back({who, range, mode, id, yield_first, false, std::move(done), false, shut_});
   pump(!lazy_outsiders);
   return 0;
 }
@@ -190,15 +214,15 @@ int FakeBacking::wait(WaitId id, const Range& range, Mode mode, bool yield_first
 void FakeBacking::recall(WaitId id) noexcept {
   const std::lock_guard guard(mutex_);
   ++recalls_;
-  const auto it = std::find_if(pending_.begin(), pending_.end(),
-                               [id](const Pending& p) { return p.who == kManager && p.id == id; });
-  if (it == pending_.end()) return;
-  if (lazy_recalls) {
-    it->recalled = true;
+  for (std::size_t i = 0; i < pending_.size(); ++i) {
+    if (!is_ours(pending_[i].who) || pending_[i].id != id) continue;
+    if (lazy_recalls) {
+      pending_[i].recalled = true;
+    } else {
+      end_pending(i, WaitEnd::not_held());
+    }
     return;
   }
-  due_.push_back({{it->range, it->mode}, EINTR, std::move(it->done)});
-  pending_.erase(it);
 }
 
 FakeBacking& FakeBacking::flocks() noexcept {
@@ -209,7 +233,7 @@ FakeBacking& FakeBacking::flocks() noexcept {
 bool FakeBacking::outsiders_waiting() noexcept {
   const std::lock_guard guard(mutex_);
   return std::any_of(pending_.begin(), pending_.end(),
-                     [](const Pending& p) { return p.who != kManager; });
+                     [](const Pending& p) { return !is_ours(p.who); });
 }
 
 // -- outsiders
@@ -245,13 +269,12 @@ void FakeBacking::set_shut(bool shut) {
   const std::lock_guard guard(mutex_);
   shut_ = shut;
   if (shut) return;
-  for (auto it = pending_.begin(); it != pending_.end();) {
-    if (!it->shut) {
-      ++it;
-      continue;
+  for (std::size_t i = 0; i < pending_.size();) {
+    if (pending_[i].shut) {
+      end_pending(i, WaitEnd::not_held());
+    } else {
+      ++i;
     }
-    due_.push_back({{it->range, it->mode}, EINTR, std::move(it->done)});
-    it = pending_.erase(it);
   }
 }
 
@@ -287,7 +310,9 @@ bool FakeBacking::deliver(std::size_t n) {
     ended = std::move(due_[n]);
     due_.erase(due_.begin() + static_cast<std::ptrdiff_t>(n));
   }
-  ended.done(ended.error);
+  ended.done(ended.end);
+  const std::lock_guard guard(mutex_);
+  changed();
   return true;
 }
 
@@ -300,22 +325,20 @@ std::size_t FakeBacking::deliver_all() {
 bool FakeBacking::fail_pending(int error) {
   const std::lock_guard guard(mutex_);
   const auto it = std::find_if(pending_.begin(), pending_.end(),
-                               [](const Pending& p) { return p.who == kManager; });
+                               [](const Pending& p) { return is_ours(p.who); });
   if (it == pending_.end()) return false;
-  due_.push_back({{it->range, it->mode}, error, std::move(it->done)});
-  pending_.erase(it);
+  end_pending(static_cast<std::size_t>(it - pending_.begin()), WaitEnd::failed(error));
   return true;
 }
 
 void FakeBacking::land_recalls() {
   const std::lock_guard guard(mutex_);
-  for (auto it = pending_.begin(); it != pending_.end();) {
-    if (!it->recalled) {
-      ++it;
-      continue;
+  for (std::size_t i = 0; i < pending_.size();) {
+    if (pending_[i].recalled) {
+      end_pending(i, WaitEnd::not_held());
+    } else {
+      ++i;
     }
-    due_.push_back({{it->range, it->mode}, EINTR, std::move(it->done)});
-    it = pending_.erase(it);
   }
 }
 
@@ -323,7 +346,7 @@ std::vector<Segment> FakeBacking::under_way() const {
   const std::lock_guard guard(mutex_);
   std::vector<Segment> found;
   for (const Pending& p : pending_) {
-    if (p.who == kManager) found.push_back({p.range, p.mode});
+    if (is_ours(p.who)) found.push_back({p.range, p.mode});
   }
   for (const Due& d : due_) found.push_back(d.what);
   return found;
@@ -334,11 +357,16 @@ std::vector<Segment> FakeBacking::under_way() const {
 
 std::vector<Segment> FakeBacking::held(Who who) const {
   const std::lock_guard guard(mutex_);
-  std::vector<Segment> segments;
-  const auto it = held_.find(who);
-  if (it == held_.end()) return segments;
-  for (const auto& [first, lock] : it->second) append(segments, {first, lock.last}, lock.mode);
-  return segments;
+  std::vector<LockView> locks;
+  for (const auto& [holder, holding] : held_) {
+    if (holder != who && !(who == kManager && is_ours(holder))) continue;
+    for (const auto& [first, lock] : holding) {
+      LockView& view = locks.emplace_back();
+      view.range = {first, lock.last};
+      view.mode = lock.mode;
+    }
+  }
+  return union_of(locks);
 }
 
 bool FakeBacking::refused(Who who, const Range& range, Mode mode) const {

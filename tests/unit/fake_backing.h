@@ -38,9 +38,10 @@ std::string to_text(const std::vector<Segment>& segments);
 /// The strongest mode granted at each byte, in order, neighbours of equal mode merged.
 std::vector<Segment> union_of(const std::vector<LockView>& locks);
 
-class FakeBacking final : public Backing {
+class FakeBacking : public Backing {
  public:
-  /// A lock owner of the model: the manager, or an outsider with a number above 0.
+  /// A lock owner of the model: the manager, or an outsider with a number above 0. Where a derived
+  /// class has several owners for the manager, they have numbers below 0.
   using Who = int;
   static constexpr Who kManager = 0;
 
@@ -55,6 +56,7 @@ class FakeBacking final : public Backing {
   /// vain: their locks went, or will go, with the old file.
   bool restart_next = false;
   /// Errors to inject: asked before each call, an errno fails the call and changes nothing.
+  /// EAGAIN stands for kRefused, EINPROGRESS for kNoAnswer.
   std::function<int(const Range&, Mode)> fail_set;
   std::function<int(const Range&, Mode)> fail_wait;
   std::function<int(const Range&, Mode)> fail_test;
@@ -62,9 +64,9 @@ class FakeBacking final : public Backing {
   std::function<bool()> before_inspection;
 
   // -- Backing -------------------------------------------------------------------------------
-  int set(const Range& range, Mode mode, const Carried& carried) noexcept override;
-  int test(const Range& range, Mode mode, std::optional<OutsideLock>& found) noexcept override;
-  int wait(WaitId id, const Range& range, Mode mode, bool yield_first,
+  Reply set(const Range& range, Mode mode, const Carried& carried) noexcept override;
+  Reply test(const Range& range, Mode mode, std::optional<OutsideLock>& found) noexcept override;
+  int wait(WaitId id, const Range& range, Mode mode, const Carried& carried, bool yield_first,
            WaitDone done) noexcept override;
   void recall(WaitId id) noexcept override;
   bool outsiders_waiting() noexcept override;
@@ -84,7 +86,7 @@ class FakeBacking final : public Backing {
   /// With lazy_outsiders: those whose turn it is take their locks.
   void let_outsiders_in();
 
-  /// While `shut`, nothing is taken that the manager does not hold already (EINPROGRESS), and waits
+  /// While `shut`, nothing is taken that the manager does not hold already (kPutOff), and waits
   /// end when it is over; one that was under way may get its lock, but in doubt.
   void set_shut(bool shut);
   [[nodiscard]] bool is_shut() const;
@@ -118,7 +120,7 @@ class FakeBacking final : public Backing {
   std::uint64_t recalls() const;
   std::uint64_t tests() const;
 
- private:
+ protected:
   struct Held {
     Offset last = 0;
     Mode mode = Mode::kNone;
@@ -137,22 +139,41 @@ class FakeBacking final : public Backing {
   };
   struct Due {
     Segment what;
-    int error = 0;
+    Who who = kManager;
+    WaitEnd end;
     WaitDone done;
   };
 
+  static bool is_ours(Who who) { return who <= kManager; }
+
   // All below: REQUIRES mutex_ held.
   void replace(Who who, const Range& range, Mode mode);
-  bool is_refused(Who who, const Range& range, Mode mode) const;
-  bool may_take(std::size_t position, bool outsiders) const;
-  void pump(bool outsiders);
+  /// Whether somebody else than `who` is in the way; of kManager, only outsiders count.
+  [[nodiscard]] bool is_refused(Who who, const Range& range, Mode mode) const;
+  /// Ends the n-th of those that wait.
+  void end_pending(std::size_t n, WaitEnd end);
 
-  std::unique_ptr<FakeBacking> flocks_;  ///< made when first asked for, by one thread at a time
+  /// Makes the manager's lock on `range` exactly `mode`; false: an outsider is in the way.
+  virtual bool set_own(const Range& range, Mode mode);
+  /// The owner that a wait of the manager runs on.
+  virtual Who begin_own(const Range& range, Mode mode);
+  /// A wait of the manager has ended without its lock.
+  virtual void give_up_own(Who /*who*/) {}
+  /// Called at the end of each change.
+  virtual void changed() {}
 
   mutable std::mutex mutex_;  ///< guards all that follows
   std::map<Who, Holding> held_;
   std::vector<Pending> pending_;
   std::vector<Due> due_;
+
+ private:
+  [[nodiscard]] bool may_take(std::size_t position, bool outsiders) const;
+  void pump(bool outsiders);
+
+  std::unique_ptr<FakeBacking> flocks_;  ///< made when first asked for, by one thread at a time
+
+  // Guarded by mutex_.
   bool shut_ = false;
   std::uint64_t sets_ = 0;
   std::uint64_t waits_ = 0;

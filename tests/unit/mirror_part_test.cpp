@@ -17,19 +17,21 @@ namespace {
 
 using namespace testing;  // NOLINT(google-build-using-namespace): the vocabulary of these tests
 
+constexpr Reply kDone = Reply::done();
+
 class MirrorTest : public ::testing::Test {
  protected:
   explicit MirrorTest(const Policy& policy = {}) : file(policy) {}
 
   /// What FileLocks does for a grant that nothing is in the way of, and for a release.
-  int grant(const OwnerId& id, const Range& range, Mode mode) {
+  Reply grant(const OwnerId& id, const Range& range, Mode mode) {
     Owner& owner = file.owner(id);
     if (mirror.must_raise(owner, range, mode)) {
-      if (const int error = mirror.raise(owner, range, mode); error != 0) return error;
+      if (const Reply reply = mirror.raise(owner, range, mode); !reply.is_done()) return reply;
     }
     file.set(owner, range, mode);
     mirror.set_guard(false);
-    return 0;
+    return Reply::done();
   }
   void release(const OwnerId& id, const Range& range) {
     Owner& owner = file.owner(id);
@@ -67,30 +69,30 @@ class MirrorTest : public ::testing::Test {
 };
 
 TEST_F(MirrorTest, FollowsWhatIsGranted) {
-  ASSERT_EQ(grant(ofd(1), {0, 9}, kS), 0);
-  ASSERT_EQ(grant(ofd(2), {5, 14}, kS), 0);
-  ASSERT_EQ(grant(ofd(3), {20, 29}, kX), 0);
+  ASSERT_EQ(grant(ofd(1), {0, 9}, kS), kDone);
+  ASSERT_EQ(grant(ofd(2), {5, 14}, kS), kDone);
+  ASSERT_EQ(grant(ofd(3), {20, 29}, kX), kDone);
   EXPECT_EQ(carried(), "S[0,14] X[20,29] ");
   release(ofd(1), kWholeFile);
   EXPECT_EQ(carried(), "S[5,14] X[20,29] ");
   const auto calls = backing.sets();
-  ASSERT_EQ(grant(ofd(4), {6, 7}, kS), 0);
+  ASSERT_EQ(grant(ofd(4), {6, 7}, kS), kDone);
   EXPECT_EQ(backing.sets(), calls);
   expect_in_step();
 }
 
 TEST_F(MirrorTest, ARefusedRaiseChangesNothing) {
-  ASSERT_EQ(grant(ofd(1), {0, 9}, kX), 0);
-  ASSERT_EQ(grant(flock_of(1), {20, 29}, kX), 0);
+  ASSERT_EQ(grant(ofd(1), {0, 9}, kX), kDone);
+  ASSERT_EQ(grant(flock_of(1), {20, 29}, kX), kDone);
   ASSERT_EQ(backing.outsider_set(1, {40, 49}, kX), 0);
   Owner& owner = file.owner(ofd(1));
-  EXPECT_EQ(mirror.raise(owner, {0, 49}, kS), EAGAIN);
+  EXPECT_EQ(mirror.raise(owner, {0, 49}, kS), Reply::refused());
   EXPECT_EQ(carried(), "X[0,9] X[20,29] ");
   expect_in_step();
 }
 
 TEST_F(MirrorTest, WhatCannotBeLoweredIsStaleUntilRepaired) {
-  ASSERT_EQ(grant(ofd(1), {0, 9}, kX), 0);
+  ASSERT_EQ(grant(ofd(1), {0, 9}, kX), kDone);
   backing.fail_set = [](const Range&, Mode) { return EIO; };
   release(ofd(1), {0, 4});
   EXPECT_EQ(carried(), "X[0,9] ");
@@ -105,11 +107,14 @@ TEST_F(MirrorTest, WhatCannotBeLoweredIsStaleUntilRepaired) {
 }
 
 TEST_F(MirrorTest, OfSeveralPartsTheOneThatAnOutsiderHasIsAwaited) {
-  ASSERT_EQ(grant(ofd(1), {3, 4}, kX), 0);
-  ASSERT_EQ(grant(ofd(1), {6, 7}, kX), 0);
+  ASSERT_EQ(grant(ofd(1), {3, 4}, kX), kDone);
+  ASSERT_EQ(grant(ofd(1), {6, 7}, kX), kDone);
   ASSERT_EQ(backing.outsider_set(1, {5, 5}, kX), 0);
   EXPECT_EQ(mirror.awaited_part({ofd(1), {}, {0, 9}, kS, true}), (Range{5, 5}));
   EXPECT_EQ(mirror.awaited_part({ofd(1), {}, {3, 4}, kS, true}), std::nullopt);
+  // Of an exclusive request, too, only what is missing.
+  EXPECT_EQ(mirror.awaited_part({ofd(1), {}, {3, 9}, kX, true}), (Range{5, 5}));
+  EXPECT_EQ(mirror.awaited_part({ofd(1), {}, {4, 9}, kX, true}), (Range{5, 5}));
 }
 
 class GuardTest : public MirrorTest {
@@ -119,9 +124,9 @@ class GuardTest : public MirrorTest {
 };
 
 TEST_F(GuardTest, CarriesTheStrongestModeAsAFlock) {
-  ASSERT_EQ(grant(ofd(1), {0, 9}, kS), 0);
+  ASSERT_EQ(grant(ofd(1), {0, 9}, kS), kDone);
   EXPECT_EQ(guard(), "S[0,EOF] ");
-  ASSERT_EQ(grant(ofd(2), {20, 29}, kX), 0);
+  ASSERT_EQ(grant(ofd(2), {20, 29}, kX), kDone);
   EXPECT_EQ(guard(), "X[0,EOF] ");
   release(ofd(2), kWholeFile);
   EXPECT_EQ(guard(), "S[0,EOF] ");
@@ -134,8 +139,8 @@ TEST_F(GuardTest, AnOutsidersFlockRefuses) {
   ASSERT_EQ(backing.flocks().outsider_set(1, kWholeFile, kS), 0);
   EXPECT_TRUE(mirror.outsider_refuses(Space::kRecords, {0, 9}, kX, false));
   EXPECT_FALSE(mirror.outsider_refuses(Space::kRecords, {0, 9}, kS, false));
-  EXPECT_EQ(mirror.raise_guard(kX, nullptr), EAGAIN);
-  EXPECT_EQ(mirror.raise_guard(kS, nullptr), 0);
+  EXPECT_EQ(mirror.raise_guard(kX, nullptr), Reply::refused());
+  EXPECT_EQ(mirror.raise_guard(kS, nullptr), kDone);
   EXPECT_EQ(mirror.guard(), kS);
 }
 
@@ -152,7 +157,7 @@ TEST_F(MirrorTest, StaysInStepUnderRandomChanges) {
     if (random.one_in(3)) {
       release(id, range);
     } else if (file.granted.find_conflict(owner.party(), &owner, range, mode) == nullptr) {
-      ASSERT_EQ(grant(id, range, mode), 0);
+      ASSERT_EQ(grant(id, range, mode), kDone);
     } else {
       file.granted.drop_if_idle(owner);
     }
@@ -171,8 +176,8 @@ void expect_found([[maybe_unused]] const Mirror& mirror, [[maybe_unused]] const 
 }
 
 TEST_F(MirrorTest, CheckFindsALowerThatWasSkipped) {
-  ASSERT_EQ(grant(ofd(1), {0, 9}, kX), 0);
-  ASSERT_EQ(grant(ofd(2), {20, 29}, kX), 0);
+  ASSERT_EQ(grant(ofd(1), {0, 9}, kX), kDone);
+  ASSERT_EQ(grant(ofd(2), {20, 29}, kX), kDone);
   file.set(ofd(1), {5, 9}, kU);
   expect_found(mirror, "the backing does not carry the strongest mode granted");
   const std::vector<Difference> found = differences();
@@ -184,7 +189,7 @@ TEST_F(MirrorTest, CheckFindsALowerThatWasSkipped) {
 }
 
 TEST_F(MirrorTest, CheckFindsARaiseThatWasSkipped) {
-  ASSERT_EQ(grant(ofd(1), {0, 9}, kS), 0);
+  ASSERT_EQ(grant(ofd(1), {0, 9}, kS), kDone);
   file.set(ofd(1), {9, 9}, kX);
   expect_found(mirror, "the backing does not carry the strongest mode granted");
   EXPECT_EQ(differences().size(), 1U);
@@ -195,9 +200,9 @@ TEST_F(MirrorTest, CheckFindsARaiseThatWasSkipped) {
 }
 
 TEST_F(GuardTest, CheckFindsAGuardThatIsNotWhatIsGranted) {
-  ASSERT_EQ(grant(ofd(1), {0, 9}, kS), 0);
+  ASSERT_EQ(grant(ofd(1), {0, 9}, kS), kDone);
   Owner& owner = file.owner(ofd(1));
-  ASSERT_EQ(mirror.raise(owner, {0, 9}, kX), 0);
+  ASSERT_EQ(mirror.raise(owner, {0, 9}, kX), kDone);
   file.set(owner, {0, 9}, kX);
   expect_found(mirror, "the guard is not the strongest mode granted");
   EXPECT_EQ(guard(), "S[0,EOF] ");

@@ -10,6 +10,7 @@
 #include <optional>
 
 #include "lockmgr/file_locks.h"
+#include "lockmgr/forwarding_backing.h"
 #include "lockmgr/lock_manager.h"
 #include "tests/unit/fake_backing.h"
 
@@ -72,28 +73,28 @@ constexpr Mode kX = Mode::kExclusive;
 constexpr Mode kS = Mode::kShared;
 constexpr Mode kU = Mode::kNone;
 
-class SparedBacking final : public Backing {
+class SparedBacking final : public ForwardingBacking {
  public:
-  explicit SparedBacking(FakeBacking& backing) : model_(backing) {}
+  explicit SparedBacking(FakeBacking& backing) : ForwardingBacking(backing), model_(backing) {}
 
-  int set(const Range& range, Mode mode, const Carried& carried) noexcept override {
+  Reply set(const Range& range, Mode mode, const Carried& carried) noexcept override {
     const Spared spared;
     return model_.set(range, mode, carried);
   }
-  int test(const Range& range, Mode mode, std::optional<OutsideLock>& found) noexcept override {
+  Reply test(const Range& range, Mode mode, std::optional<OutsideLock>& found) noexcept override {
     const Spared spared;
     return model_.test(range, mode, found);
   }
-  int wait(WaitId id, const Range& range, Mode mode, bool yield_first,
+  int wait(WaitId id, const Range& range, Mode mode, const Carried& carried, bool yield_first,
            WaitDone done) noexcept override {
     const Spared spared;
-    return model_.wait(id, range, mode, yield_first, std::move(done));
+    return model_.wait(id, range, mode, carried, yield_first, std::move(done));
   }
   void recall(WaitId id) noexcept override {
     const Spared spared;
     model_.recall(id);
   }
-  bool outsiders_waiting() noexcept override { return model_.outsiders_waiting(); }
+  Inspector inspector() override { return {}; }
   Backing& flocks() noexcept override {
     const Spared spared;
     if (flocks_ == nullptr) flocks_ = std::make_unique<SparedBacking>(model_.flocks());

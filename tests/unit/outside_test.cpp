@@ -5,7 +5,9 @@
 
 #include <cerrno>
 #include <memory>
+#include <optional>
 
+#include "lockmgr/mirror.h"
 #include "tests/unit/parts.h"
 
 namespace lockmgr {
@@ -38,7 +40,9 @@ class OutsideTest : public ::testing::Test {
     wait->range = waiter.request.range;
     wait->mode = waiter.request.mode;
     wait->party = waiter.party();
-    EXPECT_EQ(outside.begin(wait, backing, false, [this](int error) { ended = error; }), 0);
+    EXPECT_EQ(outside.begin(wait, backing, Coverage(file.granted, Space::kRecords), false,
+                            [this](WaitEnd end) { ended = end; }),
+              0);
     outside.attach(waiter, begun);
     return begun;
   }
@@ -54,7 +58,7 @@ class OutsideTest : public ::testing::Test {
   Queue queue;
   Outcomes out;
   Backing::WaitId last_id = 0;
-  int ended = -1;
+  std::optional<WaitEnd> ended;
 };
 
 TEST_F(OutsideTest, CollidesWithWhatItsEndWouldMeet) {
@@ -86,14 +90,15 @@ TEST_F(OutsideTest, IdenticalWaitsAreFoundUntilRecalled) {
   EXPECT_EQ(backing.recalls(), 1U) << "it is asked to end once";
   EXPECT_EQ(outside.find_same(Space::kRecords, {0, 19}, kS), nullptr);
   EXPECT_TRUE(backing.deliver());
-  EXPECT_EQ(ended, EINTR);
+  EXPECT_EQ(ended, WaitEnd::not_held());
 }
 
 TEST_F(OutsideTest, AWaitThatIsRefusedIsNotUnderWay) {
   backing.fail_wait = [](const Range&, Mode) { return ENOLCK; };
   auto wait = std::make_unique<OutsideWait>();
   wait->mode = kX;
-  EXPECT_EQ(outside.begin(wait, backing, false, nullptr), ENOLCK);
+  EXPECT_EQ(outside.begin(wait, backing, Coverage(file.granted, Space::kRecords), false, nullptr),
+            ENOLCK);
   EXPECT_NE(wait, nullptr);
   EXPECT_TRUE(outside.empty());
 }

@@ -8,12 +8,14 @@
 #include <cerrno>
 #include <chrono>
 #include <map>
+#include <memory>
 #include <set>
 #include <string>
 #include <vector>
 
 #include "tests/unit/fake_backing.h"
 #include "tests/unit/random.h"
+#include "tests/unit/several_descriptions.h"
 #include "tests/unit/world.h"
 
 namespace lockmgr {
@@ -46,6 +48,7 @@ struct Mix {
   bool restarts = false;       ///< the backing starts afresh now and then
   bool grace = false;          ///< the backing takes nothing new now and then
   bool relents = false;        ///< waiters pass out of turn
+  bool several = false;        ///< the manager has several descriptions at the backing
   bool threads = false;        ///< requests name their threads, which use several owners
   const char* policy = "nfs";  ///< deadlock=all is not in the model
 };
@@ -53,7 +56,10 @@ struct Mix {
 class Run {
  public:
   Run(std::uint64_t seed, const Mix& mix)
-      : random_(seed), mix_(mix), policy_(policy_of(mix.policy)), world_({}, 1, policy_) {
+      : random_(seed),
+        mix_(mix),
+        policy_(policy_of(mix.policy)),
+        world_({}, 1, policy_, mix.several ? &several_descriptions : &one_description) {
     for (FakeBacking* backing : backings()) {
       backing->lazy_recalls = mix.lazy;
       backing->lazy_outsiders = mix.lazy;
@@ -114,6 +120,10 @@ class Run {
   };
 
   // -- the model -------------------------------------------------------------------------------
+  static std::unique_ptr<FakeBacking> one_description() { return std::make_unique<FakeBacking>(); }
+  static std::unique_ptr<FakeBacking> several_descriptions() {
+    return std::make_unique<SeveralDescriptions>();
+  }
   static Policy policy_of(const char* text) {
     Policy policy;
     EXPECT_EQ(Policy::parse(text, {}, policy), "");
@@ -621,6 +631,13 @@ TEST(Property, OutsidersWithGracePeriods) { play({.outsiders = true, .grace = tr
 TEST(Property, OutsidersLateWithGracePeriods) {
   play({.outsiders = true, .lazy = true, .grace = true, .relents = true, .threads = true}, 60);
 }
+TEST(Property, SeveralDescriptions) { play({.outsiders = true, .several = true}, 60); }
+TEST(Property, SeveralDescriptionsLate) {
+  play({.outsiders = true, .lazy = true, .several = true}, 60);
+}
+TEST(Property, SeveralDescriptionsWithGracePeriods) {
+  play({.outsiders = true, .lazy = true, .grace = true, .several = true}, 60);
+}
 TEST(Property, Everything) {
   play({.owners = 8, .outsiders = true, .lazy = true, .relents = true, .threads = true}, 60);
 }
@@ -634,6 +651,10 @@ TEST_P(PropertyOfPolicy, Outsiders) {
 }
 TEST_P(PropertyOfPolicy, OutsidersWithGracePeriods) {
   play({.outsiders = true, .lazy = true, .grace = true, .policy = GetParam()}, 30);
+}
+TEST_P(PropertyOfPolicy, SeveralDescriptions) {
+  play({.outsiders = true, .lazy = true, .relents = true, .several = true, .policy = GetParam()},
+       40);
 }
 INSTANTIATE_TEST_SUITE_P(Values, PropertyOfPolicy,
                          ::testing::Values("dual", "nfs,fairness=readers", "nfs,fairness=writers",

@@ -17,21 +17,14 @@ constexpr Mode kS = Mode::kShared;
 constexpr Mode kU = Mode::kNone;
 
 /// Nobody outside; counts the calls.
-class CountingBacking final : public Backing {
+class CountingBacking final : public NoBacking {
  public:
   std::uint64_t sets = 0;
 
-  int set(const Range&, Mode, const Carried&) noexcept override {
+  Reply set(const Range&, Mode, const Carried&) noexcept override {
     ++sets;
-    return 0;
+    return Reply::done();
   }
-  int test(const Range&, Mode, std::optional<OutsideLock>& found) noexcept override {
-    found.reset();
-    return 0;
-  }
-  int wait(WaitId, const Range&, Mode, bool, WaitDone) noexcept override { return ENOSYS; }
-  void recall(WaitId) noexcept override {}
-  bool outsiders_waiting() noexcept override { return false; }
 };
 
 class Scale : public ::testing::Test {

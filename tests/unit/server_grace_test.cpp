@@ -28,6 +28,8 @@ namespace {
 
 using lockmgr::Mode;
 using lockmgr::Range;
+using lockmgr::Reply;
+using lockmgr::WaitEnd;
 using namespace std::chrono_literals;
 
 constexpr auto kNever = 100s;  // longer than a test takes
@@ -109,7 +111,7 @@ TEST_F(ServerGraceTest, BothGracePeriodsCount) {
   put("nfsd/v4_end_grace", "Y");
   // A wait ends after another look.
   std::atomic<bool> looked{false};
-  ASSERT_EQ(grace.wait(1, [&looked](int) { looked = true; }), 0);
+  ASSERT_EQ(grace.wait(1, [&looked](lockmgr::WaitEnd) { looked = true; }), 0);
   grace.recall(1);
   EXPECT_TRUE(eventually([&] { return looked.load(); }));
   EXPECT_FALSE(grace.settled());
@@ -160,7 +162,8 @@ TEST_F(ServerGraceTest, WaitsEndOnceWhenTheyAreRecalledOrAllIsSettled) {
   ServerGrace grace(settings(), tell_);
   EXPECT_FALSE(grace.settled());
   const auto count = [](std::atomic<int>& calls) {
-    return [&calls](int error) { calls += error == EINTR ? 1 : 100; };
+    return
+        [&calls](lockmgr::WaitEnd end) { calls += end == lockmgr::WaitEnd::not_held() ? 1 : 100; };
   };
   ASSERT_EQ(grace.wait(1, count(recalled)), 0);
   ASSERT_EQ(grace.wait(2, count(ended)), 0);
@@ -184,12 +187,12 @@ class TestBacking final : public lockmgr::NoBacking {
     Mode mode;
     bool operator==(const Call&) const = default;
   };
-  int set(const Range& range, Mode mode, const Carried&) noexcept override {
+  lockmgr::Reply set(const Range& range, Mode mode, const Carried&) noexcept override {
     calls.push_back({range, mode});
     if (meanwhile) std::exchange(meanwhile, nullptr)();
-    return 0;
+    return lockmgr::Reply::done();
   }
-  int wait(WaitId, const Range&, Mode, bool, WaitDone done) noexcept override {
+  int wait(WaitId, const Range&, Mode, const Carried&, bool, WaitDone done) noexcept override {
     waiting = std::move(done);
     return 0;
   }
@@ -240,25 +243,25 @@ TEST_F(GraceBackingTest, NothingNewIsTakenMeanwhile) {
   serve_well();
   stop();
   std::optional<lockmgr::OutsideLock> found;
-  EXPECT_EQ(backing_->set({0, 99}, Mode::kShared, nothing_), EINPROGRESS);
-  EXPECT_EQ(backing_->set({20, 20}, Mode::kShared, carried_), EINPROGRESS);
-  EXPECT_EQ(backing_->set({5, 12}, Mode::kExclusive, carried_), EINPROGRESS);
-  EXPECT_EQ(backing_->set({15, 35}, Mode::kShared, carried_), EINPROGRESS);
-  EXPECT_EQ(backing_->set({35, lockmgr::kEof}, Mode::kExclusive, carried_), EINPROGRESS);
-  EXPECT_EQ(backing_->test({0, 9}, Mode::kShared, found), EINPROGRESS);
+  EXPECT_EQ(backing_->set({0, 99}, Mode::kShared, nothing_), Reply::put_off());
+  EXPECT_EQ(backing_->set({20, 20}, Mode::kShared, carried_), Reply::put_off());
+  EXPECT_EQ(backing_->set({5, 12}, Mode::kExclusive, carried_), Reply::put_off());
+  EXPECT_EQ(backing_->set({15, 35}, Mode::kShared, carried_), Reply::put_off());
+  EXPECT_EQ(backing_->set({35, lockmgr::kEof}, Mode::kExclusive, carried_), Reply::put_off());
+  EXPECT_EQ(backing_->test({0, 9}, Mode::kShared, found), Reply::put_off());
   EXPECT_TRUE(inner_->calls.empty());
   // What is held may stay or go.
-  EXPECT_EQ(backing_->set({0, 9}, Mode::kShared, carried_), 0);
-  EXPECT_EQ(backing_->set({5, 15}, Mode::kShared, carried_), 0);
-  EXPECT_EQ(backing_->set({32, 39}, Mode::kExclusive, carried_), 0);
-  EXPECT_EQ(backing_->set({0, lockmgr::kEof}, Mode::kNone, carried_), 0);
+  EXPECT_EQ(backing_->set({0, 9}, Mode::kShared, carried_), Reply::done());
+  EXPECT_EQ(backing_->set({5, 15}, Mode::kShared, carried_), Reply::done());
+  EXPECT_EQ(backing_->set({32, 39}, Mode::kExclusive, carried_), Reply::done());
+  EXPECT_EQ(backing_->set({0, lockmgr::kEof}, Mode::kNone, carried_), Reply::done());
   EXPECT_EQ(inner_->calls.size(), 4U);
 }
 
 TEST_F(GraceBackingTest, WhatWasTakenAsTheServerWentIsGivenBack) {
   serve_well();
   inner_->meanwhile = [this] { stop(); };
-  EXPECT_EQ(backing_->set({5, 34}, Mode::kExclusive, carried_), EINPROGRESS);
+  EXPECT_EQ(backing_->set({5, 34}, Mode::kExclusive, carried_), Reply::put_off());
   const std::vector<TestBacking::Call> expected = {{{5, 34}, Mode::kExclusive},
                                                    {{5, 9}, Mode::kShared},
                                                    {{10, 19}, Mode::kExclusive},
@@ -269,17 +272,17 @@ TEST_F(GraceBackingTest, WhatWasTakenAsTheServerWentIsGivenBack) {
 
 TEST_F(GraceBackingTest, WhatAWaitTookAsTheServerWentIsInDoubt) {
   serve_well();
-  int result = -1;
-  const auto done = [&result](int error) { result = error; };
-  ASSERT_EQ(backing_->wait(1, {0, 9}, Mode::kShared, false, done), 0);
-  inner_->waiting(0);
-  EXPECT_EQ(result, 0);
-  ASSERT_EQ(backing_->wait(2, {0, 9}, Mode::kShared, false, done), 0);
+  WaitEnd result = WaitEnd::failed(-1);
+  const auto done = [&result](WaitEnd end) { result = end; };
+  ASSERT_EQ(backing_->wait(1, {0, 9}, Mode::kShared, nothing_, false, done), 0);
+  inner_->waiting(WaitEnd::held());
+  EXPECT_EQ(result, WaitEnd::held());
+  ASSERT_EQ(backing_->wait(2, {0, 9}, Mode::kShared, nothing_, false, done), 0);
   stop();
-  inner_->waiting(0);
-  EXPECT_EQ(result, EAGAIN);
-  inner_->waiting(EINTR);
-  EXPECT_EQ(result, EINTR);
+  inner_->waiting(WaitEnd::held());
+  EXPECT_EQ(result, WaitEnd::in_doubt());
+  inner_->waiting(WaitEnd::not_held());
+  EXPECT_EQ(result, WaitEnd::not_held());
 }
 
 }  // namespace

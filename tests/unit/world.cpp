@@ -5,10 +5,10 @@
 
 namespace lockmgr::testing {
 
-World::World(const Limits& limits, int files, const Policy& policy)
+World::World(const Limits& limits, int files, const Policy& policy, MakeBacking make_backing)
     : manager_(limits, policy, &notes_) {
   for (int i = 0; i < files; ++i) {
-    auto backing = std::make_unique<FakeBacking>();
+    auto backing = make_backing();
     backings_.push_back(backing.get());
     files_.push_back(
         manager_.open_file({1, static_cast<std::uint64_t>(i) + 1}, std::move(backing)));

@@ -86,7 +86,11 @@ struct How {
 
 class World {
  public:
-  explicit World(const Limits& limits = {}, int files = 1, const Policy& policy = {});
+  /// Makes the backing of a file.
+  using MakeBacking = std::unique_ptr<FakeBacking> (*)();
+
+  explicit World(const Limits& limits = {}, int files = 1, const Policy& policy = {},
+                 MakeBacking make_backing = &std::make_unique<FakeBacking>);
   ~World();
   World(const World&) = delete;
   World& operator=(const World&) = delete;
