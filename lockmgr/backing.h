@@ -11,12 +11,11 @@
 ///     this side waits for. (The kernel does: posix_locks_deadlock() spares an OFD caller, but no
 ///     OFD owner on the way.)
 ///  3. What the others carry within the range of an exclusive wait is taken over by the wait's
-///  owner
-///     before they let go of it: a shared lock beside shared ones is always granted. It is of the
-///     request that waits, or of one that goes together with it. Nothing there is exclusive, for a
-///     wait is for what is missing: of 0-9, where 0-4 is held exclusively, for 5-9. Of several
-///     missing pieces one is waited for at a time, and nothing is kept of it while another is
-///     waited for.
+///     owner before they let go of it: a shared lock beside shared ones is always granted. It is of
+///     the request that waits, or of one that goes together with it. Nothing there is exclusive,
+///     for a wait is for what is missing: of 0-9, where 0-4 is held exclusively, for 5-9. Of
+///     several missing pieces one is waited for at a time, and nothing is kept of it while another
+///     is waited for.
 ///  4. What a wait has won stays on its owner, and counts in the sum, until set() changes it.
 ///  5. No wait waits for what the backing's other owners carry: where a set(), or another wait
 ///     having won, puts something in its way, it ends (WaitEnd::Kind::kNotHeld). Of two waits that

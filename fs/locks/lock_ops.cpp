@@ -101,11 +101,11 @@ struct LockHandlers {
 void LockOps::fill_ops(Operations& ops) noexcept {
   using Table = fuse_lowlevel_ops;
   using H = LockHandlers;
-  ops.enter(&Table::setlk, &H::setlk, {FUSE_SETLK, FUSE_SETLKW}, Pace::kOrdered);
-  ops.enter(&Table::flock, &H::flock, {FUSE_SETLK, FUSE_SETLKW}, Pace::kOrdered);
-  ops.enter(&Table::getlk, &H::getlk, {FUSE_GETLK}, Pace::kOrdered);
-  ops.enter(&Table::flush, &H::flush, {FUSE_FLUSH}, Pace::kOrdered);
-  ops.enter(&Table::release, &H::release, {FUSE_RELEASE}, Pace::kOrdered);
+  ops.enter(&Table::setlk, &H::setlk, Pace::kOrdered, FUSE_SETLK, FUSE_SETLKW);
+  ops.enter(&Table::flock, &H::flock, Pace::kOrdered, FUSE_SETLK, FUSE_SETLKW);
+  ops.enter(&Table::getlk, &H::getlk, Pace::kOrdered, FUSE_GETLK);
+  ops.enter(&Table::flush, &H::flush, Pace::kOrdered, FUSE_FLUSH);
+  ops.enter(&Table::release, &H::release, Pace::kOrdered, FUSE_RELEASE);
 }
 
 // -- life ----------------------------------------------------------------------------------------

@@ -33,11 +33,11 @@ class Operations {
   }
 
   /// Enters the handler of one or more operations of the protocol.
-  template <typename Handler>
-  void enter(Handler fuse_lowlevel_ops::*member, std::type_identity_t<Handler> handler,
-             std::initializer_list<fuse_opcode> opcodes, Pace pace) noexcept {
+  template <typename Handler, typename... More>
+  void enter(Handler fuse_lowlevel_ops::*member, std::type_identity_t<Handler> handler, Pace pace,
+             fuse_opcode opcode, More... more) noexcept {
     table_.*member = handler;
-    for (const fuse_opcode opcode : opcodes) this->pace(opcode, pace);
+    for (const fuse_opcode each : {opcode, more...}) this->pace(each, pace);
   }
 
   [[nodiscard]] const fuse_lowlevel_ops& table() const noexcept { return table_; }

@@ -277,49 +277,49 @@ struct Ops {
 
 void Filesystem::fill_ops(Operations& ops) noexcept {
   using Table = fuse_lowlevel_ops;
-  ops.enter(&Table::init, &Ops::init, {FUSE_INIT}, Pace::kOrdered);
-  ops.enter(&Table::lookup, &Ops::reply<&Filesystem::lookup>, {FUSE_LOOKUP}, Pace::kQuick);
-  ops.enter(&Table::forget, &Ops::forget, {FUSE_FORGET}, Pace::kQuick);
-  ops.enter(&Table::forget_multi, &Ops::forget_multi, {FUSE_BATCH_FORGET}, Pace::kQuick);
-  ops.enter(&Table::getattr, &Ops::reply<&Filesystem::getattr>, {FUSE_GETATTR}, Pace::kQuick);
-  ops.enter(&Table::setattr, &Ops::reply<&Filesystem::setattr>, {FUSE_SETATTR}, Pace::kQuick);
-  ops.enter(&Table::readlink, &Ops::reply<&Filesystem::readlink>, {FUSE_READLINK}, Pace::kQuick);
-  ops.enter(&Table::access, &Ops::status<&Filesystem::access>, {FUSE_ACCESS}, Pace::kQuick);
-  ops.enter(&Table::statfs, &Ops::reply<&Filesystem::statfs>, {FUSE_STATFS}, Pace::kQuick);
+  ops.enter(&Table::init, &Ops::init, Pace::kOrdered, FUSE_INIT);
+  ops.enter(&Table::lookup, &Ops::reply<&Filesystem::lookup>, Pace::kQuick, FUSE_LOOKUP);
+  ops.enter(&Table::forget, &Ops::forget, Pace::kQuick, FUSE_FORGET);
+  ops.enter(&Table::forget_multi, &Ops::forget_multi, Pace::kQuick, FUSE_BATCH_FORGET);
+  ops.enter(&Table::getattr, &Ops::reply<&Filesystem::getattr>, Pace::kQuick, FUSE_GETATTR);
+  ops.enter(&Table::setattr, &Ops::reply<&Filesystem::setattr>, Pace::kQuick, FUSE_SETATTR);
+  ops.enter(&Table::readlink, &Ops::reply<&Filesystem::readlink>, Pace::kQuick, FUSE_READLINK);
+  ops.enter(&Table::access, &Ops::status<&Filesystem::access>, Pace::kQuick, FUSE_ACCESS);
+  ops.enter(&Table::statfs, &Ops::reply<&Filesystem::statfs>, Pace::kQuick, FUSE_STATFS);
 
-  ops.enter(&Table::mknod, &Ops::reply<&Filesystem::mknod>, {FUSE_MKNOD}, Pace::kQuick);
-  ops.enter(&Table::mkdir, &Ops::reply<&Filesystem::mkdir>, {FUSE_MKDIR}, Pace::kQuick);
-  ops.enter(&Table::symlink, &Ops::reply<&Filesystem::symlink>, {FUSE_SYMLINK}, Pace::kQuick);
-  ops.enter(&Table::link, &Ops::reply<&Filesystem::link>, {FUSE_LINK}, Pace::kQuick);
-  ops.enter(&Table::unlink, &Ops::status<&Filesystem::unlink>, {FUSE_UNLINK}, Pace::kQuick);
-  ops.enter(&Table::rmdir, &Ops::status<&Filesystem::rmdir>, {FUSE_RMDIR}, Pace::kQuick);
-  ops.enter(&Table::rename, &Ops::status<&Filesystem::rename>, {FUSE_RENAME, FUSE_RENAME2},
-            Pace::kQuick);
+  ops.enter(&Table::mknod, &Ops::reply<&Filesystem::mknod>, Pace::kQuick, FUSE_MKNOD);
+  ops.enter(&Table::mkdir, &Ops::reply<&Filesystem::mkdir>, Pace::kQuick, FUSE_MKDIR);
+  ops.enter(&Table::symlink, &Ops::reply<&Filesystem::symlink>, Pace::kQuick, FUSE_SYMLINK);
+  ops.enter(&Table::link, &Ops::reply<&Filesystem::link>, Pace::kQuick, FUSE_LINK);
+  ops.enter(&Table::unlink, &Ops::status<&Filesystem::unlink>, Pace::kQuick, FUSE_UNLINK);
+  ops.enter(&Table::rmdir, &Ops::status<&Filesystem::rmdir>, Pace::kQuick, FUSE_RMDIR);
+  ops.enter(&Table::rename, &Ops::status<&Filesystem::rename>, Pace::kQuick, FUSE_RENAME,
+            FUSE_RENAME2);
 
-  ops.enter(&Table::open, &Ops::reply<&Filesystem::open>, {FUSE_OPEN}, Pace::kQuick);
-  ops.enter(&Table::create, &Ops::reply<&Filesystem::create>, {FUSE_CREATE}, Pace::kQuick);
-  ops.enter(&Table::read, &Ops::reply<&Filesystem::read>, {FUSE_READ}, Pace::kByLength);
-  ops.enter(&Table::write, &Ops::reply<&Filesystem::write>, {FUSE_WRITE}, Pace::kByLength);
-  ops.enter(&Table::fsync, &Ops::status<&Filesystem::fsync>, {FUSE_FSYNC}, Pace::kSlow);
-  ops.enter(&Table::fallocate, &Ops::status<&Filesystem::fallocate>, {FUSE_FALLOCATE}, Pace::kSlow);
-  ops.enter(&Table::copy_file_range, &Ops::reply<&Filesystem::copy_file_range>,
-            {FUSE_COPY_FILE_RANGE}, Pace::kSlow);
-  ops.enter(&Table::lseek, &Ops::reply<&Filesystem::lseek>, {FUSE_LSEEK}, Pace::kQuick);
-  ops.enter(&Table::ioctl, &Ops::reply<&Filesystem::ioctl>, {FUSE_IOCTL}, Pace::kQuick);
+  ops.enter(&Table::open, &Ops::reply<&Filesystem::open>, Pace::kQuick, FUSE_OPEN);
+  ops.enter(&Table::create, &Ops::reply<&Filesystem::create>, Pace::kQuick, FUSE_CREATE);
+  ops.enter(&Table::read, &Ops::reply<&Filesystem::read>, Pace::kByLength, FUSE_READ);
+  ops.enter(&Table::write, &Ops::reply<&Filesystem::write>, Pace::kByLength, FUSE_WRITE);
+  ops.enter(&Table::fsync, &Ops::status<&Filesystem::fsync>, Pace::kSlow, FUSE_FSYNC);
+  ops.enter(&Table::fallocate, &Ops::status<&Filesystem::fallocate>, Pace::kSlow, FUSE_FALLOCATE);
+  ops.enter(&Table::copy_file_range, &Ops::reply<&Filesystem::copy_file_range>, Pace::kSlow,
+            FUSE_COPY_FILE_RANGE);
+  ops.enter(&Table::lseek, &Ops::reply<&Filesystem::lseek>, Pace::kQuick, FUSE_LSEEK);
+  ops.enter(&Table::ioctl, &Ops::reply<&Filesystem::ioctl>, Pace::kQuick, FUSE_IOCTL);
 
-  ops.enter(&Table::opendir, &Ops::reply<&Filesystem::opendir>, {FUSE_OPENDIR}, Pace::kQuick);
-  ops.enter(&Table::readdir, &Ops::reply<&Filesystem::readdir>, {FUSE_READDIR}, Pace::kQuick);
-  ops.enter(&Table::readdirplus, &Ops::reply<&Filesystem::readdirplus>, {FUSE_READDIRPLUS},
-            Pace::kQuick);
-  ops.enter(&Table::releasedir, &Ops::status<&Filesystem::releasedir>, {FUSE_RELEASEDIR},
-            Pace::kQuick);
-  ops.enter(&Table::fsyncdir, &Ops::status<&Filesystem::fsyncdir>, {FUSE_FSYNCDIR}, Pace::kSlow);
+  ops.enter(&Table::opendir, &Ops::reply<&Filesystem::opendir>, Pace::kQuick, FUSE_OPENDIR);
+  ops.enter(&Table::readdir, &Ops::reply<&Filesystem::readdir>, Pace::kQuick, FUSE_READDIR);
+  ops.enter(&Table::readdirplus, &Ops::reply<&Filesystem::readdirplus>, Pace::kQuick,
+            FUSE_READDIRPLUS);
+  ops.enter(&Table::releasedir, &Ops::status<&Filesystem::releasedir>, Pace::kQuick,
+            FUSE_RELEASEDIR);
+  ops.enter(&Table::fsyncdir, &Ops::status<&Filesystem::fsyncdir>, Pace::kSlow, FUSE_FSYNCDIR);
 
-  ops.enter(&Table::setxattr, &Ops::status<&Filesystem::setxattr>, {FUSE_SETXATTR}, Pace::kQuick);
-  ops.enter(&Table::getxattr, &Ops::reply<&Filesystem::getxattr>, {FUSE_GETXATTR}, Pace::kQuick);
-  ops.enter(&Table::listxattr, &Ops::reply<&Filesystem::listxattr>, {FUSE_LISTXATTR}, Pace::kQuick);
-  ops.enter(&Table::removexattr, &Ops::status<&Filesystem::removexattr>, {FUSE_REMOVEXATTR},
-            Pace::kQuick);
+  ops.enter(&Table::setxattr, &Ops::status<&Filesystem::setxattr>, Pace::kQuick, FUSE_SETXATTR);
+  ops.enter(&Table::getxattr, &Ops::reply<&Filesystem::getxattr>, Pace::kQuick, FUSE_GETXATTR);
+  ops.enter(&Table::listxattr, &Ops::reply<&Filesystem::listxattr>, Pace::kQuick, FUSE_LISTXATTR);
+  ops.enter(&Table::removexattr, &Ops::status<&Filesystem::removexattr>, Pace::kQuick,
+            FUSE_REMOVEXATTR);
 }
 
 }  // namespace lockfs
