@@ -1,12 +1,11 @@
 #!/usr/bin/env python3
 """tidy.py DATABASE_FOLDER FILE...: clang-tidy over the files, many in one run.
 
-Most of clang-tidy's time goes to headers of the system, which it reads and searches once for each
-source. Sources of one folder with the same flags are therefore included by one file that is made
-below build/tidy, up to BATCH of them. The static analyzer takes included sources for what they are;
-the checks take them for headers, which HeaderFilterRegex in .clang-tidy must let through. Sources
-that do not go together, because two of them give the same name to something of their own, are run
-one by one.
+Most of clang-tidy's time goes to headers of the system, which its checks search anew for each source.
+Sources of one folder with the same flags are therefore included by one file that is made below
+build/tidy, up to BATCH of them; HeaderFilterRegex in .clang-tidy must let them through. Sources that
+do not go together, because two of them give the same name to something of their own, are run one by
+one. So is the static analyzer: it passes over functions of included files.
 
 Fails if there is a finding. Uses all processors.
 """
@@ -52,10 +51,16 @@ def batches_of(files, database):
             yield key, group[start:start + size]
 
 
-def run(folder, file):
-    """clang-tidy on one file: whether it found nothing, and what it said."""
+ONLY_ANALYZER = "-*,clang-analyzer-*"
+NO_ANALYZER = "-clang-analyzer-*"
+
+
+def run(folder, file, checks=""):
+    """clang-tidy on one file: whether it found nothing, and what it said. `checks` is added to those
+    of .clang-tidy."""
     done = subprocess.run(
-        ["clang-tidy", "--quiet", "-p", folder, "--extra-arg=-Wno-unknown-warning-option", file],
+        ["clang-tidy", "--quiet", "-p", folder, "--checks=" + checks,
+         "--extra-arg=-Wno-unknown-warning-option", file],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     # Warnings that it hides in system headers are counted; nobody wants that.
     text = re.sub(r"^\d+ warnings? generated\.\n", "", done.stdout, flags=re.MULTILINE)
@@ -63,12 +68,10 @@ def run(folder, file):
 
 
 def run_batch(folder, made, files):
-    if made is None:
-        return run(folder, files[0])
-    good, text = run(MADE, made)
+    good, text = run(MADE, made, NO_ANALYZER)
     if "[clang-diagnostic-error]" not in text:
         return good, text
-    results = [run(folder, file) for file in files]
+    results = [run(folder, file, NO_ANALYZER) for file in files]
     return all(good for good, _ in results), "".join(text for _, text in results)
 
 
@@ -80,25 +83,27 @@ def main():
     MADE.mkdir(parents=True, exist_ok=True)
     work, made_entries = [], []
     for number, (key, batch) in enumerate(batches_of(files, database)):
-        made = None
-        if len(batch) > 1:
+        if len(batch) == 1:
+            work.append((1, run, (folder, batch[0])))
+        else:
             made = MADE / f"batch{number}.cpp"
             made.write_text("".join(
                 f'#include "{file}"  // NOLINT(bugprone-suspicious-include)\n' for file in batch))
             made_entries.append({
                 "directory": str(folder), "file": str(made),
                 "command": shlex.join(["c++", *key[1], "-c", str(made)])})
-        work.append((len(batch), made, batch))
+            work.append((len(batch), run_batch, (folder, made, batch)))
+            work += [(0, run, (folder, file, ONLY_ANALYZER)) for file in batch]
     (MADE / "compile_commands.json").write_text(json.dumps(made_entries, indent=1))
 
-    work.sort(key=lambda item: -item[0])
+    work.sort(key=lambda item: -item[0])  # the longest first
     good = True
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        for found_nothing, text in pool.map(lambda item: run_batch(folder, *item[1:]), work):
+        for found_nothing, text in pool.map(lambda item: item[1](*item[2]), work):
             good &= found_nothing
             print(text, end="", flush=True)
     if good:
-        print(f"clang-tidy: {len(files)} sources in {len(work)} runs without a finding")
+        print(f"clang-tidy: {len(files)} sources without a finding")
     return 0 if good else 1
 
 
