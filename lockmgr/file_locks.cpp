@@ -660,16 +660,30 @@ int FileLocks::test(const Request& request, std::optional<Blocker>& blocker) noe
   blocker.reset();
   const std::lock_guard guard(mutex_);
   const Owner* self = granted_.find_owner(request.owner);
-  const Party party =
-      self != nullptr && !self->idle() ? self->party() : Party{request.owner, request.caller.pid};
-  if (const Lock* lock = granted_.find_conflict(party, self, request.range, request.mode)) {
-    blocker = Blocker{lock->owner->id, lock->owner->caller.pid, lock->range, lock->mode};
+  const auto blocked_by = [&blocker](const Owner& owner, const Range& range, Mode mode) {
+    blocker = Blocker{owner.id, owner.caller.pid, range, mode};
+  };
+  if (request.mode == Mode::kNone) {
+    if (self == nullptr) return 0;
+    const auto held = self->locks.from(request.range.first);
+    if (held != self->locks.end() && held->range.overlaps(request.range)) {
+      blocked_by(*self, held->range, held->mode);
+    }
     return 0;
   }
+  const Party party =
+      self != nullptr && !self->idle() ? self->party() : Party{request.owner, request.caller.pid};
+  Range before = request.range;
+  if (const Lock* lock = granted_.first_conflict(party, self, request.range, request.mode)) {
+    blocked_by(*lock->owner, lock->range, lock->mode);
+    if (lock->range.first <= request.range.first) return 0;
+    before.last = lock->range.first - 1;
+  }
+  // An outsider's lock may block an earlier byte.
   std::optional<OutsideLock> found;
   const Reply reply =
-      mirror_.test(policy().space_of(request.owner.type), request.range, request.mode, found);
-  if (!reply.is_done()) return errno_of(reply);
+      mirror_.test(policy().space_of(request.owner.type), before, request.mode, found);
+  if (!reply.is_done()) return blocker ? 0 : errno_of(reply);
   if (found) blocker = Blocker{std::nullopt, found->pid, found->range, found->mode};
   return 0;
 }

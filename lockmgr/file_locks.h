@@ -76,8 +76,10 @@ class FileLocks final : public std::enable_shared_from_this<FileLocks>, public R
   [[nodiscard]] std::optional<int> park(Opened& opened, const Request& request, Ticket ticket,
                                         Completion done) noexcept;
 
-  /// What would refuse the request, or nothing. Returns 0 and fills `blocker`, or an errno of the
-  /// backing, as try_now(). Looks at granted locks only, then at the backing.
+  /// What would refuse the request, or nothing: of all that would, what blocks the first byte.
+  /// Returns 0 and fills `blocker`, or an errno of the backing, as try_now(). Looks at granted
+  /// locks only, then at the backing. Mode::kNone asks for the first lock of the asker's own, as
+  /// F_OFD_GETLK with F_UNLCK does (posix_test_locks_conflict()).
   [[nodiscard]] int test(const Request& request, std::optional<Blocker>& blocker) noexcept;
 
   /// What outsiders hold on the backing that would refuse `mode`, by the kind of lock it is there.

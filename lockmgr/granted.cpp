@@ -20,6 +20,19 @@ constexpr std::size_t kIdleOwnersKept = 4;
 // -- looking -------------------------------------------------------------------------------------
 
 /// The first lock found is of an owner that the policy exempts: looks at the others one by one.
+const Lock* Granted::first_conflict(const Party& party, const Owner* self, const Range& range,
+                                    Mode mode) const {
+  const LockSpace& space = space_of(party.owner);
+  const Lock* first = find_conflict_in(space.exclusive, party, self, range);
+  if (mode == Mode::kExclusive) {
+    const Lock* shared = find_conflict_in(space.shared, party, self, range);
+    if (first == nullptr || (shared != nullptr && shared->range.first < first->range.first)) {
+      first = shared;
+    }
+  }
+  return first;
+}
+
 const Lock* Granted::find_further_conflict(const LockTree& tree, const Party& party,
                                            const Owner* self, const Range& range) const {
   const Lock* conflict = nullptr;

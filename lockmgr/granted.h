@@ -126,6 +126,9 @@ class Granted {
     }
     return conflict;
   }
+  /// As find_conflict(), but of all that are in the way the one that blocks the first byte.
+  const Lock* first_conflict(const Party& party, const Owner* self, const Range& range,
+                             Mode mode) const;
   /// Calls visit(lock) for every lock in the way of such a request, until it returns false.
   template <typename Visit>
   void for_each_conflict(const Party& party, const Owner* self, const Range& range, Mode mode,

@@ -239,6 +239,48 @@ TEST(Test, NamesTheFirstBlocker) {
   EXPECT_EQ(w.backing().held().size(), 2U);
 }
 
+// The first byte that blocks decides, not the mode or who holds the lock.
+TEST(Test, NamesWhatBlocksTheFirstByte) {
+  World w;
+  ASSERT_EQ(w.lock(process(3), {5, 9}, kS), 0);
+  ASSERT_EQ(w.lock(ofd(2), {20, 29}, kX), 0);
+  EXPECT_EQ(w.blocker(ofd(1), kWholeFile, kX)->owner, process(3));
+  EXPECT_EQ(w.blocker(ofd(1), kWholeFile, kS)->owner, ofd(2));
+  EXPECT_EQ(w.blocker(ofd(1), {10, 40}, kX)->owner, ofd(2));
+
+  ASSERT_EQ(w.backing().outsider_set(5, {0, 2}, kS), 0);
+  ASSERT_EQ(w.backing().outsider_set(6, {12, 14}, kX), 0);
+  const auto outsider = w.blocker(ofd(1), kWholeFile, kX);
+  ASSERT_TRUE(outsider.has_value());
+  EXPECT_FALSE(outsider->owner.has_value());
+  EXPECT_EQ(outsider->range, (Range{0, 2}));
+  EXPECT_EQ(w.blocker(ofd(1), {3, kEof}, kX)->owner, process(3));
+  EXPECT_EQ(w.blocker(ofd(1), {3, kEof}, kS)->range, (Range{12, 14}));
+
+  // A backing that cannot tell takes nothing away from what is known.
+  w.backing().fail_test = [](const Range&, Mode) { return EIO; };
+  EXPECT_EQ(w.blocker(ofd(1), {3, kEof}, kX)->owner, process(3));
+}
+
+// F_OFD_GETLK with F_UNLCK.
+TEST(Test, WithoutAModeNamesTheAskersOwn) {
+  World w;
+  EXPECT_FALSE(w.blocker(ofd(1), kWholeFile, kU));
+  ASSERT_EQ(w.lock(ofd(2), {0, 4}, kX), 0);
+  ASSERT_EQ(w.lock(ofd(1), {10, 14}, kS), 0);
+  ASSERT_EQ(w.lock(ofd(1), {20, 24}, kX), 0);
+  ASSERT_EQ(w.backing().outsider_set(5, {6, 8}, kS), 0);
+  EXPECT_FALSE(w.blocker(ofd(1), {0, 9}, kU));
+  const auto own = w.blocker(ofd(1), kWholeFile, kU);
+  ASSERT_TRUE(own.has_value());
+  EXPECT_EQ(own->owner, ofd(1));
+  EXPECT_EQ(own->range, (Range{10, 14}));
+  EXPECT_EQ(own->mode, kS);
+  EXPECT_EQ(w.blocker(ofd(1), {15, 22}, kU)->range, (Range{20, 24}));
+  EXPECT_FALSE(w.blocker(ofd(1), {15, 19}, kU));
+  EXPECT_FALSE(w.blocker(ofd(3), kWholeFile, kU));
+}
+
 TEST(Test, AnOutsiderIsNamedLast) {
   World w;
   ASSERT_EQ(w.backing().outsider_set(5, {0, 9}, kS), 0);

@@ -2,10 +2,13 @@
 /// mirror, which must show on the backing file exactly the union of what is held.
 
 #include <sys/stat.h>
+#include <sys/utsname.h>
 #include <unistd.h>
 
+#include <cstdio>
 #include <cstring>
 #include <filesystem>
+#include <utility>
 
 #include "tests/mounted/locks/lock_test.h"
 
@@ -363,6 +366,55 @@ TEST_F(RangesTest, QueryIgnoresOnesOwnLocks) {
   const QueryResult found = a.query(kPosix, kExclusive, {20, 10});
   EXPECT_FALSE(found.free);
   EXPECT_EQ(found.pid, plain_mode() ? -1 : 0);
+}
+
+TEST_F(RangesTest, QueryNamesWhatBlocksTheFirstByte) {
+  const std::string name = new_file();
+  Locker a(in_mount(name));
+  Locker b(in_mount(name));
+  ASSERT_EQ(a.try_lock(kPosix, kShared, {10, 5}), 0);
+  ASSERT_EQ(a.try_lock(kPosix, kExclusive, {20, 5}), 0);
+  const QueryResult found = b.query(kPosix, kExclusive);
+  EXPECT_FALSE(found.free);
+  EXPECT_EQ(found.mode, kShared);
+  EXPECT_EQ(found.range.start, 10);
+  EXPECT_EQ(found.range.length, 5);
+  LOCKFS_NOT_PLAIN();
+  Locker outsider(in_source(name));
+  ASSERT_EQ(outsider.try_lock(kPosix, kShared, {2, 3}), 0);
+  EXPECT_EQ(b.query(kPosix, kExclusive).range.start, 2);
+  EXPECT_EQ(b.query(kPosix, kShared).range.start, 20);
+  EXPECT_EQ(b.query(kPosix, kExclusive, {5, 0}).range.start, 10);
+}
+
+/// F_OFD_GETLK with F_UNLCK: the first lock of the open file itself.
+TEST_F(RangesTest, QueryOfAnUnlockNamesOnesOwnLock) {
+  struct utsname system {};
+  ASSERT_EQ(::uname(&system), 0);
+  int major = 0;
+  int minor = 0;
+  ASSERT_EQ(std::sscanf(system.release, "%d.%d", &major, &minor), 2);
+  if (std::pair(major, minor) < std::pair(6, 6)) GTEST_SKIP() << "EINVAL before Linux 6.6";
+  const std::string name = new_file();
+  Locker other(in_mount(name));
+  ASSERT_EQ(other.try_lock(kOfd, kExclusive, {0, 5}), 0);
+  const int fd = ::open(in_mount(name).c_str(), O_RDWR | O_CLOEXEC);
+  ASSERT_GE(fd, 0);
+  const auto ask = [fd](short type, int command, off_t start, off_t length) {
+    struct flock request {};
+    request.l_type = type;
+    request.l_start = start;
+    request.l_len = length;
+    EXPECT_EQ(::fcntl(fd, command, &request), 0) << "errno " << errno;
+    return request;
+  };
+  ask(F_RDLCK, F_OFD_SETLK, 10, 5);
+  const struct flock own = ask(F_UNLCK, F_OFD_GETLK, 0, 0);
+  EXPECT_EQ(own.l_type, F_RDLCK);
+  EXPECT_EQ(own.l_start, 10);
+  EXPECT_EQ(own.l_len, 5);
+  EXPECT_EQ(ask(F_UNLCK, F_OFD_GETLK, 0, 10).l_type, F_UNLCK);
+  ASSERT_EQ(::close(fd), 0);
 }
 
 TEST_F(RangesTest, QueryNamesTheProcessThatTookTheFlock) {
