@@ -15,14 +15,6 @@ namespace lockmgr {
 
 namespace {
 
-/// Patience of relent(); doubles each time it was used up on a file without a regular grant in
-/// between, so that nobody starves.
-constexpr auto kPatience = std::chrono::seconds(1);
-constexpr auto kMostPatience = std::chrono::minutes(5);
-
-/// How many waiters one relent() lets pass on a file.
-constexpr int kMostPassing = 64;
-
 /// What a caller is told of an answer of the backing that is not yes.
 int errno_of(const Reply& reply) {
   if (reply.is_refused()) return EAGAIN;
@@ -46,7 +38,8 @@ FileLocks::~FileLocks() { context().registry.forget(*this); }
 
 // -- a request comes -----------------------------------------------------------------------------
 
-std::optional<int> FileLocks::try_now(Opened& opened, const Request& request) noexcept {
+std::optional<int> FileLocks::try_now(Opened& opened, const Request& request,
+                                      Refusal* refusal) noexcept {
   // What is in no cache comes all at once then, not line by line as it is met.
   constexpr std::size_t kCacheLine = 64;
   for (std::size_t at = 0; at < sizeof *this; at += kCacheLine) {
@@ -55,21 +48,42 @@ std::optional<int> FileLocks::try_now(Opened& opened, const Request& request) no
   __builtin_prefetch(&opened);
   try {
     Change change(*this);
-    if (const int error = policy().check_open_mode(request.owner.type, request.mode,
-                                                   opened.readable(), opened.writable())) {
-      return error;
-    }
-    mirror_.repair();
-    if (request.mode == Mode::kNone) return unlock_now(request, change.out);
-    Owner& owner = granted_.get_owner(opened, request.owner, request.caller, context().ledger);
-    const Attempt tried = attempt(owner, request, turn_now(request), change.out);
-    drop_refused_conversion(owner, request, tried.verdict, change.out);
-    const std::optional<int> result = answer(owner, request, tried);
-    if (!result) granted_.drop_if_idle(owner);
+    Asking asking;
+    const std::optional<int> result = decide(opened, request, Refusal::kNone, asking, change.out);
+    if (result) return result;
+    const Attempt& tried = asking.tried;
+    if (refusal != nullptr) *refusal = refusal_of(tried);
+    granted_.drop_if_idle(*asking.owner);
     return result;
   } catch (const std::bad_alloc&) {
     return ENOLCK;
   }
+}
+
+Refusal FileLocks::refusal_of(const Attempt& attempt) {
+  if (attempt.verdict != Verdict::kOutside) return Refusal::kNone;
+  return attempt.guard ? Refusal::kGuard : Refusal::kLock;
+}
+
+/// One look at a request that has come. Returns what it is answered; nothing: it has to wait. May
+/// throw std::bad_alloc; then nothing has changed.
+std::optional<int> FileLocks::decide(Opened& opened, const Request& request, Refusal refusal,
+                                     Asking& asking, Outcomes& out) {
+  const Policy& policy = this->policy();
+  if (const int error = policy.check_open_mode(request.owner.type, request.mode, opened.readable(),
+                                               opened.writable())) {
+    return error;
+  }
+  mirror_.repair();
+  if (request.mode == Mode::kNone) return unlock_now(request, out);
+  Owner& owner = granted_.get_owner(opened, request.owner, request.caller, context().ledger);
+  asking.owner = &owner;
+  const Turn turn{.turn = queue_.turn_of(policy, request),
+                  .queues = Queue::queues(policy, request),
+                  .refusal = refusal};
+  asking.tried = attempt(owner, request, turn, out);
+  drop_refused_conversion(owner, request, asking.tried.verdict, out);
+  return answer(owner, request, asking.tried);
 }
 
 int FileLocks::unlock_now(const Request& request, Outcomes& out) noexcept {
@@ -79,13 +93,6 @@ int FileLocks::unlock_now(const Request& request, Outcomes& out) noexcept {
   const int error = release(*owner, request.range, out);
   granted_.drop_if_idle(*owner);
   return error;
-}
-
-FileLocks::Turn FileLocks::turn_now(const Request& request) const {
-  return {.turn = queue_.turn_of(policy(), request),
-          .queues = Queue::queues(policy(), request),
-          .have = nullptr,
-          .yields = false};
 }
 
 // -- it is granted, or something is in the way ---------------------------------------------------
@@ -130,11 +137,15 @@ FileLocks::Attempt FileLocks::attempt(Owner& owner, const Request& request, cons
   if (raises && turn.yields && mirror_.awaited_part(request)) {
     return {.verdict = Verdict::kOutside, .yields = true};
   }
+  if (raises && turn.refusal == Refusal::kLock) {
+    return {.verdict = Verdict::kOutside, .unanswered = true};
+  }
   if (policy.guards()) {
     if (OutsideWait* wait = mirror_.find_guard_collision(mode)) {
       return collision(*wait, request, turn.turn);
     }
-    const Reply reply = mirror_.raise_guard(mode, have);
+    const Reply reply =
+        turn.refusal == Refusal::kGuard ? Reply::refused() : mirror_.raise_guard(mode, have);
     if (must_wait(reply, request)) {
       return {.verdict = Verdict::kOutside, .guard = true, .unanswered = reply.is_open()};
     }
@@ -231,27 +242,26 @@ void FileLocks::note_outsiders(Space space, Outcomes& out) noexcept {
 // -- it has to wait ------------------------------------------------------------------------------
 
 std::optional<int> FileLocks::park(Opened& opened, const Request& request, Ticket ticket,
-                                   Completion done) noexcept {
-  const std::optional<int> result = decide_or_park(opened, request, ticket, std::move(done));
+                                   Completion done, Refusal refusal) noexcept {
+  const std::optional<int> result =
+      decide_or_park(opened, request, ticket, std::move(done), refusal);
   if (result) context().registry.use_up(ticket);
   return result;
 }
 
 std::optional<int> FileLocks::decide_or_park(Opened& opened, const Request& request, Ticket ticket,
-                                             Completion done) noexcept {
-  if (const auto now = try_now(opened, request)) return now;
+                                             Completion done, Refusal refusal) noexcept {
   try {
     Change change(*this);
     if (request.wait && policy().in_deadlock_detection(request.owner.type)) {
       change.serialise_parking();
     }
-    mirror_.repair();
-    Owner& owner = granted_.get_owner(opened, request.owner, request.caller, context().ledger);
-    const Attempt tried = attempt(owner, request, turn_now(request), change.out);
-    if (const auto result = answer(owner, request, tried)) return result;
-    const int error = admit(owner, opened, request, ticket, std::move(done), tried, change.out);
+    Asking asking;
+    const auto result = decide(opened, request, refusal, asking, change.out);
+    if (result) return result;
+    const int error = admit(asking, opened, request, ticket, std::move(done), change.out);
     if (error == 0) return std::nullopt;
-    granted_.drop_if_idle(owner);
+    granted_.drop_if_idle(*asking.owner);
     return error;
   } catch (const std::bad_alloc&) {
     return ENOLCK;
@@ -259,8 +269,9 @@ std::optional<int> FileLocks::decide_or_park(Opened& opened, const Request& requ
 }
 
 /// Makes a waiter of a request that has to wait. Returns 0, or the errno that it is refused with.
-int FileLocks::admit(Owner& owner, Opened& opened, const Request& request, Ticket ticket,
-                     Completion done, const Attempt& attempt, Outcomes& out) noexcept try {
+int FileLocks::admit(const Asking& asking, Opened& opened, const Request& request, Ticket ticket,
+                     Completion done, Outcomes& out) noexcept try {
+  Owner& owner = *asking.owner;
   Context& context = this->context();
   if (const int closed = context.registry.closed(); closed != 0) return closed;
   if (request.wait && policy().in_deadlock_detection(owner.id.type) &&
@@ -281,7 +292,7 @@ int FileLocks::admit(Owner& owner, Opened& opened, const Request& request, Ticke
   queue_.enter(policy(), *waiter);
   context.counters.add(Counter::kWaits);
   reports_.tell(EventKind::kWait, request);
-  place(*waiter, attempt, out);
+  place(*waiter, asking.tried, out);
   if (queue_.any_blocked() && policy().yields_to_outsiders()) {
     mirror_.backing(policy().space_of(owner.id.type)).expect_release();
   }
@@ -600,58 +611,6 @@ int FileLocks::revoke(const OwnerId& id, const Range& range, Range& taken) noexc
   context().counters.add(Counter::kRevocations);
   granted_.drop_if_idle(*owner);
   return 0;
-}
-
-// -- nothing moves -------------------------------------------------------------------------------
-
-Clock::duration FileLocks::patience() const {
-  return std::min<Clock::duration>(kPatience * (1 << relented_), kMostPatience);
-}
-
-/// Whether a waiter stands behind others only, and nothing has moved there for long enough.
-bool FileLocks::may_pass(const Waiter& w, Clock::time_point now) const noexcept {
-  const Request& r = w.request;
-  return w.place == Waiter::Place::kBehind && now - w.since >= patience() &&
-         granted_.find_conflict(w.party(), w.owner, r.range, r.mode) == nullptr &&
-         now - Queue::front_of(w).placed >= patience() &&
-         (outside_.empty() ||
-          !mirror_.outsider_refuses(policy().space_of(r.owner.type), r.range, r.mode, true));
-}
-
-void FileLocks::relent(Clock::time_point now) noexcept {
-  Change change(*this);
-  if (queued() == 0) return;
-  Worklist& passing = change.out.again;
-  int left = kMostPassing;
-  queue_.waiters().for_each([&](Waiter& w) {
-    const Request& r = w.request;
-    // The outsider that refused it may have gone, and another keep that wait going.
-    if (w.place == Waiter::Place::kAside && !w.outside->recalled &&
-        !mirror_.outsider_refuses(policy().space_of(r.owner.type), r.range, r.mode, true)) {
-      recall(*w.outside);
-    }
-    if (may_pass(w, now)) {
-      passing.insert(w);
-      --left;
-    }
-    return left > 0;
-  });
-  // Of those in each other's way only the earliest passes, so that the others keep their order.
-  for (auto it = passing.begin(); it != passing.end();) {
-    const Request& r = it->request;
-    const bool in_the_way = std::any_of(passing.begin(), it, [&](const Waiter& earlier) {
-      return earlier.request.range.overlaps(r.range) &&
-             Queue::conflicts(policy(), earlier, it->party(), r.mode);
-    });
-    if (in_the_way) {
-      it = passing.erase(it);
-      continue;
-    }
-    it->bypass = true;
-    context().counters.add(Counter::kBypasses);
-    ++it;
-  }
-  if (!passing.empty() && patience() < kMostPatience) ++relented_;
 }
 
 // -- it is only asked ----------------------------------------------------------------------------

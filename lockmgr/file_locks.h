@@ -50,6 +50,14 @@
 
 namespace lockmgr {
 
+/// What the backing refused when a request that is to wait was tried: it need not be asked again to
+/// park the request, since a wait begins with that question. For the next call about the request.
+enum class Refusal : std::uint8_t {
+  kNone,   ///< nothing; or the backing was not asked
+  kLock,   ///< the lock itself
+  kGuard,  ///< the bypass guard
+};
+
 class FileLocks final : public std::enable_shared_from_this<FileLocks>, public RegisteredFile {
  public:
   /// `context` must outlive the object. To be entered in its registry before others know of it; see
@@ -67,14 +75,17 @@ class FileLocks final : public std::enable_shared_from_this<FileLocks>, public R
   /// Decides a request (lock or unlock) at once if it can: 0 when done; EAGAIN for a conflict (only
   /// when it is not to wait); EBADF when the open mode forbids it; ENOLCK for a limit or want of
   /// memory; EINPROGRESS when the backing does not answer (only when it is not to wait; ask again
-  /// after carry_anew()); an errno of the backing. Nothing: it must wait; call park().
-  [[nodiscard]] std::optional<int> try_now(Opened& opened, const Request& request) noexcept;
+  /// after carry_anew()); an errno of the backing. Nothing: it must wait; call park(), with what
+  /// was put into `refusal`.
+  [[nodiscard]] std::optional<int> try_now(Opened& opened, const Request& request,
+                                           Refusal* refusal = nullptr) noexcept;
 
   /// Decides a request, or parks it: then returns nothing and calls `done` once. Besides the
   /// results of try_now(): EDEADLK when a process would wait for itself. `ticket` is for cancel();
-  /// it is valid from this call's beginning. `opened` must stay until `done`.
+  /// it is valid from this call's beginning. `opened` must stay until `done`. `refusal`: of a
+  /// try_now() just before.
   [[nodiscard]] std::optional<int> park(Opened& opened, const Request& request, Ticket ticket,
-                                        Completion done) noexcept;
+                                        Completion done, Refusal refusal = Refusal::kNone) noexcept;
 
   /// What would refuse the request, or nothing: of all that would, what blocks the first byte.
   /// Returns 0 and fills `blocker`, or an errno of the backing, as try_now(). Looks at granted
@@ -171,22 +182,30 @@ class FileLocks final : public std::enable_shared_from_this<FileLocks>, public R
     bool queues = false;                ///< earlier waiters come first
     const OutsideWait* have = nullptr;  ///< it has just taken the lock at the backing
     bool yields = false;                ///< outsiders who wait come first
+    Refusal refusal = Refusal::kNone;   ///< what is known to be refused
+  };
+  /// A request that was looked at: who asks, and what came of it.
+  struct Asking {
+    Owner* owner = nullptr;
+    Attempt tried;
   };
 
   // All below: REQUIRES mutex_ held, but for announce().
 
   // -- a request: file_locks.cpp, in the order in which things happen -----------------------------
   [[nodiscard]] int unlock_now(const Request& request, Outcomes& out) noexcept;
-  Turn turn_now(const Request& request) const;
+  static Refusal refusal_of(const Attempt& attempt);
+  std::optional<int> decide(Opened& opened, const Request& request, Refusal refusal, Asking& asking,
+                            Outcomes& out);
   Attempt attempt(Owner& owner, const Request& request, const Turn& turn, Outcomes& out) noexcept;
   Attempt collision(OutsideWait& wait, const Request& request, std::uint64_t turn) const noexcept;
   void drop_refused_conversion(Owner& owner, const Request& request, Verdict verdict,
                                Outcomes& out) noexcept;
   std::optional<int> answer(Owner& owner, const Request& request, const Attempt& attempt) noexcept;
   std::optional<int> decide_or_park(Opened& opened, const Request& request, Ticket ticket,
-                                    Completion done) noexcept;
-  [[nodiscard]] int admit(Owner& owner, Opened& opened, const Request& request, Ticket ticket,
-                          Completion done, const Attempt& attempt, Outcomes& out) noexcept;
+                                    Completion done, Refusal refusal) noexcept;
+  [[nodiscard]] int admit(const Asking& asking, Opened& opened, const Request& request,
+                          Ticket ticket, Completion done, Outcomes& out) noexcept;
   void place(Waiter& waiter, const Attempt& attempt, Outcomes& out) noexcept;
   void wait_outside(Waiter& waiter, const Attempt& attempt, Outcomes& out) noexcept;
   [[nodiscard]] int begin_wait(Waiter& waiter, Space space, const Range& range,

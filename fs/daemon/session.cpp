@@ -268,7 +268,7 @@ std::string Session::exchange_init() {
 std::string Session::start() {
   RequestLoop::AnswerLock answer_lock;
   if (!options_.debug) {  // else libfuse is to trace them
-    answer_lock = [this](const RequestLoop::LockRequest& request) {
+    answer_lock = [this](RequestLoop::LockRequest& request) {
       return lock_ops_.answer_at_once(request);
     };
   }

@@ -37,6 +37,12 @@ using lockmgr::OwnerType;
 
 constexpr auto kQueueLook = std::chrono::milliseconds(250);
 
+// LockRequest::note of a request that answer_at_once() has looked at; 0 is that of all others.
+std::uint8_t note_of(lockmgr::Refusal refusal) {
+  return static_cast<std::uint8_t>(1 + static_cast<int>(refusal));
+}
+lockmgr::Refusal refusal_of(std::uint8_t note) { return static_cast<lockmgr::Refusal>(note - 1); }
+
 /// The backing of a mount whose locks are not carried to the files (mirror off).
 class UncarriedFile final : public lockmgr::NoBacking {
  public:
@@ -279,11 +285,13 @@ LockOps::Asked LockOps::asked(const RequestLoop::LockRequest& request) noexcept 
   asked.mode = mode_of(static_cast<short>(what.lk.type));
   asked.wait = header.opcode == FUSE_SETLKW;
   asked.test = header.opcode == FUSE_GETLK;
+  asked.tried = request.note != 0;
+  if (asked.tried) asked.refusal = refusal_of(request.note);
   return asked;
 }
 
-bool LockOps::answer_at_once(const RequestLoop::LockRequest& request) noexcept {
-  const Asked ask = asked(request);
+bool LockOps::answer_at_once(RequestLoop::LockRequest& request) noexcept {
+  Asked ask = asked(request);
   HandleLocks* const locks = HandleLocks::of(*ask.handle);
   if (locks == nullptr || !locks->file->local) return false;
   // It may be released as soon as the answer is out, but for this.
@@ -291,11 +299,9 @@ bool LockOps::answer_at_once(const RequestLoop::LockRequest& request) noexcept {
   std::optional<int> result;
   file->strand.run_if_idle([&] {
     if (tape_.is_open()) return;
-    const GraceBacking::Asker asker(ask.mode == Mode::kNone ? 0 : ask.caller.tid);
     const Tape::Cause cause(tape_);
     try {
-      before_decision(ask);
-      result = file->locks->try_now(locks->opened, request_of(ask));
+      result = decide(ask, request_of(ask));
     } catch (const std::bad_alloc&) {
       result = ENOLCK;
     }
@@ -307,7 +313,20 @@ bool LockOps::answer_at_once(const RequestLoop::LockRequest& request) noexcept {
     [[maybe_unused]] const ssize_t written =
         write_device(fuse_session_fd(session_), &answer, sizeof answer);
   });
+  if (ask.tried) request.note = note_of(ask.refusal);
   return result.has_value();
+}
+
+/// Within the file's strand. Returns what the request is answered; nothing: it has to wait, and
+/// `asked` says what was refused. May throw std::bad_alloc.
+std::optional<int> LockOps::decide(Asked& asked, const lockmgr::Request& request) {
+  // An unlock takes nothing for whom it is made.
+  const GraceBacking::Asker asker(asked.mode == Mode::kNone ? 0 : asked.caller.tid);
+  before_decision(asked);
+  HandleLocks& locks = *HandleLocks::of(*asked.handle);
+  const auto now = locks.file->locks->try_now(locks.opened, request, &asked.refusal);
+  asked.tried = !now;
+  return now;
 }
 
 void LockOps::start(const Asked& asked) noexcept {
@@ -320,8 +339,6 @@ void LockOps::start(const Asked& asked) noexcept {
 }
 
 void LockOps::carry_out(Asked asked) noexcept {
-  // An unlock takes nothing for whom it is made.
-  const GraceBacking::Asker asker(asked.mode == Mode::kNone ? 0 : asked.caller.tid);
   if (asked.test) {
     carry_out_test(asked);
     return;
@@ -329,11 +346,12 @@ void LockOps::carry_out(Asked asked) noexcept {
   describe(*HandleLocks::of(*asked.handle)->file);
   const Tape::Cause cause(tape_);
   try {
-    before_decision(asked);
     const lockmgr::Request request = request_of(asked);
-    HandleLocks& locks = *HandleLocks::of(*asked.handle);
     if (asked.taped == 0) asked.taped = tape_ask(*asked.handle, request);
-    if (const auto now = locks.file->locks->try_now(locks.opened, request)) {
+    // A recording that began meanwhile is to have the whole story.
+    if (tape_.is_open()) asked.tried = false;
+    const auto now = asked.tried ? std::nullopt : decide(asked, request);
+    if (now) {
       answer(asked, *now);
     } else {
       carry_out_waiting(asked, request);
@@ -353,8 +371,10 @@ void LockOps::carry_out_waiting(Asked asked, lockmgr::Request request) noexcept 
     // From here on an interrupt cancels the ticket, parked or not. libfuse calls back at once if
     // the interrupt came before.
     fuse_req_interrupt_func(asked.req, &LockHandlers::interrupt, reinterpret_cast<void*>(ticket));
-    const auto now = locks.file->locks->park(locks.opened, request, ticket,
-                                             [this, asked](int error) { answer(asked, error); });
+    const GraceBacking::Asker asker(asked.caller.tid);
+    const auto now = locks.file->locks->park(
+        locks.opened, request, ticket, [this, asked](int error) { answer(asked, error); },
+        asked.refusal);
     if (now) {
       answer(asked, *now);
     } else {
@@ -373,6 +393,7 @@ void LockOps::answer(const Asked& asked, int error) noexcept {
     Asked again = asked;
     again.taped = 0;  // a request of its own, when it comes
     again.ticket = 0;
+    again.tried = false;
     if (!put_off(again)) start(again);
     return;
   }
@@ -382,6 +403,7 @@ void LockOps::answer(const Asked& asked, int error) noexcept {
 
 /// Called within the file's strand.
 void LockOps::carry_out_test(const Asked& asked) noexcept {
+  const GraceBacking::Asker asker(asked.caller.tid);
   std::optional<lockmgr::Blocker> blocker;
   int error = ENOLCK;
   try {

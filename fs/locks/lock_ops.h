@@ -29,6 +29,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -123,9 +124,11 @@ class LockOps final : public LockState, private lockmgr::Observer {
   void attach(fuse_session* session) { session_ = session; }
 
   /// Carries out and answers a lock request, as the kernel sent it, if it can be decided at once.
-  /// False: nothing has happened, and libfuse is to have it, which keeps what a request needs that
-  /// waits, and takes 0.18 us for that. On a thread of the loop, in order.
-  bool answer_at_once(const RequestLoop::LockRequest& request) noexcept;
+  /// False: libfuse is to have it, which keeps what a request needs that waits, and takes 0.18 us
+  /// for that. If the request was looked at, `request.note` says what came of it: the backing is
+  /// not asked again. With the policy conversion=drop a refused change of mode has cost the old
+  /// flock by then. On a thread of the loop, in order.
+  bool answer_at_once(RequestLoop::LockRequest& request) noexcept;
 
   [[nodiscard]] bool in_use(Inode& inode) noexcept override;
 
@@ -180,10 +183,13 @@ class LockOps final : public LockState, private lockmgr::Observer {
     bool test = false;           ///< F_GETLK
     std::uint64_t taped = 0;     ///< the number it has on the tape; 0: it is not there
     lockmgr::Ticket ticket = 0;  ///< of one that may be parked
+    bool tried = false;          ///< it cannot be decided at once
+    lockmgr::Refusal refusal = lockmgr::Refusal::kNone;  ///< what the backing refused, if `tried`
   };
 
   static Asked asked(const RequestLoop::LockRequest& request) noexcept;
   void start(const Asked& asked) noexcept;
+  std::optional<int> decide(Asked& asked, const lockmgr::Request& request);
   void before_decision(const Asked& asked);
   void before_answer(const Asked& asked, int error) noexcept;
   void carry_out(Asked asked) noexcept;

@@ -52,10 +52,11 @@ class RequestLoop final : private Watchdog::Loop {
   struct LockRequest {
     const fuse_in_header* header = nullptr;
     const fuse_lk_in* what = nullptr;
+    std::uint8_t note = 0;  ///< what AnswerLock leaves for the handler; 0: nothing
   };
 
-  /// Carries out and answers a lock request at once, or returns false and has done nothing.
-  using AnswerLock = std::function<bool(const LockRequest& request)>;
+  /// Carries out and answers a lock request at once; or returns false, and the handler is to.
+  using AnswerLock = std::function<bool(LockRequest& request)>;
 
   /// `operations`: how each operation of the session is paced. `workers`: how many threads may
   /// carry out requests at once, at least 2. `session` must outlive the loop. `answer_lock`, unless

@@ -72,6 +72,8 @@ class SimulatedFile::Mirror : public lockmgr::Backing {
   int wait(WaitId id, const Range& range, Mode mode, const Carried&, bool,
            WaitDone done) noexcept override {
     const Told* told = file_.next_call();
+    // Recordings of older daemons: those asked up to three times before they waited.
+    while (told != nullptr && told->said == OutsideSaid::kRefused) told = file_.next_call();
     // With yield_first it still joins behind those who wait, which is what is asked for.
     Waiting waiting{std::nullopt, id, range, mode, false, std::move(done), flock_, std::nullopt};
     if (told != nullptr && told->said == OutsideSaid::kWait) waiting.number = told->wait;

@@ -27,7 +27,7 @@ PARTS = [line.split() for line in """
     mirror deadlock.h leases.h
     file_locks.h
     change
-    file_locks.cpp file_locks_views deadlock.cpp leases.cpp policy_switch.cpp
+    file_locks.cpp file_locks_views deadlock.cpp leases.cpp policy_switch.cpp relent
     explain lock_manager
 """.strip().splitlines()]
 

@@ -190,6 +190,35 @@ TEST_F(Manage, StatsCountWhatHappened) {
   EXPECT_TRUE(has_line(metrics, {"lockfs_wait_seconds_count" + label + " 1"}));
 }
 
+// A request that has to wait for an outsider asks the source once whether it can be had, and then
+// waits there: the first one through an open file, which libfuse carries out, and a later one,
+// which is tried before libfuse sees it.
+TEST_F(Manage, ARequestThatHasToWaitAsksTheSourceOnce) {
+  make_file("f");
+  Locker& outsider = hold_outside("f", kPosix, kExclusive, {0, 9});
+  const auto stats = [this] { return run_json({"stats", "--json"})[0]; };
+  const auto counter = [&](const char* name) {
+    return stats()["counters"][name].get<std::uint64_t>();
+  };
+  const auto expect_waits = [&](Locker& waiter) {
+    const std::uint64_t calls = counter("mirror_calls");
+    const std::uint64_t waits = counter("outside_waits");
+    waiter.start_lock(kOfd, kExclusive, {5, 20});
+    ASSERT_TRUE(eventually([&] { return stats()["gauges"]["waiters"] == 1; }));
+    EXPECT_EQ(counter("mirror_calls") - calls, 1U);
+    EXPECT_EQ(counter("outside_waits") - waits, 1U);
+  };
+  Locker first(in_mount("f"));
+  expect_waits(first);
+  ASSERT_EQ(outsider.unlock(kPosix), 0);
+  ASSERT_EQ(first.result(), 0);
+  ASSERT_EQ(first.unlock(kOfd), 0);
+  ASSERT_EQ(outsider.try_lock(kPosix, kExclusive, {0, 9}), 0);
+  expect_waits(first);
+  ASSERT_EQ(outsider.unlock(kPosix), 0);
+  ASSERT_EQ(first.result(), 0);
+}
+
 TEST_F(Manage, VerifyAgreesAndDisagrees) {
   make_file("f");
   hold("f", kPosix, kExclusive, {0, 10});

@@ -69,15 +69,19 @@ TEST(OneOwner, UpgradeInEachOverlapCase) {
 
 TEST(OneOwner, SameModeMergesInEachOverlapCase) {
   for (const Mode mode : {kS, kX}) {
-    const std::string m = mode == kS ? "S" : "X";
-    EXPECT_EQ(after({0, 5}, mode, {10, 19}, mode), m + "[0,5] " + m + "[10,19] ");
-    EXPECT_EQ(after({10, 19}, mode, {10, 19}, mode), m + "[10,19] ");
-    EXPECT_EQ(after({5, 25}, mode, {10, 19}, mode), m + "[5,25] ");
-    EXPECT_EQ(after({12, 15}, mode, {10, 19}, mode), m + "[10,19] ");
-    EXPECT_EQ(after({5, 15}, mode, {10, 19}, mode), m + "[5,19] ");
-    EXPECT_EQ(after({15, 25}, mode, {10, 19}, mode), m + "[10,25] ");
-    EXPECT_EQ(after({0, 9}, mode, {10, 19}, mode), m + "[0,19] ");
-    EXPECT_EQ(after({20, kEof}, mode, {10, 19}, mode), m + "[10,EOF] ");
+    const auto locked = [mode](std::initializer_list<Range> ranges) {
+      std::vector<Segment> segments;
+      for (const Range& range : ranges) segments.push_back({range, mode});
+      return to_text(segments);
+    };
+    EXPECT_EQ(after({0, 5}, mode, {10, 19}, mode), locked({{0, 5}, {10, 19}}));
+    EXPECT_EQ(after({10, 19}, mode, {10, 19}, mode), locked({{10, 19}}));
+    EXPECT_EQ(after({5, 25}, mode, {10, 19}, mode), locked({{5, 25}}));
+    EXPECT_EQ(after({12, 15}, mode, {10, 19}, mode), locked({{10, 19}}));
+    EXPECT_EQ(after({5, 15}, mode, {10, 19}, mode), locked({{5, 19}}));
+    EXPECT_EQ(after({15, 25}, mode, {10, 19}, mode), locked({{10, 25}}));
+    EXPECT_EQ(after({0, 9}, mode, {10, 19}, mode), locked({{0, 19}}));
+    EXPECT_EQ(after({20, kEof}, mode, {10, 19}, mode), locked({{10, kEof}}));
   }
 }
 

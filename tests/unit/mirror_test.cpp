@@ -155,6 +155,71 @@ TEST(OutsideWait, GrantedWhenTheOutsiderLeaves) {
   }
 }
 
+// Asking the backing costs a system call, or a round trip: what was refused is not asked again.
+TEST(OutsideWait, ARequestThatHasToWaitAsksTheBackingTwice) {
+  for (const OwnerId& owner : {process(1), ofd(1), flock_of(1)}) {
+    for (const Mode mode : {kS, kX}) {
+      World w;
+      ASSERT_EQ(w.backing().outsider_set(kOne, {10, 19}, kX), 0);
+      const AnswerPtr answer = w.wait(owner, {0, 29}, mode);
+      EXPECT_EQ(w.place(answer), Place::kOutside);
+      EXPECT_EQ(w.backing().sets(), 1U) << "one that is refused";
+      EXPECT_EQ(w.backing().waits(), 1U);
+      EXPECT_EQ(w.count(Counter::kBackingCalls), 1U);
+    }
+  }
+}
+
+TEST(OutsideWait, ARequestThatAsksWithoutWaitingBeforehandDoesTheSame) {
+  World w;
+  ASSERT_EQ(w.backing().outsider_set(kOne, {10, 19}, kX), 0);
+  const Ticket ticket = w.manager().new_ticket();
+  std::optional<int> ended;
+  EXPECT_EQ(w.file().park(w.opened(1), {ofd(1), {}, {0, 29}, kX, true}, ticket,
+                          [&ended](int error) { ended = error; }),
+            std::nullopt);
+  EXPECT_EQ(w.backing().sets(), 1U);
+  EXPECT_EQ(w.backing().waits(), 1U);
+  w.manager().cancel(ticket, EINTR);
+  EXPECT_EQ(ended, EINTR);
+}
+
+// What was refused is no longer so by the time the request is parked: the wait finds out.
+TEST(OutsideWait, AnOutsiderThatLeavesBeforeTheRequestIsParked) {
+  World w;
+  ASSERT_EQ(w.backing().outsider_set(kOne, {10, 19}, kX), 0);
+  const Request request{ofd(1), {}, {0, 29}, kX, true};
+  Refusal refusal = Refusal::kNone;
+  ASSERT_EQ(w.file().try_now(w.opened(1), request, &refusal), std::nullopt);
+  EXPECT_EQ(refusal, Refusal::kLock);
+  w.backing().outsider_leaves(kOne);
+  std::optional<int> ended;
+  ASSERT_EQ(w.file().park(
+                w.opened(1), request, w.manager().new_ticket(),
+                [&ended](int error) { ended = error; }, refusal),
+            std::nullopt);
+  w.deliver();
+  EXPECT_EQ(ended, 0);
+  EXPECT_EQ(carried(w), "X[0,29] ");
+}
+
+// Nor does the refusal keep a request waiting that something of the mount stands in the way of now.
+TEST(OutsideWait, ALockOfTheMountThatComesBeforeTheRequestIsParked) {
+  World w;
+  ASSERT_EQ(w.backing().outsider_set(kOne, {10, 19}, kX), 0);
+  const Request request{ofd(1), {}, {0, 29}, kX, true};
+  Refusal refusal = Refusal::kNone;
+  ASSERT_EQ(w.file().try_now(w.opened(1), request, &refusal), std::nullopt);
+  ASSERT_EQ(w.lock(ofd(2), {0, 5}, kS), 0);
+  const Ticket ticket = w.manager().new_ticket();
+  ASSERT_EQ(w.file().park(
+                w.opened(1), request, ticket, [](int) {}, refusal),
+            std::nullopt);
+  EXPECT_EQ(w.file().waiters().front().place, Place::kBlocked);
+  EXPECT_EQ(w.backing().waits(), 0U);
+  w.manager().cancel(ticket, EINTR);
+}
+
 TEST(OutsideWait, NobodyPolls) {
   World w;
   ASSERT_EQ(w.backing().outsider_set(kOne, kWholeFile, kX), 0);

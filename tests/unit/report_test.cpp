@@ -270,8 +270,8 @@ TEST(Audit, FindsWhatTheBackingLostAndWhatItHasTooMuch) {
   struct Nothing final : Backing::Carried {
     void for_each(const std::function<bool(const Range&, Mode)>&) const override {}
   } nothing;
-  ASSERT_EQ(w.backing().set({0, 4}, kU, nothing), 0);
-  ASSERT_EQ(w.backing().set({25, 34}, kX, nothing), 0);
+  ASSERT_EQ(w.backing().set({0, 4}, kU, nothing), Reply::done());
+  ASSERT_EQ(w.backing().set({25, 34}, kX, nothing), Reply::done());
   std::vector<Difference> found;
   ASSERT_EQ(w.file().audit(10, found), Audit::kCompared);
   ASSERT_EQ(found.size(), 3U);
@@ -286,9 +286,9 @@ TEST(Audit, FindsWhatTheBackingLostAndWhatItHasTooMuch) {
   std::vector<Difference> first;
   ASSERT_EQ(w.file().audit(1, first), Audit::kCompared);
   EXPECT_EQ(first.size(), 1U);
-  ASSERT_EQ(w.backing().set({0, 4}, kX, nothing), 0);
-  ASSERT_EQ(w.backing().set({25, 29}, kS, nothing), 0);
-  ASSERT_EQ(w.backing().set({30, 34}, kU, nothing), 0);
+  ASSERT_EQ(w.backing().set({0, 4}, kX, nothing), Reply::done());
+  ASSERT_EQ(w.backing().set({25, 29}, kS, nothing), Reply::done());
+  ASSERT_EQ(w.backing().set({30, 34}, kU, nothing), Reply::done());
 }
 
 TEST(Audit, ABackingThatCannotTell) {

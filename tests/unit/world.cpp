@@ -80,10 +80,11 @@ AnswerPtr World::send(const OwnerId& owner, const Range& range, Mode mode, bool 
     answer->error = error;
     answer->order = ++completed_;
   };
-  std::optional<int> now = file().try_now(through, request);
+  Refusal refusal = Refusal::kNone;
+  std::optional<int> now = file().try_now(through, request, &refusal);
   if (!now) {
     answer->ticket = manager_.new_ticket();
-    now = file().park(through, request, answer->ticket, on_done);
+    now = file().park(through, request, answer->ticket, on_done, refusal);
     answer->parked = !now.has_value();
   }
   if (now) answer->error = now;
