@@ -25,6 +25,7 @@
 #include "fs/base/kick.h"
 #include "fs/control/server.h"
 #include "fs/locks/lock_ops.h"
+#include "fs/loop/current_request.h"
 #include "fs/loop/device_calls.h"
 #include "fs/loop/fuse_protocol.h"
 #include "fs/loop/request_loop.h"
@@ -268,9 +269,7 @@ std::string Session::exchange_init() {
 std::string Session::start() {
   RequestLoop::AnswerLock answer_lock;
   if (!options_.debug) {  // else libfuse is to trace them
-    answer_lock = [this](RequestLoop::LockRequest& request) {
-      return lock_ops_.answer_at_once(request);
-    };
+    answer_lock = [this](LockRequest& request) { return lock_ops_.answer_at_once(request); };
   }
   // The end of the connection is one more signal to wait for.
   loop_ = std::make_unique<RequestLoop>(session_.get(), operations_, worker_count(options_),

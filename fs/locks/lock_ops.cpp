@@ -12,8 +12,8 @@
 #include <string>
 #include <utility>
 
+#include "fs/loop/current_request.h"
 #include "fs/loop/device_calls.h"
-#include "fs/loop/request_loop.h"
 #include "fs/mirror/grace_backing.h"
 #include "fs/mirror/record_lock.h"
 #include "fs/options/logging.h"
@@ -75,7 +75,7 @@ std::string words_for(const lockmgr::Request& request) {
 /// The C functions that libfuse calls.
 struct LockHandlers {
   static void ask(fuse_req_t req) {
-    const RequestLoop::LockRequest request = RequestLoop::lock_request();
+    const LockRequest request = CurrentRequest::lock_request();
     if (request.what == nullptr) {
       fuse_reply_err(req, EINVAL);
       return;
@@ -98,7 +98,7 @@ struct LockHandlers {
   }
 
   static void interrupt(fuse_req_t req, void* ticket) {
-    RequestLoop::allow_overtaking();  // the file may be busy with a slow backing
+    CurrentRequest::allow_overtaking();  // the file may be busy with a slow backing
     const Tape::Cause cause(LockOps::of(req).tape_);
     LockOps::of(req).manager_.cancel(reinterpret_cast<lockmgr::Ticket>(ticket), EINTR);
   }
@@ -265,12 +265,12 @@ template <typename Task>  // NOLINTNEXTLINE(performance-unnecessary-value-param)
 void LockOps::in_order(std::shared_ptr<LockedFile> file, Task&& task) {
   file->strand.run([overtakable = !file->local, task = std::forward<Task>(task)] {
     // With its place in the strand, a request to a slow backing need not hold up those of others.
-    if (overtakable) RequestLoop::allow_overtaking();
+    if (overtakable) CurrentRequest::allow_overtaking();
     task();
   });
 }
 
-LockOps::Asked LockOps::asked(const RequestLoop::LockRequest& request) noexcept {
+LockOps::Asked LockOps::asked(const LockRequest& request) noexcept {
   const fuse_in_header& header = *request.header;
   const fuse_lk_in& what = *request.what;
   Asked asked;
@@ -290,7 +290,7 @@ LockOps::Asked LockOps::asked(const RequestLoop::LockRequest& request) noexcept 
   return asked;
 }
 
-bool LockOps::answer_at_once(RequestLoop::LockRequest& request) noexcept {
+bool LockOps::answer_at_once(LockRequest& request) noexcept {
   Asked ask = asked(request);
   HandleLocks* const locks = HandleLocks::of(*ask.handle);
   if (locks == nullptr || !locks->file->local) return false;
@@ -432,7 +432,7 @@ void LockOps::flush(fuse_req_t req, Handle& handle, std::uint64_t cookie) noexce
       flush_apart(req, handle);
       return;
     }
-    RequestLoop::allow_overtaking();
+    CurrentRequest::allow_overtaking();
     fuse_reply_err(req, handle.writable() ? filesystem_.flush_data(handle) : 0);
   };
   const std::shared_ptr<LockedFile> file = find(*handle.inode);
@@ -456,7 +456,7 @@ void LockOps::flush(fuse_req_t req, Handle& handle, std::uint64_t cookie) noexce
 
 void LockOps::release(fuse_req_t req, Handle* handle) noexcept {
   const auto finish = [this, req, handle] {
-    RequestLoop::allow_overtaking();
+    CurrentRequest::allow_overtaking();
     filesystem_.close_handle(handle);
     fuse_reply_err(req, 0);
   };
@@ -505,7 +505,7 @@ void LockOps::drop_cached_attributes(Inode& inode) noexcept {
 void LockOps::drop_cached_data(Inode& inode) noexcept {
   if (!inode.data_cached.exchange(false)) return;
   // Waits for pages that are being read or written, which other threads must serve.
-  const RequestLoop::Blocking blocking;
+  const CurrentRequest::Blocking blocking;
   fuse_lowlevel_notify_inval_inode(session_, inode.nodeid(), 0, 0);
 }
 

@@ -37,6 +37,8 @@
 #include "fs/base/strand.h"
 #include "fs/locks/event_hub.h"
 #include "fs/locks/owner_class.h"
+#include "fs/loop/current_request.h"
+#include "fs/loop/operations.h"
 #include "fs/loop/request_loop.h"
 #include "fs/mirror/backing_file.h"
 #include "fs/mirror/outsider_watch.h"
@@ -128,7 +130,7 @@ class LockOps final : public LockState, private lockmgr::Observer {
   /// for that. If the request was looked at, `request.note` says what came of it: the backing is
   /// not asked again. With the policy conversion=drop a refused change of mode has cost the old
   /// flock by then. On a thread of the loop, in order.
-  bool answer_at_once(RequestLoop::LockRequest& request) noexcept;
+  bool answer_at_once(LockRequest& request) noexcept;
 
   [[nodiscard]] bool in_use(Inode& inode) noexcept override;
 
@@ -187,7 +189,7 @@ class LockOps final : public LockState, private lockmgr::Observer {
     lockmgr::Refusal refusal = lockmgr::Refusal::kNone;  ///< what the backing refused, if `tried`
   };
 
-  static Asked asked(const RequestLoop::LockRequest& request) noexcept;
+  static Asked asked(const LockRequest& request) noexcept;
   void start(const Asked& asked) noexcept;
   std::optional<int> decide(Asked& asked, const lockmgr::Request& request);
   void before_decision(const Asked& asked);

@@ -206,7 +206,7 @@ void RequestLoop::lead(fuse_buf& buffer) {
       put_by(buffer);
     } else {
       if (pace == Pace::kSlow) give_up_lead();
-      if (pace == Pace::kQuick) allow_overtaking();
+      if (pace == Pace::kQuick) CurrentRequest::allow_overtaking();
       carry_out(buffer);
     }
     if (!keep_lead()) break;
@@ -348,37 +348,37 @@ Pace RequestLoop::classify(const fuse_buf& buffer) const {
 
 // -- for handlers --------------------------------------------------------------------------------
 
-void RequestLoop::allow_overtaking() {
-  if (role_.loop == nullptr || !role_.leads) return;
-  RequestLoop& loop = *role_.loop;
-  std::uint64_t ordered = LeadState::pack(role_.count, Phase::kOrdered);
-  if (loop.state_.compare_exchange_strong(ordered,
-                                          LeadState::pack(role_.count, Phase::kOvertakable))) {
+void CurrentRequest::allow_overtaking() {
+  if (RequestLoop::role_.loop == nullptr || !RequestLoop::role_.leads) return;
+  RequestLoop& loop = *RequestLoop::role_.loop;
+  std::uint64_t ordered = LeadState::pack(RequestLoop::role_.count, RequestLoop::Phase::kOrdered);
+  if (loop.state_.compare_exchange_strong(
+          ordered, LeadState::pack(RequestLoop::role_.count, RequestLoop::Phase::kOvertakable))) {
     loop.overtakable_.store(true, std::memory_order_relaxed);
     loop.wake_watchdog();
   }
 }
 
-RequestLoop::Blocking::Blocking() : loop_(role_.loop) {
+CurrentRequest::Blocking::Blocking() : loop_(RequestLoop::role_.loop) {
   if (loop_ == nullptr) return;
   {
     const std::lock_guard lock(loop_->mutex_);
-    loop_->count_again(*role_.worker);
-    role_.worker->blocking = true;
+    loop_->count_again(*RequestLoop::role_.worker);
+    RequestLoop::role_.worker->blocking = true;
     ++loop_->blocking_;
   }
   loop_->give_up_lead();
 }
 
-RequestLoop::Blocking::~Blocking() {
+CurrentRequest::Blocking::~Blocking() {
   if (loop_ == nullptr) return;
   const std::lock_guard lock(loop_->mutex_);
-  role_.worker->blocking = false;
+  RequestLoop::role_.worker->blocking = false;
   --loop_->blocking_;
 }
 
-RequestLoop::LockRequest RequestLoop::lock_request() { return role_.lock_request; }
-bool RequestLoop::clears_set_id_bits() { return role_.clears_set_id_bits; }
+LockRequest CurrentRequest::lock_request() { return RequestLoop::role_.lock_request; }
+bool CurrentRequest::clears_set_id_bits() { return RequestLoop::role_.clears_set_id_bits; }
 
 // -- watchdog ------------------------------------------------------------------------------------
 

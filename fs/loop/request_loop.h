@@ -38,23 +38,14 @@
 #include <thread>
 
 #include "fs/loop/cpu_follower.h"
+#include "fs/loop/current_request.h"
 #include "fs/loop/operations.h"
 #include "fs/loop/watchdog.h"
-
-struct fuse_in_header;
-struct fuse_lk_in;
 
 namespace lockfs {
 
 class RequestLoop final : private Watchdog::Loop {
  public:
-  /// A request for a lock, or a test of one, as the kernel sent it. Null pointers: there is none.
-  struct LockRequest {
-    const fuse_in_header* header = nullptr;
-    const fuse_lk_in* what = nullptr;
-    std::uint8_t note = 0;  ///< what AnswerLock leaves for the handler; 0: nothing
-  };
-
   /// Carries out and answers a lock request at once; or returns false, and the handler is to.
   using AnswerLock = std::function<bool(LockRequest& request)>;
 
@@ -79,32 +70,9 @@ class RequestLoop final : private Watchdog::Loop {
   /// `patience`. False: a handler is stuck.
   bool stop(std::chrono::milliseconds patience);
 
-  /// Called in a handler of a lock request, when the part that must happen in order is done and
-  /// what follows may block: the next request may be read before this one is finished.
-  static void allow_overtaking();
-
-  /// As allow_overtaking(), but certain to block: another thread takes the lead now. While it
-  /// lives, the thread does not count as one of the workers, since what it waits for may need one.
-  class Blocking {
-   public:
-    Blocking();
-    ~Blocking();
-    Blocking(const Blocking&) = delete;
-    Blocking& operator=(const Blocking&) = delete;
-
-   private:
-    RequestLoop* const loop_;
-  };
-
-  /// The lock request that is under way on this thread; libfuse hands on less.
-  static LockRequest lock_request();
-
-  /// Whether the kernel demands that the WRITE or SETATTR under way on this thread clears set-ID
-  /// bits, its caller having no right to leave them (FUSE_HANDLE_KILLPRIV_V2). libfuse 3.14 does
-  /// not hand that on.
-  static bool clears_set_id_bits();
-
  private:
+  friend class CurrentRequest;
+
   using Phase = LeadState::Phase;
 
   struct Request {

@@ -12,7 +12,7 @@
 
 #include "fs/base/kick.h"
 #include "fs/base/proc_locks.h"
-#include "fs/loop/request_loop.h"
+#include "fs/loop/current_request.h"
 #include "fs/mirror/replies.h"
 
 namespace lockfs {
@@ -54,7 +54,7 @@ int take(BackingFlock::Held& held, Mode mode) {
 
 /// Reading the table may take long, which must not hold up the requests of others.
 std::optional<lockmgr::OutsideLock> look_for_foreign_flock(ino_t ino, Mode mode) {
-  const RequestLoop::Blocking blocking;
+  const CurrentRequest::Blocking blocking;
   return foreign_flock(ino, mode);
 }
 

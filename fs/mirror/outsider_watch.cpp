@@ -11,7 +11,7 @@
 #include "fs/base/kick.h"
 #include "fs/base/proc_locks.h"
 #include "fs/loop/cpu_follower.h"
-#include "fs/loop/request_loop.h"
+#include "fs/loop/current_request.h"
 
 namespace lockfs {
 namespace {
@@ -66,7 +66,7 @@ OutsiderWatch::Result OutsiderWatch::answer(ino_t ino, Look wanted) noexcept {
   if (finished_ < wanted) {
     if (const auto now = Clock::now(); now >= may_wait_from_) {
       lock.unlock();
-      const RequestLoop::Blocking blocking;
+      const CurrentRequest::Blocking blocking;
       lock.lock();
       changed_.wait_for(lock, kMostWait, [&] { return finished_ >= wanted; });
       const auto after = Clock::now();

@@ -18,8 +18,8 @@
 #include "fs/base/credentials.h"
 #include "fs/base/process_look.h"
 #include "fs/base/scratch_buffer.h"
+#include "fs/loop/current_request.h"
 #include "fs/loop/fuse_protocol.h"
-#include "fs/loop/request_loop.h"
 #include "fs/tree/filesystem.h"
 
 namespace lockfs {
@@ -230,7 +230,7 @@ int Filesystem::write(fuse_req_t req, fuse_ino_t /*nodeid*/, const char* data, s
   const bool appends = (fi->flags & O_APPEND) != 0 && fi->writepage == 0;
   const Handle& handle = Handle::of(*fi);
   std::optional<CallerIdentity> identity;
-  if (RequestLoop::clears_set_id_bits()) {
+  if (CurrentRequest::clears_set_id_bits()) {
     if (const int error = act_as_caller(req, *handle.inode, identity); error != 0) return error;
   }
   handle.inode->data_cached.store(true);  // the kernel keeps pages that it writes whole

@@ -9,7 +9,7 @@
 #include <optional>
 
 #include "fs/base/credentials.h"
-#include "fs/loop/request_loop.h"
+#include "fs/loop/current_request.h"
 #include "fs/tree/filesystem.h"
 
 namespace lockfs {
@@ -133,7 +133,7 @@ int Filesystem::setattr(fuse_req_t req, fuse_ino_t nodeid, struct stat* attr, in
     attr->st_gid = static_cast<gid_t>(-1);
   }
   std::optional<CallerIdentity> identity;
-  if (same_owner || RequestLoop::clears_set_id_bits()) {
+  if (same_owner || CurrentRequest::clears_set_id_bits()) {
     if (const int error = act_as_caller(req, *inode, identity); error != 0) return error;
   }
   if (const int error = apply(*inode, *attr, to_set, handle); error != 0) return error;
