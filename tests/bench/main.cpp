@@ -123,8 +123,8 @@ class Scratch {
 };
 
 /// Copies the programs that a group needs of both builds into `folder` and has `settings` name the
-/// copies. A file keeps its place in memory from run to run, and with it how its code falls into
-/// the processor's caches: that alone made one program up to 4 % slower than its own copy.
+/// copies. A file keeps its pages from run to run, and with them how its code falls into the
+/// processor's caches. Without new copies two files with one program were told apart: 1.020..1.064.
 void copy_programs(Settings& settings, const Group& group, const std::string& folder) {
   const auto copy = [&folder](std::string& program, const char* name) {
     const std::string to = folder + "/" + name;
