@@ -1,6 +1,6 @@
 // What the daemon holds: descriptors and memory stay bounded however many files are visited, and go
 // back when the kernel forgets. The table of files works the same when descriptors are scarce.
-// ctest: timeout=600
+// ctest: serial timeout=600
 #include <dirent.h>
 #include <fcntl.h>
 #include <sys/stat.h>
