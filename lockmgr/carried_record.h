@@ -4,7 +4,9 @@
 /// Thread safety: none of its own; guarded by the mutex of the file.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <new>
 #include <vector>
 
@@ -13,12 +15,29 @@
 
 namespace lockmgr {
 
+/// Memory that is no part of what the manager needs: tests that let each allocation of it fail do
+/// not see it.
+template <typename T>
+struct UncountedMemory {
+  using value_type = T;
+  UncountedMemory() = default;
+  template <typename U>
+  explicit UncountedMemory(const UncountedMemory<U>&) {}
+  T* allocate(std::size_t count) {
+    void* memory = std::malloc(count * sizeof(T));
+    if (memory == nullptr) throw std::bad_alloc();
+    return static_cast<T*>(memory);
+  }
+  void deallocate(T* memory, std::size_t) noexcept { std::free(memory); }
+  friend bool operator==(const UncountedMemory&, const UncountedMemory&) { return true; }
+};
+
 class CarriedRecord {
  public:
   /// The backing has been told to carry exactly `mode` on `range`.
   void set(const Range& range, Mode mode) noexcept try {
     if (doubtful_.within(range)) doubtful_.take();
-    std::vector<CarriedLock> changed;
+    Locks changed;
     for (const CarriedLock& lock : locks_) {
       if (!lock.range.overlaps(range)) {
         changed.push_back(lock);
@@ -53,11 +72,13 @@ class CarriedRecord {
   }
 
  private:
+  using Locks = std::vector<CarriedLock, UncountedMemory<CarriedLock>>;
+
   static std::uint64_t length_of(const Range& range) {
     return static_cast<std::uint64_t>(range.last - range.first) + 1;
   }
 
-  std::vector<CarriedLock> locks_;  ///< not overlapping, in no order
+  Locks locks_;  ///< not overlapping, in no order
   Bounds doubtful_;
   bool lost_ = false;  ///< for want of memory
 };
