@@ -70,7 +70,7 @@ bool is_dots(const char* name) noexcept {
 struct stat entry_stat(const DirHandle& handle, const dirent64& entry) noexcept {
   struct stat st {};
   st.st_ino = handle.inode->device().shown_ino(entry.d_ino);
-  st.st_mode = DTTOIF(entry.d_type);
+  st.st_mode = static_cast<mode_t>(DTTOIF(entry.d_type));
   return st;
 }
 
