@@ -31,8 +31,8 @@ namespace lockfs::control {
 
 class Server {
  public:
-  static constexpr std::size_t kMostLine = 64 * 1024;
-  static constexpr std::size_t kMostOutput = 256 * 1024;
+  static constexpr std::size_t kMostLine = std::size_t{64} * 1024;
+  static constexpr std::size_t kMostOutput = std::size_t{256} * 1024;
   static constexpr std::size_t kMostConnections = 64;
   /// Of these, at most so many of peers that may only look.
   static constexpr std::size_t kMostLookers = 48;

@@ -205,13 +205,13 @@ HandleLocks& LockOps::locks_of(Handle& handle) {
   {
     const std::lock_guard lock(mutex_of(inode));
     if (inode.locks == nullptr) {
-      inode.locks.reset(new InodeLocks(make_file(inode, handle.inode)));
+      inode.locks = std::make_unique<InodeLocks>(make_file(inode, handle.inode));
     }
     file = InodeLocks::of(inode)->file;
     ++file->handles;
   }
   try {
-    handle.locks.reset(new HandleLocks(*this, handle, file));
+    handle.locks = std::make_unique<HandleLocks>(*this, handle, file);
   } catch (const std::bad_alloc&) {
     leave(inode, *file);
     throw;

@@ -43,7 +43,7 @@ class Encoder {
   std::uint64_t size() const { return taken_ + done_.size() + payload_.size() + kBlockHeader; }
 
  private:
-  static constexpr std::size_t kBlockSize = 32 * 1024;
+  static constexpr std::size_t kBlockSize = std::size_t{32} * 1024;
   static constexpr std::size_t kTypes = 10;
 
   void tag(Tag tag);

@@ -13,7 +13,7 @@ inline constexpr std::size_t kFileHeader = kMagic.size() + 2;
 inline constexpr std::size_t kBlockHeader = 9;
 /// A reader takes longer ones for damage.
 inline constexpr std::size_t kMostPayload = 1 << 20;
-inline constexpr std::size_t kMostString = 64 * 1024;
+inline constexpr std::size_t kMostString = std::size_t{64} * 1024;
 
 enum class Block : char { kHead = 'H', kEvents = 'E', kEnd = 'Z' };
 
