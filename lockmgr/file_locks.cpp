@@ -38,6 +38,28 @@ FileLocks::~FileLocks() { context().registry.forget(*this); }
 
 // -- a request comes -----------------------------------------------------------------------------
 
+/// One look at a request that has come. Returns what it is answered; if it has to wait, what
+/// waits(owner, attempt) says. May throw std::bad_alloc; then nothing has changed.
+template <typename Waits>
+std::optional<int> FileLocks::decide(Opened& opened, const Request& request, Refusal refusal,
+                                     Outcomes& out, const Waits& waits) {
+  const Policy& policy = this->policy();
+  if (const int error = policy.check_open_mode(request.owner.type, request.mode, opened.readable(),
+                                               opened.writable())) {
+    return error;
+  }
+  mirror_.repair();
+  if (request.mode == Mode::kNone) return unlock_now(request, out);
+  Owner& owner = granted_.get_owner(opened, request.owner, request.caller, context().ledger);
+  const Turn turn{.turn = queue_.turn_of(policy, request),
+                  .queues = Queue::queues(policy, request),
+                  .refusal = refusal};
+  const Attempt tried = attempt(owner, request, turn, out);
+  drop_refused_conversion(owner, request, tried.verdict, out);
+  if (const auto result = answer(owner, request, tried)) return result;
+  return waits(owner, tried);
+}
+
 std::optional<int> FileLocks::try_now(Opened& opened, const Request& request,
                                       Refusal* refusal) noexcept {
   // What is in no cache comes all at once then, not line by line as it is met.
@@ -48,13 +70,12 @@ std::optional<int> FileLocks::try_now(Opened& opened, const Request& request,
   __builtin_prefetch(&opened);
   try {
     Change change(*this);
-    Asking asking;
-    const std::optional<int> result = decide(opened, request, Refusal::kNone, asking, change.out);
-    if (result) return result;
-    const Attempt& tried = asking.tried;
-    if (refusal != nullptr) *refusal = refusal_of(tried);
-    granted_.drop_if_idle(*asking.owner);
-    return result;
+    return decide(opened, request, Refusal::kNone, change.out,
+                  [&](Owner& owner, const Attempt& tried) -> std::optional<int> {
+                    if (refusal != nullptr) *refusal = refusal_of(tried);
+                    granted_.drop_if_idle(owner);
+                    return std::nullopt;
+                  });
   } catch (const std::bad_alloc&) {
     return ENOLCK;
   }
@@ -63,27 +84,6 @@ std::optional<int> FileLocks::try_now(Opened& opened, const Request& request,
 Refusal FileLocks::refusal_of(const Attempt& attempt) {
   if (attempt.verdict != Verdict::kOutside) return Refusal::kNone;
   return attempt.guard ? Refusal::kGuard : Refusal::kLock;
-}
-
-/// One look at a request that has come. Returns what it is answered; nothing: it has to wait. May
-/// throw std::bad_alloc; then nothing has changed.
-std::optional<int> FileLocks::decide(Opened& opened, const Request& request, Refusal refusal,
-                                     Asking& asking, Outcomes& out) {
-  const Policy& policy = this->policy();
-  if (const int error = policy.check_open_mode(request.owner.type, request.mode, opened.readable(),
-                                               opened.writable())) {
-    return error;
-  }
-  mirror_.repair();
-  if (request.mode == Mode::kNone) return unlock_now(request, out);
-  Owner& owner = granted_.get_owner(opened, request.owner, request.caller, context().ledger);
-  asking.owner = &owner;
-  const Turn turn{.turn = queue_.turn_of(policy, request),
-                  .queues = Queue::queues(policy, request),
-                  .refusal = refusal};
-  asking.tried = attempt(owner, request, turn, out);
-  drop_refused_conversion(owner, request, asking.tried.verdict, out);
-  return answer(owner, request, asking.tried);
 }
 
 int FileLocks::unlock_now(const Request& request, Outcomes& out) noexcept {
@@ -256,22 +256,22 @@ std::optional<int> FileLocks::decide_or_park(Opened& opened, const Request& requ
     if (request.wait && policy().in_deadlock_detection(request.owner.type)) {
       change.serialise_parking();
     }
-    Asking asking;
-    const auto result = decide(opened, request, refusal, asking, change.out);
-    if (result) return result;
-    const int error = admit(asking, opened, request, ticket, std::move(done), change.out);
-    if (error == 0) return std::nullopt;
-    granted_.drop_if_idle(*asking.owner);
-    return error;
+    return decide(opened, request, refusal, change.out,
+                  [&](Owner& owner, const Attempt& tried) -> std::optional<int> {
+                    const int error =
+                        admit(owner, opened, request, ticket, std::move(done), tried, change.out);
+                    if (error == 0) return std::nullopt;
+                    granted_.drop_if_idle(owner);
+                    return error;
+                  });
   } catch (const std::bad_alloc&) {
     return ENOLCK;
   }
 }
 
 /// Makes a waiter of a request that has to wait. Returns 0, or the errno that it is refused with.
-int FileLocks::admit(const Asking& asking, Opened& opened, const Request& request, Ticket ticket,
-                     Completion done, Outcomes& out) noexcept try {
-  Owner& owner = *asking.owner;
+int FileLocks::admit(Owner& owner, Opened& opened, const Request& request, Ticket ticket,
+                     Completion done, const Attempt& attempt, Outcomes& out) noexcept try {
   Context& context = this->context();
   if (const int closed = context.registry.closed(); closed != 0) return closed;
   if (request.wait && policy().in_deadlock_detection(owner.id.type) &&
@@ -292,7 +292,7 @@ int FileLocks::admit(const Asking& asking, Opened& opened, const Request& reques
   queue_.enter(policy(), *waiter);
   context.counters.add(Counter::kWaits);
   reports_.tell(EventKind::kWait, request);
-  place(*waiter, asking.tried, out);
+  place(*waiter, attempt, out);
   if (queue_.any_blocked() && policy().yields_to_outsiders()) {
     mirror_.backing(policy().space_of(owner.id.type)).expect_release();
   }

@@ -184,19 +184,15 @@ class FileLocks final : public std::enable_shared_from_this<FileLocks>, public R
     bool yields = false;                ///< outsiders who wait come first
     Refusal refusal = Refusal::kNone;   ///< what is known to be refused
   };
-  /// A request that was looked at: who asks, and what came of it.
-  struct Asking {
-    Owner* owner = nullptr;
-    Attempt tried;
-  };
 
   // All below: REQUIRES mutex_ held, but for announce().
 
   // -- a request: file_locks.cpp, in the order in which things happen -----------------------------
   [[nodiscard]] int unlock_now(const Request& request, Outcomes& out) noexcept;
   static Refusal refusal_of(const Attempt& attempt);
-  std::optional<int> decide(Opened& opened, const Request& request, Refusal refusal, Asking& asking,
-                            Outcomes& out);
+  template <typename Waits>
+  std::optional<int> decide(Opened& opened, const Request& request, Refusal refusal, Outcomes& out,
+                            const Waits& waits);
   Attempt attempt(Owner& owner, const Request& request, const Turn& turn, Outcomes& out) noexcept;
   Attempt collision(OutsideWait& wait, const Request& request, std::uint64_t turn) const noexcept;
   void drop_refused_conversion(Owner& owner, const Request& request, Verdict verdict,
@@ -204,8 +200,8 @@ class FileLocks final : public std::enable_shared_from_this<FileLocks>, public R
   std::optional<int> answer(Owner& owner, const Request& request, const Attempt& attempt) noexcept;
   std::optional<int> decide_or_park(Opened& opened, const Request& request, Ticket ticket,
                                     Completion done, Refusal refusal) noexcept;
-  [[nodiscard]] int admit(const Asking& asking, Opened& opened, const Request& request,
-                          Ticket ticket, Completion done, Outcomes& out) noexcept;
+  [[nodiscard]] int admit(Owner& owner, Opened& opened, const Request& request, Ticket ticket,
+                          Completion done, const Attempt& attempt, Outcomes& out) noexcept;
   void place(Waiter& waiter, const Attempt& attempt, Outcomes& out) noexcept;
   void wait_outside(Waiter& waiter, const Attempt& attempt, Outcomes& out) noexcept;
   [[nodiscard]] int begin_wait(Waiter& waiter, Space space, const Range& range,

@@ -19,6 +19,23 @@ constexpr std::size_t kIdleOwnersKept = 4;
 
 // -- looking -------------------------------------------------------------------------------------
 
+const Lock* Granted::find_conflict(const Party& party, const Owner* self, const Range& range,
+                                   Mode mode) const {
+  const LockSpace& space = space_of(party.owner);
+  const Lock* conflict = find_conflict_in(space.exclusive, party, self, range);
+  if (conflict == nullptr && mode == Mode::kExclusive) {
+    conflict = find_conflict_in(space.shared, party, self, range);
+  }
+  return conflict;
+}
+
+const Lock* Granted::find_conflict_in(const LockTree& tree, const Party& party, const Owner* self,
+                                      const Range& range) const {
+  const Lock* hit = tree.first_overlap(range, reach_without(self), not_of(self));
+  if (hit == nullptr || policy_.excludes(hit->owner->party(), party)) return hit;
+  return find_further_conflict(tree, party, self, range);
+}
+
 /// The first lock found is of an owner that the policy exempts: looks at the others one by one.
 const Lock* Granted::first_conflict(const Party& party, const Owner* self, const Range& range,
                                     Mode mode) const {

@@ -118,14 +118,7 @@ class Granted {
   // -- looking -----------------------------------------------------------------------------------
   /// A lock in the way of such a request, or null. `self` is the asker, null when it holds nothing.
   const Lock* find_conflict(const Party& party, const Owner* self, const Range& range,
-                            Mode mode) const {
-    const LockSpace& space = space_of(party.owner);
-    const Lock* conflict = find_conflict_in(space.exclusive, party, self, range);
-    if (conflict == nullptr && mode == Mode::kExclusive) {
-      conflict = find_conflict_in(space.shared, party, self, range);
-    }
-    return conflict;
-  }
+                            Mode mode) const;
   /// As find_conflict(), but of all that are in the way the one that blocks the first byte.
   const Lock* first_conflict(const Party& party, const Owner* self, const Range& range,
                              Mode mode) const;
@@ -197,11 +190,7 @@ class Granted {
 
  private:
   const Lock* find_conflict_in(const LockTree& tree, const Party& party, const Owner* self,
-                               const Range& range) const {
-    const Lock* hit = tree.first_overlap(range, reach_without(self), not_of(self));
-    if (hit == nullptr || policy_.excludes(hit->owner->party(), party)) return hit;
-    return find_further_conflict(tree, party, self, range);
-  }
+                               const Range& range) const;
   const Lock* find_further_conflict(const LockTree& tree, const Party& party, const Owner* self,
                                     const Range& range) const;
   LockTree& tree_of(const Owner& owner, Mode mode) {
