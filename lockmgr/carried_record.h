@@ -7,8 +7,11 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
+#include <functional>
+#include <iterator>
+#include <map>
 #include <new>
-#include <vector>
+#include <utility>
 
 #include "lockmgr/backing.h"
 #include "lockmgr/range.h"
@@ -37,21 +40,10 @@ class CarriedRecord {
   /// The backing has been told to carry exactly `mode` on `range`.
   void set(const Range& range, Mode mode) noexcept try {
     if (doubtful_.within(range)) doubtful_.take();
-    Locks changed;
-    for (const CarriedLock& lock : locks_) {
-      if (!lock.range.overlaps(range)) {
-        changed.push_back(lock);
-        continue;
-      }
-      if (lock.range.first < range.first) {
-        changed.push_back({{lock.range.first, range.first - 1}, lock.mode});
-      }
-      if (lock.range.last > range.last) {
-        changed.push_back({{range.last + 1, lock.range.last}, lock.mode});
-      }
-    }
-    if (mode != Mode::kNone) changed.push_back({range, mode});
-    locks_.swap(changed);
+    split(range.first);
+    if (range.last != kEof) split(range.last + 1);
+    locks_.erase(locks_.lower_bound(range.first), locks_.upper_bound(range.last));
+    if (mode != Mode::kNone) locks_.emplace(range.first, CarriedLock{range, mode});
   } catch (const std::bad_alloc&) {
     lost_ = true;
   }
@@ -63,22 +55,34 @@ class CarriedRecord {
   bool agrees(const Range& range, Mode mode) const {
     if (lost_ || doubtful_.overlaps(range)) return true;
     std::uint64_t left = length_of(range);
-    for (const CarriedLock& lock : locks_) {
-      if (!lock.range.overlaps(range)) continue;
-      if (lock.mode != mode) return false;
-      left -= length_of(common(lock.range, range));
+    auto at = locks_.upper_bound(range.first);
+    if (at != locks_.begin() && std::prev(at)->second.range.last >= range.first) --at;
+    for (; at != locks_.end() && at->first <= range.last; ++at) {
+      if (at->second.mode != mode) return false;
+      left -= length_of(common(at->second.range, range));
     }
     return mode == Mode::kNone || left == 0;
   }
 
  private:
-  using Locks = std::vector<CarriedLock, UncountedMemory<CarriedLock>>;
+  /// No lock lies on both sides of `at` any longer.
+  void split(Offset at) {
+    const auto after = locks_.lower_bound(at);
+    if (after == locks_.begin()) return;
+    CarriedLock& before = std::prev(after)->second;
+    if (before.range.last < at) return;
+    locks_.emplace_hint(after, at, CarriedLock{{at, before.range.last}, before.mode});
+    before.range.last = at - 1;
+  }
 
   static std::uint64_t length_of(const Range& range) {
     return static_cast<std::uint64_t>(range.last - range.first) + 1;
   }
 
-  Locks locks_;  ///< not overlapping, in no order
+  /// By first byte; they do not overlap. Ordered, so that a change of a file with a million locks
+  /// costs what it costs the manager.
+  std::map<Offset, CarriedLock, std::less<>, UncountedMemory<std::pair<const Offset, CarriedLock>>>
+      locks_;
   Bounds doubtful_;
   bool lost_ = false;  ///< for want of memory
 };

@@ -41,7 +41,9 @@ class QueueIterator {
     at_ = Tree::next(*at_);
     return *this;
   }
-  friend bool operator==(const QueueIterator& a, const QueueIterator& b) { return a.at_ == b.at_; }
+  bool operator==(const QueueIterator& other) const { return at_ == other.at_; }
+  /// Written out: clang 14's static analyzer does not follow the one that C++20 makes of ==.
+  bool operator!=(const QueueIterator& other) const { return at_ != other.at_; }
 
  private:
   Waiter* at_ = nullptr;
