@@ -8,6 +8,7 @@
 #include "lockmgr/file_locks.h"
 #include "lockmgr/lock_manager.h"
 #include "tests/unit/fake_backing.h"
+#include "tests/unit/random.h"
 
 namespace lockmgr {
 namespace {
@@ -162,7 +163,7 @@ TEST_F(Scale, CancelTenThousand) {
 }
 
 TEST_F(Scale, AMillionLocksOfOneOwner) {
-  constexpr Offset kLocks = 1'000'000;
+  const Offset kLocks = testing::scaled(1'000'000);
   Opened opened(true, true);
   Opened stranger(true, true);
   for (Offset i = 0; i < kLocks; ++i) {
@@ -191,7 +192,7 @@ TEST_F(Scale, AMillionLocksOfOneOwner) {
 
 TEST_F(Scale, AMillionLocksOfManyOwners) {
   constexpr std::uint64_t kOwners = 100;
-  constexpr Offset kLocks = 1'000'000;
+  const Offset kLocks = testing::scaled(1'000'000);
   std::vector<std::unique_ptr<Opened>> opened;
   for (std::uint64_t n = 0; n < kOwners; ++n) {
     opened.push_back(std::make_unique<Opened>(true, true));
