@@ -16,6 +16,10 @@ const char* to_string(Limit limit) {
       return "max_waiters_per_user";
     case Limit::kOutsideWaits:
       return "max_outside_waits";
+    case Limit::kOutsideWaitsPerUser:
+      return "max_outside_waits_per_user";
+    case Limit::kCount:
+      break;
   }
   return "unknown";
 }
@@ -42,7 +46,8 @@ Limits Ledger::limits() const {
           .locks_per_owner = limit(Limit::kLocksPerOwner),
           .waiters = limit(Limit::kWaiters),
           .waiters_per_user = limit(Limit::kWaitersPerUser),
-          .outside_waits = limit(Limit::kOutsideWaits)};
+          .outside_waits = limit(Limit::kOutsideWaits),
+          .outside_waits_per_user = limit(Limit::kOutsideWaitsPerUser)};
 }
 
 void Ledger::set_limits(const Limits& limits) {
@@ -55,39 +60,66 @@ void Ledger::set_limits(const Limits& limits) {
   set(Limit::kWaiters, limits.waiters);
   set(Limit::kWaitersPerUser, limits.waiters_per_user);
   set(Limit::kOutsideWaits, limits.outside_waits);
+  set(Limit::kOutsideWaitsPerUser, limits.outside_waits_per_user);
 }
 
 Tally::Tally(Ledger& ledger, uid_t uid, Kind kind) : account_(ledger.account(uid)), kind_(kind) {}
+
+std::atomic<std::uint64_t>& Tally::of_user() const noexcept {
+  switch (kind_) {
+    case Kind::kLocks:
+      break;
+    case Kind::kWaiters:
+      return account_->waiters;
+    case Kind::kOutsideWaits:
+      return account_->outside_waits;
+  }
+  return account_->locks;
+}
+
+std::atomic<std::uint64_t>& Tally::of_all() const noexcept {
+  switch (kind_) {
+    case Kind::kLocks:
+      break;
+    case Kind::kWaiters:
+      return account_->ledger.waiters_;
+    case Kind::kOutsideWaits:
+      return account_->ledger.outside_waits_;
+  }
+  return account_->ledger.locks_;
+}
 
 void Tally::set(std::uint64_t count) noexcept {
   if (count == charged_) return;
   // Unsigned arithmetic wraps, so adding the difference also takes away.
   const std::uint64_t difference = count - charged_;
-  const bool locks = kind_ == Kind::kLocks;
-  (locks ? account_->locks : account_->waiters).fetch_add(difference, std::memory_order_relaxed);
-  Ledger& ledger = account_->ledger;
-  (locks ? ledger.locks_ : ledger.waiters_).fetch_add(difference, std::memory_order_relaxed);
+  of_user().fetch_add(difference, std::memory_order_relaxed);
+  of_all().fetch_add(difference, std::memory_order_relaxed);
   charged_ = count;
 }
 
 std::optional<Limit> Tally::would_break(std::uint64_t more) const noexcept {
-  const Ledger& ledger = account_->ledger;
-  const auto full = [&ledger, more](std::uint64_t now, Limit limit) {
-    const std::uint64_t most = ledger.limit(limit);
+  const auto full = [this, more](std::uint64_t now, Limit limit) {
+    const std::uint64_t most = account_->ledger.limit(limit);
     return now >= most || more > most - now;
   };
-  if (kind_ == Kind::kWaiters) {
-    if (full(ledger.waiters(), Limit::kWaiters)) return Limit::kWaiters;
-    if (full(account_->waiters.load(std::memory_order_relaxed), Limit::kWaitersPerUser)) {
-      return Limit::kWaitersPerUser;
-    }
-    return std::nullopt;
+  const std::uint64_t user = of_user().load(std::memory_order_relaxed);
+  const std::uint64_t all = of_all().load(std::memory_order_relaxed);
+  switch (kind_) {
+    case Kind::kLocks:
+      if (full(charged_, Limit::kLocksPerOwner)) return Limit::kLocksPerOwner;
+      if (full(user, Limit::kLocksPerUser)) return Limit::kLocksPerUser;
+      if (full(all, Limit::kLocks)) return Limit::kLocks;
+      break;
+    case Kind::kWaiters:
+      if (full(all, Limit::kWaiters)) return Limit::kWaiters;
+      if (full(user, Limit::kWaitersPerUser)) return Limit::kWaitersPerUser;
+      break;
+    case Kind::kOutsideWaits:
+      if (full(user, Limit::kOutsideWaitsPerUser)) return Limit::kOutsideWaitsPerUser;
+      if (full(all, Limit::kOutsideWaits)) return Limit::kOutsideWaits;
+      break;
   }
-  if (full(charged_, Limit::kLocksPerOwner)) return Limit::kLocksPerOwner;
-  if (full(account_->locks.load(std::memory_order_relaxed), Limit::kLocksPerUser)) {
-    return Limit::kLocksPerUser;
-  }
-  if (full(ledger.locks(), Limit::kLocks)) return Limit::kLocks;
   return std::nullopt;
 }
 

@@ -1,4 +1,5 @@
-/// Counts granted locks and parked requests, per user and in all, and knows the limits.
+/// Counts granted locks, parked requests and waits for outsiders, per user and in all, and knows
+/// the limits.
 ///
 /// Counts cannot drift: a Tally is tied to the thing it counts (an owner's locks on a file, a
 /// parked request), is told the present number and charges the difference, and gives everything
@@ -26,12 +27,13 @@
 namespace lockmgr {
 
 struct Limits {
-  std::uint64_t locks = 4'000'000;            ///< granted, in all
-  std::uint64_t locks_per_user = 2'000'000;   ///< granted to one uid
-  std::uint64_t locks_per_owner = 1'000'000;  ///< granted to one owner on one file
-  std::uint64_t waiters = 100'000;            ///< parked requests, in all
-  std::uint64_t waiters_per_user = 50'000;    ///< parked requests of one uid
-  std::uint64_t outside_waits = 1'024;        ///< ranges waited for on outsiders at one time
+  std::uint64_t locks = 4'000'000;               ///< granted, in all
+  std::uint64_t locks_per_user = 2'000'000;      ///< granted to one uid
+  std::uint64_t locks_per_owner = 1'000'000;     ///< granted to one owner on one file
+  std::uint64_t waiters = 100'000;               ///< parked requests, in all
+  std::uint64_t waiters_per_user = 50'000;       ///< parked requests of one uid
+  std::uint64_t outside_waits = 4'096;           ///< ranges waited for on outsiders at one time
+  std::uint64_t outside_waits_per_user = 1'024;  ///< those of one uid
 };
 
 enum class Limit : std::uint8_t {
@@ -41,6 +43,8 @@ enum class Limit : std::uint8_t {
   kWaiters,
   kWaitersPerUser,
   kOutsideWaits,
+  kOutsideWaitsPerUser,
+  kCount,
 };
 
 /// The name of the limit as the command line spells it, such as "max_locks_per_user".
@@ -55,12 +59,13 @@ struct Account {
   const uid_t uid;
   std::atomic<std::uint64_t> locks{0};
   std::atomic<std::uint64_t> waiters{0};
+  std::atomic<std::uint64_t> outside_waits{0};
 };
 
-/// A number of locks or of waiters charged to a user.
+/// A number of locks, of waiters or of waits for outsiders charged to a user.
 class Tally {
  public:
-  enum class Kind : std::uint8_t { kLocks, kWaiters };
+  enum class Kind : std::uint8_t { kLocks, kWaiters, kOutsideWaits };
 
   /// Starts at 0. May throw std::bad_alloc when the user has no account yet.
   Tally(Ledger& ledger, uid_t uid, Kind kind);
@@ -78,6 +83,9 @@ class Tally {
   std::optional<Limit> would_break(std::uint64_t more) const noexcept;
 
  private:
+  [[nodiscard]] std::atomic<std::uint64_t>& of_user() const noexcept;
+  [[nodiscard]] std::atomic<std::uint64_t>& of_all() const noexcept;
+
   const std::shared_ptr<Account> account_;
   std::uint64_t charged_ = 0;
   const Kind kind_;
@@ -95,14 +103,16 @@ class Ledger {
   void set_limits(const Limits& limits);
   std::uint64_t locks() const { return locks_.load(std::memory_order_relaxed); }
   std::uint64_t waiters() const { return waiters_.load(std::memory_order_relaxed); }
+  std::uint64_t outside_waits() const { return outside_waits_.load(std::memory_order_relaxed); }
 
  private:
   friend class Tally;
   std::shared_ptr<Account> account(uid_t uid);
 
-  std::array<std::atomic<std::uint64_t>, 6> limits_{};  ///< by Limit
+  std::array<std::atomic<std::uint64_t>, static_cast<std::size_t>(Limit::kCount)> limits_{};
   std::atomic<std::uint64_t> locks_{0};
   std::atomic<std::uint64_t> waiters_{0};
+  std::atomic<std::uint64_t> outside_waits_{0};
   std::mutex mutex_;
   std::unordered_map<uid_t, std::weak_ptr<Account>> accounts_;  ///< guarded by mutex_
 };

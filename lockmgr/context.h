@@ -41,9 +41,8 @@ struct Context {
   std::atomic<bool> watched{false};  ///< Observer::event() is wanted
   Registry registry;
   std::mutex parking;
-  std::atomic<Backing::WaitId> next_wait{1};    ///< name of the next wait for outsiders
-  std::atomic<std::uint64_t> outside_waits{0};  ///< under way on all files
-  std::atomic<std::uint64_t> queued{0};         ///< waiters that relent() looks at
+  std::atomic<Backing::WaitId> next_wait{1};  ///< name of the next wait for outsiders
+  std::atomic<std::uint64_t> queued{0};       ///< waiters that relent() looks at
 };
 
 }  // namespace lockmgr

@@ -372,21 +372,19 @@ void FileLocks::wait_outside(Waiter& waiter, const Attempt& attempt, Outcomes& o
     mirror_.restore(space, *lowered);
   }
   if (const int error = begin_wait(waiter, space, *part, attempt.yields); error != 0) {
-    context().outside_waits.fetch_sub(1, std::memory_order_relaxed);
     finish(waiter, error, out);
   }
 }
 
-/// Begins a wait for `waiter`, and counts it. Returns 0, or the errno that it is refused with; then
-/// the count is to be taken back.
+/// Begins a wait for `waiter`. Returns 0, or the errno that it is refused with.
 int FileLocks::begin_wait(Waiter& waiter, Space space, const Range& range, bool yields) noexcept
     try {
   Context& context = this->context();
-  const std::uint64_t limit = context.ledger.limit(Limit::kOutsideWaits);
-  if (context.outside_waits.fetch_add(1, std::memory_order_relaxed) >= limit) {
-    return reports_.refuse(waiter.request, Limit::kOutsideWaits);
-  }
   auto wait = std::make_unique<OutsideWait>();
+  wait->tally.emplace(context.ledger, waiter.request.caller.uid, Tally::Kind::kOutsideWaits);
+  if (const auto limit = wait->tally->would_break(1))
+    return reports_.refuse(waiter.request, *limit);
+  wait->tally->set(1);
   OutsideWait& begun = *wait;
   wait->id = context.next_wait.fetch_add(1, std::memory_order_relaxed);
   wait->space = space;
@@ -412,7 +410,6 @@ void FileLocks::outside_ended(Backing::WaitId id, WaitEnd end) noexcept {
   Change change(*this);
   Outcomes& out = change.out;
   const std::unique_ptr<OutsideWait> wait = outside_.end(id);
-  context().outside_waits.fetch_sub(1, std::memory_order_relaxed);
 
   const bool has_lock = end.has_lock();
   const bool failed = end.kind == WaitEnd::Kind::kFailed;
@@ -580,9 +577,9 @@ void FileLocks::release_all(Owner& owner, Outcomes& out) noexcept {
   if (!owner.locks.empty()) std::ignore = release(owner, kWholeFile, out);
 }
 
-void FileLocks::close_by_process(std::uint64_t cookie) noexcept {
+void FileLocks::close_owner(const OwnerId& id) noexcept {
   Change change(*this);
-  Owner* owner = granted_.find_owner({OwnerType::kProcess, cookie});
+  Owner* owner = granted_.find_owner(id);
   if (owner == nullptr) return;
   mirror_.repair();
   release_all(*owner, change.out);

@@ -99,7 +99,11 @@ class FileLocks final : public std::enable_shared_from_this<FileLocks>, public R
                  std::optional<OutsideLock>& flock) const noexcept;
 
   /// close(2) by a process of any descriptor of this file: drops the locks of that process.
-  void close_by_process(std::uint64_t cookie) noexcept;
+  void close_by_process(std::uint64_t cookie) noexcept {
+    close_owner({OwnerType::kProcess, cookie});
+  }
+  /// Drops the locks of an owner that has gone.
+  void close_owner(const OwnerId& id) noexcept;
 
   /// The last close of an open file: drops the locks of every owner that belongs to it, and ends
   /// what they wait for with EBADF.

@@ -106,9 +106,7 @@ class LockManager {
   bool watched() const noexcept { return context_.watched.load(std::memory_order_relaxed); }
 
   /// Waits for outsiders under way.
-  std::uint64_t outside_waits() const {
-    return context_.outside_waits.load(std::memory_order_relaxed);
-  }
+  std::uint64_t outside_waits() const { return context_.ledger.outside_waits(); }
 
   /// Every file with locks or waiters now. May throw std::bad_alloc.
   std::vector<std::shared_ptr<FileLocks>> files() const;

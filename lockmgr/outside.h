@@ -23,7 +23,9 @@
 #include <boost/intrusive/list.hpp>
 #include <cstdint>
 #include <memory>
+#include <optional>
 
+#include "lockmgr/accounting.h"
 #include "lockmgr/backing.h"
 #include "lockmgr/granted.h"
 #include "lockmgr/owner.h"
@@ -40,13 +42,14 @@ struct OutsideWait {
   Range range;
   Mode mode = Mode::kNone;
   Space space = Space::kRecords;
-  Party party;                ///< of the request it was begun for
-  bool recalled = false;      ///< asked to end
-  bool stray = false;         ///< the policy has changed since it began: serves nobody
-  bool disturbed = false;     ///< the mirror was changed within `range` since it began
-  bool given_back = false;    ///< what it took was let go of again
-  Waiter::PeerList attached;  ///< kOutside: it waits for these
-  Waiter::PeerList aside;     ///< kAside: these wait for its end
+  Party party;                 ///< of the request it was begun for
+  std::optional<Tally> tally;  ///< charged to the user of that request
+  bool recalled = false;       ///< asked to end
+  bool stray = false;          ///< the policy has changed since it began: serves nobody
+  bool disturbed = false;      ///< the mirror was changed within `range` since it began
+  bool given_back = false;     ///< what it took was let go of again
+  Waiter::PeerList attached;   ///< kOutside: it waits for these
+  Waiter::PeerList aside;      ///< kAside: these wait for its end
   bi::list_member_hook<> hook;
 };
 

@@ -36,6 +36,8 @@ using lockmgr::Mode;
 using lockmgr::OwnerType;
 
 constexpr auto kQueueLook = std::chrono::milliseconds(250);
+/// How often to look at threads that run although they wait for an answer.
+constexpr auto kClassLook = std::chrono::milliseconds(1);
 
 // LockRequest::note of a request that answer_at_once() has looked at; 0 is that of all others.
 std::uint8_t note_of(lockmgr::Refusal refusal) {
@@ -54,8 +56,13 @@ class UncarriedFile final : public lockmgr::NoBacking {
 };
 
 lockmgr::Limits limits_of(const Options& options) {
-  return {options.max_locks,   options.max_locks_per_user,   options.max_locks_per_owner,
-          options.max_waiters, options.max_waiters_per_user, options.max_outside_waits};
+  return {.locks = options.max_locks,
+          .locks_per_user = options.max_locks_per_user,
+          .locks_per_owner = options.max_locks_per_owner,
+          .waiters = options.max_waiters,
+          .waiters_per_user = options.max_waiters_per_user,
+          .outside_waits = options.max_outside_waits,
+          .outside_waits_per_user = options.max_outside_waits_per_user};
 }
 
 /// What a request wants, in words: "exclusive lock", "unlock".
@@ -177,6 +184,7 @@ std::shared_ptr<LockedFile> LockOps::make_file(Inode& inode, InodePtr reference)
   const lockmgr::FileKey key{inode.id().dev, inode.id().ino};
   std::unique_ptr<lockmgr::Backing> backing;
   std::shared_ptr<RemoteCalls> remote;
+  std::shared_ptr<LockDescriptions> descriptions;
   const auto self = std::make_shared<std::weak_ptr<LockedFile>>();
   if (options_.mirror) {
     if (inode.device().may_stall()) {
@@ -184,8 +192,10 @@ std::shared_ptr<LockedFile> LockOps::make_file(Inode& inode, InodePtr reference)
         if (const auto file = self->lock()) answered_late(file);
       });
     }
-    backing =
+    auto carried =
         std::make_unique<BackingFile>(std::move(reference), wait_threads_, outsider_watch_, remote);
+    descriptions = carried->descriptions();
+    backing = std::move(carried);
     // What is mounted from another NFS server has a grace period there, which the client heeds.
     if (remote == nullptr) backing = std::make_unique<GraceBacking>(std::move(backing), grace_);
     backing = std::make_unique<TapedBacking>(std::move(backing), tape_, key);
@@ -193,7 +203,7 @@ std::shared_ptr<LockedFile> LockOps::make_file(Inode& inode, InodePtr reference)
     backing = std::make_unique<UncarriedFile>(std::move(reference));
   }
   auto file = std::make_shared<LockedFile>(manager_.open_file(key, std::move(backing)),
-                                           inode.device().is_local(), remote);
+                                           inode.device().is_local(), remote, descriptions);
   *self = file;
   return file;
 }
@@ -229,32 +239,56 @@ void LockOps::leave(Inode& inode, LockedFile& file) noexcept {
 
 // -- owners --------------------------------------------------------------------------------------
 
-/// Called within the file's strand.
-OwnerType LockOps::classify(const Asked& asked, bool anew) {
+/// Called within the file's strand. Nothing: the thread cannot be looked at yet.
+std::optional<OwnerType> LockOps::classify(const Asked& asked, bool anew) {
   if (asked.flock) return OwnerType::kFlock;
-  auto& classes = HandleLocks::of(*asked.handle)->classes;
+  HandleLocks& locks = *HandleLocks::of(*asked.handle);
   HandleLocks::CookieClass* known = nullptr;
-  for (HandleLocks::CookieClass& entry : classes) {
+  for (HandleLocks::CookieClass& entry : locks.classes) {
     if (entry.cookie == asked.cookie) known = &entry;
   }
   if (known != nullptr && !anew) return known->type;
   if (!anew && known_processes_.contains(asked.cookie)) return OwnerType::kProcess;
-  // An owner that cannot be classified is taken for an open file: that asks least (no deadlock
-  // detection), and what ends its locks does not depend on the class.
-  const OwnerType type = classify_caller(asked.caller.tid).value_or(OwnerType::kOpenFile);
+  const CallerLook seen = look_at_caller(asked.caller.tid);
+  if (seen == CallerLook::kRuns) return std::nullopt;
+  const OwnerType type = seen == CallerLook::kProcess ? OwnerType::kProcess : OwnerType::kOpenFile;
+  if (seen == CallerLook::kHidden) {
+    // Taken for an open file: that asks least (no deadlock detection). A FLUSH proves a process.
+    auto& guessed = locks.file->guessed;
+    if (std::find(guessed.begin(), guessed.end(), asked.cookie) == guessed.end()) {
+      guessed.push_back(asked.cookie);
+    }
+  }
   if (known != nullptr) {
     known->type = type;
   } else {
     // Processes come and go through a shared open file; its own cookie is found again.
     constexpr std::size_t kMostRemembered = 8;
-    if (classes.size() >= kMostRemembered) classes.erase(classes.begin());
-    classes.push_back({asked.cookie, type});
+    if (locks.classes.size() >= kMostRemembered) locks.classes.erase(locks.classes.begin());
+    locks.classes.push_back({asked.cookie, type});
   }
   return type;
 }
 
-lockmgr::Request LockOps::request_of(const Asked& asked) {
-  return {{classify(asked), asked.cookie}, asked.caller, asked.range, asked.mode, asked.wait};
+/// Nothing: as classify().
+std::optional<lockmgr::Request> LockOps::request_of(const Asked& asked) {
+  const auto type = classify(asked);
+  if (!type) return std::nullopt;
+  return lockmgr::Request{{*type, asked.cookie}, asked.caller, asked.range, asked.mode, asked.wait};
+}
+
+/// The kernel gives one cookie to a file table or to an open file, never to both at once: what was
+/// taken for an open file's is the closing process's. Called within the file's strand.
+void LockOps::mend_guess(LockedFile& file, Handle& handle, std::uint64_t cookie) noexcept {
+  const auto guess = std::find(file.guessed.begin(), file.guessed.end(), cookie);
+  if (guess == file.guessed.end()) return;
+  file.guessed.erase(guess);
+  file.locks->close_owner({OwnerType::kOpenFile, cookie});
+  if (HandleLocks* const locks = HandleLocks::of(handle)) {
+    for (HandleLocks::CookieClass& entry : locks->classes) {
+      if (entry.cookie == cookie) entry.type = OwnerType::kProcess;
+    }
+  }
 }
 
 // -- requests ------------------------------------------------------------------------------------
@@ -301,7 +335,9 @@ bool LockOps::answer_at_once(LockRequest& request) noexcept {
     if (tape_.is_open()) return;
     const Tape::Cause cause(tape_);
     try {
-      result = decide(ask, request_of(ask));
+      const auto wanted = request_of(ask);
+      if (!wanted) return;
+      result = decide(ask, *wanted);
     } catch (const std::bad_alloc&) {
       result = ENOLCK;
     }
@@ -346,7 +382,12 @@ void LockOps::carry_out(Asked asked) noexcept {
   describe(*HandleLocks::of(*asked.handle)->file);
   const Tape::Cause cause(tape_);
   try {
-    const lockmgr::Request request = request_of(asked);
+    const auto wanted = request_of(asked);
+    if (!wanted) {
+      put_off_unclassified(asked);
+      return;
+    }
+    const lockmgr::Request& request = *wanted;
     if (asked.taped == 0) asked.taped = tape_ask(*asked.handle, request);
     // A recording that began meanwhile is to have the whole story.
     if (tape_.is_open()) asked.tried = false;
@@ -365,7 +406,15 @@ void LockOps::carry_out_waiting(Asked asked, lockmgr::Request request) noexcept 
   try {
     HandleLocks& locks = *HandleLocks::of(*asked.handle);
     // Deadlock detection must not take an open file for a process; now there is time to look.
-    if (request.owner.type == OwnerType::kProcess) request.owner.type = classify(asked, true);
+    if (request.owner.type == OwnerType::kProcess) {
+      const auto type = classify(asked, true);
+      if (!type) {
+        tape_answer(asked, EINPROGRESS);
+        put_off_unclassified(asked);
+        return;
+      }
+      request.owner.type = *type;
+    }
     const lockmgr::Ticket ticket = manager_.new_ticket();
     asked.ticket = ticket;
     // From here on an interrupt cancels the ticket, parked or not. libfuse calls back at once if
@@ -407,7 +456,12 @@ void LockOps::carry_out_test(const Asked& asked) noexcept {
   std::optional<lockmgr::Blocker> blocker;
   int error = ENOLCK;
   try {
-    error = HandleLocks::of(*asked.handle)->file->locks->test(request_of(asked), blocker);
+    const auto wanted = request_of(asked);
+    if (!wanted) {
+      put_off_unclassified(asked);
+      return;
+    }
+    error = HandleLocks::of(*asked.handle)->file->locks->test(*wanted, blocker);
   } catch (const std::bad_alloc&) {
     error = ENOLCK;
   }
@@ -446,6 +500,7 @@ void LockOps::flush(fuse_req_t req, Handle& handle, std::uint64_t cookie) noexce
       const Tape::Cause cause(tape_);
       tape_flush(handle, *file, cookie, caller);
       file->locks->close_by_process(cookie);
+      mend_guess(*file, handle, cookie);
       finish();
     });
   } catch (const std::bad_alloc&) {
@@ -457,7 +512,12 @@ void LockOps::flush(fuse_req_t req, Handle& handle, std::uint64_t cookie) noexce
 void LockOps::release(fuse_req_t req, Handle* handle) noexcept {
   const auto finish = [this, req, handle] {
     CurrentRequest::allow_overtaking();
+    const auto file = handle->writable() ? find(*handle->inode) : nullptr;
     filesystem_.close_handle(handle);
+    // The last writer takes the daemon's own writable descriptor with it.
+    if (file != nullptr && file->descriptions != nullptr && file->remote == nullptr) {
+      file->descriptions->close_idle();
+    }
     fuse_reply_err(req, 0);
   };
   if (handle->locks == nullptr) {
@@ -510,14 +570,25 @@ void LockOps::drop_cached_data(Inode& inode) noexcept {
 }
 
 void LockOps::watch_queues() {
+  auto looked = std::chrono::steady_clock::now();
   std::unique_lock lock(queue_mutex_);
   while (!ended_) {
     const bool waiters = manager_.ledger().waiters() != 0;
-    if (!waiters && flushes_.empty()) {
+    const bool unclassified = unclassified_ != 0;
+    if (!waiters && flushes_.empty() && !unclassified) {
       queue_changed_.wait(lock);
       continue;
     }
-    queue_changed_.wait_for(lock, kQueueLook, [this] { return ended_; });
+    queue_changed_.wait_for(lock, unclassified ? kClassLook : kQueueLook,
+                            [&] { return ended_ || (!unclassified && unclassified_ != 0); });
+    if (unclassified) {
+      lock.unlock();
+      classify_again();
+      lock.lock();
+    }
+    const auto now = std::chrono::steady_clock::now();
+    if (now - looked < kQueueLook) continue;
+    looked = now;
     release_exiting();
     if (!waiters) continue;
     lock.unlock();

@@ -13,8 +13,11 @@
 ///     holder reads next is what the last holder, here or elsewhere, left.
 ///  4. A backing that does not answer holds up a thread that serves requests for seconds only:
 ///     requests that do not wait are put off until it answers, and an interrupt ends them. So are
-///     those that come while clients of the NFS server may claim back locks (GraceBacking).
-///  5. An inode has a LockedFile while one of its handles has HandleLocks.
+///     those that come while clients of the NFS server may claim back locks (GraceBacking), and
+///     those of threads that cannot be looked at yet.
+///  5. Whether a cookie is a process's or an open file's is never guessed where it can be known; a
+///     guess is put right before the process that it was wrong about has closed the file.
+///  6. An inode has a LockedFile while one of its handles has HandleLocks.
 #pragma once
 
 #include <fuse3/fuse_lowlevel.h>
@@ -60,15 +63,22 @@ class LockOps;
 /// An inode on which locks are taken.
 struct LockedFile {
   LockedFile(std::shared_ptr<lockmgr::FileLocks> file_locks, bool is_local,
-             std::shared_ptr<RemoteCalls> remote_calls)
-      : locks(std::move(file_locks)), local(is_local), remote(std::move(remote_calls)) {}
+             std::shared_ptr<RemoteCalls> remote_calls,
+             std::shared_ptr<LockDescriptions> lock_descriptions)
+      : locks(std::move(file_locks)),
+        local(is_local),
+        remote(std::move(remote_calls)),
+        descriptions(std::move(lock_descriptions)) {}
 
   const std::shared_ptr<lockmgr::FileLocks> locks;
   const bool local;                           ///< calls to the backing take microseconds
   const std::shared_ptr<RemoteCalls> remote;  ///< null unless calls to the backing may stall
+  const std::shared_ptr<LockDescriptions> descriptions;  ///< null where nothing is carried
   Strand strand;
   std::uint32_t described = 0;  ///< the recording that knows of its locks; within the strand only
-  std::size_t handles = 0;      ///< guarded by LockOps::mutex_of()
+  /// Cookies that were taken for open files' without proof; within the strand only.
+  boost::container::small_vector<std::uint64_t, 1> guessed;
+  std::size_t handles = 0;  ///< guarded by LockOps::mutex_of()
 };
 
 /// What Inode::locks points to. Guarded by LockOps::mutex_of().
@@ -187,6 +197,7 @@ class LockOps final : public LockState, private lockmgr::Observer {
     lockmgr::Ticket ticket = 0;  ///< of one that may be parked
     bool tried = false;          ///< it cannot be decided at once
     lockmgr::Refusal refusal = lockmgr::Refusal::kNone;  ///< what the backing refused, if `tried`
+    bool unclassified = false;  ///< put off until it is known whose lock it asks for
   };
 
   static Asked asked(const LockRequest& request) noexcept;
@@ -223,8 +234,11 @@ class LockOps final : public LockState, private lockmgr::Observer {
   void tape_tick() noexcept;
   void describe(LockedFile& file) noexcept;
 
-  lockmgr::OwnerType classify(const Asked& asked, bool anew = false);
-  lockmgr::Request request_of(const Asked& asked);
+  std::optional<lockmgr::OwnerType> classify(const Asked& asked, bool anew = false);
+  std::optional<lockmgr::Request> request_of(const Asked& asked);
+  void mend_guess(LockedFile& file, Handle& handle, std::uint64_t cookie) noexcept;
+  void put_off_unclassified(Asked asked) noexcept;
+  void classify_again() noexcept;
   HandleLocks& locks_of(Handle& handle);
   std::shared_ptr<LockedFile> find(Inode& inode) noexcept;
   std::shared_ptr<LockedFile> make_file(Inode& inode, InodePtr reference);
@@ -262,8 +276,10 @@ class LockOps final : public LockState, private lockmgr::Observer {
   /// By the order they came in; guarded by put_off_mutex_.
   std::map<std::uint64_t, Asked> put_off_;
   std::uint64_t next_put_off_ = 1;  ///< guarded by put_off_mutex_
-  std::size_t apart_ = 0;           ///< tasks of apart(); guarded by put_off_mutex_
-  int closed_ = 0;                  ///< error of shut_down(); guarded by put_off_mutex_
+  /// How many of them are unclassified; changed with put_off_mutex_ held.
+  std::atomic<std::size_t> unclassified_{0};
+  std::size_t apart_ = 0;  ///< tasks of apart(); guarded by put_off_mutex_
+  int closed_ = 0;         ///< error of shut_down(); guarded by put_off_mutex_
 
   ServerGrace grace_;  ///< after all that its thread uses, and so the next
   WaitThreads wait_threads_;
@@ -281,7 +297,8 @@ class LockOps final : public LockState, private lockmgr::Observer {
   };
   std::map<std::uint64_t, Flush> flushes_;  ///< of flush_apart(); guarded by queue_mutex_
   std::uint64_t next_flush_ = 1;            ///< guarded by queue_mutex_
-  std::thread queue_watcher_;  ///< while anybody waits: LockManager::relent(), release_exiting()
+  /// While anybody waits: LockManager::relent(), release_exiting(), classify_again().
+  std::thread queue_watcher_;
 };
 
 }  // namespace lockfs

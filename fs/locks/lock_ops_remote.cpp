@@ -5,6 +5,7 @@
 #include <cerrno>
 #include <new>
 #include <utility>
+#include <vector>
 
 #include "fs/base/process_look.h"
 #include "fs/locks/lock_ops.h"
@@ -60,6 +61,58 @@ bool LockOps::put_off(const Asked& asked) noexcept try {
   return true;
 }
 
+/// Keeps a request until the thread that made it can be looked at: any order is right among
+/// requests that have no answer. An interrupt is heeded after that, which is soon.
+void LockOps::put_off_unclassified(Asked asked) noexcept {
+  asked.taped = 0;
+  asked.tried = false;
+  asked.unclassified = true;
+  int error = 0;
+  try {
+    const std::lock_guard lock(put_off_mutex_);
+    error = closed_;
+    if (error == 0) {
+      put_off_.emplace(next_put_off_++, asked);
+      ++unclassified_;
+    }
+  } catch (const std::bad_alloc&) {
+    error = ENOLCK;
+  }
+  if (error != 0) {
+    answer(asked, error);
+    return;
+  }
+  { const std::lock_guard lock(queue_mutex_); }  // the watcher either waits or looks again
+  queue_changed_.notify_one();
+}
+
+/// On the watcher's thread.
+void LockOps::classify_again() noexcept try {
+  std::vector<std::pair<std::uint64_t, pid_t>> waiting;
+  {
+    const std::lock_guard lock(put_off_mutex_);
+    for (const auto& [id, asked] : put_off_) {
+      if (asked.unclassified) waiting.emplace_back(id, asked.caller.tid);
+    }
+  }
+  for (const auto& [id, thread] : waiting) {
+    if (look_at_caller(thread, 1) == CallerLook::kRuns) continue;
+    Asked asked;
+    {
+      const std::lock_guard lock(put_off_mutex_);
+      const auto it = put_off_.find(id);
+      if (it == put_off_.end()) continue;
+      asked = it->second;
+      put_off_.erase(it);
+      --unclassified_;
+    }
+    asked.unclassified = false;
+    start(asked);
+  }
+} catch (const std::bad_alloc&) {
+  return;  // the next look is soon
+}
+
 void LockOps::put_off_interrupted(std::uint64_t id) noexcept {
   Asked asked;
   {
@@ -79,6 +132,7 @@ void LockOps::end_put_off(int error) noexcept {
     const std::lock_guard lock(put_off_mutex_);
     closed_ = error;
     ended.swap(put_off_);
+    unclassified_ = 0;
   }
   for (const auto& [id, asked] : ended) answer(asked, error);
 }
@@ -96,7 +150,10 @@ void LockOps::ask_again(const Match& match) noexcept {
     {
       const std::lock_guard lock(put_off_mutex_);
       auto it = put_off_.begin();
-      while (it != put_off_.end() && !match(*HandleLocks::of(*it->second.handle)->file)) ++it;
+      const auto waits_for_it = [&match](const Asked& put_off) {
+        return !put_off.unclassified && match(*HandleLocks::of(*put_off.handle)->file);
+      };
+      while (it != put_off_.end() && !waits_for_it(it->second)) ++it;
       if (it == put_off_.end() || it->first >= newer) return;
       asked = it->second;
       put_off_.erase(it);

@@ -15,44 +15,41 @@ namespace lockfs {
 
 namespace {
 
-/// How often to look again at a thread that has sent its request but not gone to sleep yet.
-constexpr int kLooks = 100;
-
 /// fcntl and its commands as a 32-bit program on a 64-bit kernel has them.
 constexpr long kFcntl64Compat = 221;
 constexpr long kGetLk64Compat = 12;
 constexpr long kSetLkw64Compat = 14;
 
-std::optional<lockmgr::OwnerType> type_of_command(long command) {
+CallerLook caller_of_command(long command) {
   switch (command) {
     case F_OFD_GETLK:
     case F_OFD_SETLK:
     case F_OFD_SETLKW:
-      return lockmgr::OwnerType::kOpenFile;
+      return CallerLook::kOpenFile;
     case F_GETLK:
     case F_SETLK:
     case F_SETLKW:
-      return lockmgr::OwnerType::kProcess;
+      return CallerLook::kProcess;
     default:
       if (command >= kGetLk64Compat && command <= kSetLkw64Compat) {
-        return lockmgr::OwnerType::kProcess;
+        return CallerLook::kProcess;
       }
-      return std::nullopt;
+      return CallerLook::kHidden;
   }
 }
 
 }  // namespace
 
-std::optional<lockmgr::OwnerType> classify_caller(pid_t tid) {
-  if (tid <= 0) return std::nullopt;
+CallerLook look_at_caller(pid_t tid, int looks) {
+  if (tid <= 0) return CallerLook::kHidden;
   char path[32];
   std::snprintf(path, sizeof path, "/proc/%d/syscall", tid);
   const UniqueFd file(open(path, O_RDONLY | O_CLOEXEC));
-  if (!file) return std::nullopt;
-  for (int look = 0; look < kLooks; ++look) {
+  if (!file) return CallerLook::kHidden;
+  for (int look = 0; look < looks; ++look) {
     char text[256];
     const ssize_t got = pread(file.get(), text, sizeof text - 1, 0);
-    if (got <= 0) return std::nullopt;
+    if (got <= 0) return CallerLook::kHidden;
     text[got] = '\0';
     if (std::string_view(text).starts_with("running")) {
       sched_yield();
@@ -61,11 +58,11 @@ std::optional<lockmgr::OwnerType> classify_caller(pid_t tid) {
     // "72 0x3 0x7 ...": number of the call and its arguments.
     char* at = text;
     const long call = std::strtol(at, &at, 10);
-    if (call != SYS_fcntl && call != kFcntl64Compat) return std::nullopt;
+    if (call != SYS_fcntl && call != kFcntl64Compat) return CallerLook::kHidden;
     std::strtoul(at, &at, 16);
-    return type_of_command(static_cast<long>(std::strtoul(at, &at, 16)));
+    return caller_of_command(static_cast<long>(std::strtoul(at, &at, 16)));
   }
-  return std::nullopt;
+  return CallerLook::kRuns;
 }
 
 }  // namespace lockfs

@@ -10,16 +10,22 @@
 #include <array>
 #include <atomic>
 #include <cstdint>
-#include <optional>
-
-#include "lockmgr/owner.h"
 
 namespace lockfs {
 
+enum class CallerLook : std::uint8_t {
+  kProcess,   ///< it sits in a call for a classic POSIX lock
+  kOpenFile,  ///< in one for an open-file-description lock
+  kRuns,      ///< it has sent its request and does not sleep yet: to be looked at again
+  kHidden,    ///< /proc does not tell, and will not
+};
+
 /// The kind of fcntl() that thread `tid` sits in: it waits there for the answer to its lock
-/// request, so /proc shows the command. Costs some ten microseconds. Nothing when /proc cannot tell
-/// (the thread is in a pid namespace out of sight, is a kernel thread, or has been killed).
-std::optional<lockmgr::OwnerType> classify_caller(pid_t tid);
+/// request, so /proc shows the command. Costs some ten microseconds; looks up to `looks` times
+/// while the thread runs. It runs until it gets to sleep in request_wait_answer(), signals or not;
+/// but a thread that is short of processor time may take as long as it likes. kHidden: the thread
+/// is in a pid namespace out of sight, or a kernel thread.
+CallerLook look_at_caller(pid_t tid, int looks = 100);
 
 /// Cookies that are known to be processes', having come with a FLUSH: that is always the cookie of
 /// the file table of the process that closes. Forgetful; remembers the recent ones.

@@ -1,11 +1,5 @@
-/// The backing file's own record locks as the manager's Backing: one open file description that
-/// holds, as OFD locks, the union of what is granted through the mount.
-///
-/// The descriptor is opened when the first lock comes: read-write, or read-only where that is
-/// refused (a read-only filesystem, a running program). Should an exclusive lock come then and be
-/// possible, a read-write one takes its place without a gap: it takes the same shared locks before
-/// the old one goes. It is never the descriptor of a caller's open file: those are registered with
-/// the kernel for data passthrough, which pins them, and locks on them would outlive their close.
+/// The backing file's own record locks as the manager's Backing: OFD locks of several open file
+/// descriptions (LockDescriptions), whose sum is what is granted through the mount.
 ///
 /// Where the filesystem may stall, set() and test() go by way of RemoteCalls and have no answer
 /// while it does.
@@ -21,6 +15,7 @@
 
 #include "fs/base/unique_fd.h"
 #include "fs/mirror/backing_flock.h"
+#include "fs/mirror/lock_descriptions.h"
 #include "fs/mirror/nfs_pollers.h"
 #include "fs/mirror/outsider_watch.h"
 #include "fs/mirror/remote_calls.h"
@@ -50,20 +45,16 @@ class BackingFile final : public lockmgr::Backing {
   lockmgr::Backing& flocks() noexcept override { return flocks_; }
   std::string name() const override;
 
- private:
-  struct Descriptor;
+  const std::shared_ptr<LockDescriptions>& descriptions() const { return descriptions_; }
 
-  int set_remote(const lockmgr::Range& range, lockmgr::Mode mode, const Carried& carried);
-  int test_remote(const lockmgr::Range& range, lockmgr::Mode mode,
-                  std::optional<lockmgr::OutsideLock>& found);
-  [[nodiscard]] std::shared_ptr<const UniqueFd> path_for_call(bool opens) const;
+ private:
+  [[nodiscard]] std::shared_ptr<const UniqueFd> path_for_call() const;
   int call(std::function<int()> call);
 
   const InodePtr inode_;
   WaitThreads& threads_;
   const std::shared_ptr<RemoteCalls> remote_;
-  /// What a remote call under way uses; others then leave it alone.
-  const std::shared_ptr<Descriptor> descriptor_;
+  const std::shared_ptr<LockDescriptions> descriptions_;
   OutsiderLook look_;
   NfsPollers pollers_;
   BackingFlock flocks_;

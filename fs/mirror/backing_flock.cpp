@@ -14,6 +14,7 @@
 #include "fs/base/proc_locks.h"
 #include "fs/loop/current_request.h"
 #include "fs/mirror/replies.h"
+#include "fs/tree/device.h"
 
 namespace lockfs {
 
@@ -69,11 +70,12 @@ void let_others_go_first(ino_t ino, Mode mode, const std::atomic<bool>& recalled
 }
 
 /// Takes `mode` without waiting, with a descriptor that is opened when the first comes.
-int set_now(BackingFlock::Held& held, int path_fd, Mode mode) {
+int set_now(BackingFlock::Held& held, int path_fd, bool local, Mode mode) {
   if (!held.fd) {
     if (mode == Mode::kNone) return 0;
-    // Read-write, since network filesystems ask that of an exclusive flock.
-    int fd = reopen(path_fd, O_RDWR | O_NONBLOCK);
+    // Network filesystems ask for a writable one for an exclusive flock; elsewhere it would break
+    // leases and keep programs from being run.
+    int fd = local ? -EBADF : reopen(path_fd, O_RDWR | O_NONBLOCK);
     if (fd < 0) fd = reopen(path_fd, O_RDONLY | O_NONBLOCK);
     if (fd < 0) return -fd;
     held.fd.reset(fd);
@@ -123,7 +125,7 @@ BackingFlock::BackingFlock(InodePtr inode, WaitThreads& threads, OutsiderWatch& 
 
 lockmgr::Reply BackingFlock::set(const lockmgr::Range& /*range*/, Mode mode,
                                  const Carried& /*carried*/) noexcept {
-  if (remote_ == nullptr) return reply_of(set_now(*held_, inode_->fd(), mode));
+  if (remote_ == nullptr) return reply_of(set_now(*held_, inode_->fd(), is_local(), mode));
   try {
     return reply_of(set_remote(mode));
   } catch (const std::bad_alloc&) {
@@ -137,7 +139,8 @@ int BackingFlock::set_remote(Mode mode) {
   // The call may outlast the object and the inode, so it has a descriptor of its own to open.
   const auto path =
       std::make_shared<const UniqueFd>(held_->fd ? -1 : fcntl(inode_->fd(), F_DUPFD_CLOEXEC, 0));
-  return remote_->run([held = held_, path, mode] { return set_now(*held, path->get(), mode); },
+  return remote_->run([held = held_, path, local = is_local(),
+                       mode] { return set_now(*held, path->get(), local, mode); },
                       [this] { return inode_->path(); });
 }
 
@@ -174,6 +177,8 @@ void BackingFlock::recall(WaitId id) noexcept {
   threads_.recall(id);
   if (remote_ != nullptr) remote_->nudge();
 }
+
+bool BackingFlock::is_local() const { return inode_->device().is_local(); }
 
 bool BackingFlock::outsiders_waiting() noexcept { return look_.anybody_waits(); }
 

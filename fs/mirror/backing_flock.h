@@ -56,6 +56,7 @@ class BackingFlock final : public lockmgr::Backing {
 
  private:
   int set_remote(lockmgr::Mode mode);
+  [[nodiscard]] bool is_local() const;
 
   const InodePtr inode_;
   WaitThreads& threads_;

@@ -3,6 +3,8 @@
 
 #include <fcntl.h>
 
+#include <atomic>
+
 #include "lockmgr/range.h"
 
 namespace lockfs {
@@ -38,5 +40,11 @@ inline lockmgr::Mode mode_of(short type) {
 inline lockmgr::Range range_of(const struct flock& lock) {
   return {lock.l_start, lock.l_len == 0 ? lockmgr::kEof : lock.l_start + lock.l_len - 1};
 }
+
+/// Waits for the lock and takes it with the open file description of `fd`; on a thread of
+/// WaitThreads. `yield_first`: outsiders who wait for it already get a moment to take it. Returns 0
+/// or an errno, EINTR once `recalled`.
+int wait_for_record_lock(int fd, const lockmgr::Range& range, lockmgr::Mode mode, bool yield_first,
+                         const std::atomic<bool>& recalled) noexcept;
 
 }  // namespace lockfs

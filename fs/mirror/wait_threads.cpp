@@ -1,6 +1,5 @@
 #include "fs/mirror/wait_threads.h"
 
-#include <fcntl.h>
 #include <pthread.h>
 #include <spdlog/spdlog.h>
 #include <unistd.h>
@@ -11,21 +10,15 @@
 
 #include "fs/base/kick.h"
 #include "fs/loop/cpu_follower.h"
-#include "fs/mirror/record_lock.h"
 
 namespace lockfs {
 
 namespace {
 
-using namespace std::chrono_literals;
-
 /// Idle threads that are kept.
 constexpr unsigned kIdleKept = 4;
 /// Enough for the completions that run here (a reply, a log line); only touched pages count.
 constexpr std::size_t kStackSize = std::size_t{512} * 1024;
-
-/// How often to look whether an outsider has taken the lock.
-constexpr auto kLook = 50us;
 
 }  // namespace
 
@@ -112,7 +105,7 @@ void WaitThreads::work() {
     queue_.pop_front();
     job->thread = gettid();
     lock.unlock();
-    const int error = carry_out(*job);
+    const int error = job->wait.sit(job->recalled);
     lock.lock();
     under_way_.erase(job->wait.id);  // from here on a recall comes too late
     lock.unlock();
@@ -123,29 +116,6 @@ void WaitThreads::work() {
   }
   --threads_;
   rested_.notify_all();
-}
-
-int WaitThreads::carry_out(Job& job) {
-  if (job.wait.sit) return job.wait.sit(job.recalled);
-  if (job.wait.yield_first) let_others_go_first(job);
-  struct flock request = record_lock(job.wait.range, job.wait.mode);
-  const KickableLock kickable(&request);
-  if (job.recalled) return EINTR;
-  if (fcntl(job.wait.fd->get(), F_OFD_SETLKW, &request) == 0) return 0;
-  // EINVAL is what a kick just before the call makes of it.
-  return job.recalled ? EINTR : errno;
-}
-
-/// The backing wakes those who wait for a lock when it is released; they take it when they get to
-/// run. Waits until one of them has, or none cared to.
-void WaitThreads::let_others_go_first(const Job& job) {
-  const auto until = std::chrono::steady_clock::now() + kTurn;
-  while (!job.recalled && std::chrono::steady_clock::now() < until) {
-    struct flock probe = record_lock(job.wait.range, job.wait.mode);
-    if (fcntl(job.wait.fd->get(), F_OFD_GETLK, &probe) != 0 || probe.l_type != F_UNLCK) return;
-    const timespec pause{0, std::chrono::nanoseconds(kLook).count()};
-    nanosleep(&pause, nullptr);
-  }
 }
 
 }  // namespace lockfs

@@ -1,6 +1,6 @@
-/// Threads that sit in fcntl(F_OFD_SETLKW), or another call that waits for a lock, for the lock
-/// manager: the one way to be told when an outsider lets a lock go, without polling. Threads are
-/// kept for the next wait.
+/// Threads that sit in fcntl(F_OFD_SETLKW), or another call that may wait, for the lock manager:
+/// the one way to be told when an outsider lets a lock go, without polling. Threads are kept for
+/// the next wait.
 ///
 /// Thread safety: all methods may be called from any thread.
 ///
@@ -32,20 +32,13 @@ class WaitThreads {
  public:
   using WaitId = lockmgr::Backing::WaitId;
 
-  /// How long an outsider who waits gets to take a lock that was released.
-  static constexpr std::chrono::milliseconds kTurn{10};
-
   struct Wait {
     WaitId id = 0;
-    std::shared_ptr<const UniqueFd> fd;  ///< takes the lock
-    lockmgr::Range range;
-    lockmgr::Mode mode = lockmgr::Mode::kNone;
-    bool yield_first = false;  ///< let those go first who wait at the backing already
-    /// Told 0 (the lock is held) or an errno, EINTR if it was recalled.
+    /// Does the waiting. A kick interrupts the system call it is in; returns 0, or an errno, EINTR
+    /// once `recalled`. Must not throw.
+    std::function<int(const std::atomic<bool>& recalled)> sit;
+    /// Told what sit() returned.
     std::function<void(int error)> done;
-    /// If set: waits in place of all that. A kick interrupts the system call it is in; returns 0,
-    /// or an errno, EINTR once `recalled`. Must not throw.
-    std::function<int(const std::atomic<bool>& recalled)> sit{};
   };
 
   WaitThreads() = default;
@@ -74,8 +67,6 @@ class WaitThreads {
   };
 
   void work();
-  static int carry_out(Job& job);
-  static void let_others_go_first(const Job& job);
 
   std::mutex mutex_;
   std::condition_variable work_;            ///< a job came, or the end

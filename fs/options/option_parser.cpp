@@ -275,9 +275,13 @@ std::string settle(State& state) {
   return {};
 }
 
-/// One line of help; what doesn't fit beside the name goes on below.
+/// One line of help; what doesn't fit beside the name goes on below, after a long name all of it.
 void append_row(std::string& text, std::string left, std::string_view right) {
   constexpr std::size_t kWidth = 68;
+  if (left.size() >= 28) {
+    text += left + "\n";
+    left.clear();
+  }
   while (right.size() > kWidth) {
     const auto blank = right.rfind(' ', kWidth);
     if (blank == std::string_view::npos) break;

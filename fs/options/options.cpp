@@ -388,8 +388,12 @@ constexpr auto kOptions = std::to_array<OptionSpec>({
      value_of<&O::max_waiters_per_user>, C::kLive},
     {'\0', "max_outside_waits", V::kRequired, "N", S::kLimit,
      set_limit<&O::max_outside_waits, kMaxOutsideWaits>,
-     "files waited for at one time because somebody outside the mount holds them",
+     "ranges waited for at one time because somebody outside the mount holds them",
      value_of<&O::max_outside_waits>, C::kLive},
+    {'\0', "max_outside_waits_per_user", V::kRequired, "N", S::kLimit,
+     set_limit<&O::max_outside_waits_per_user, kMaxOutsideWaits>,
+     "such ranges waited for on behalf of one user", value_of<&O::max_outside_waits_per_user>,
+     C::kLive},
 
     // mount(8), fstab(5) and systemd.mount(5) act on these; they may reach us all the same.
     {'\0', "defaults", V::kNone, "", S::kIgnored, ignore, ""},

@@ -64,12 +64,13 @@ struct Options {
   std::uint64_t server_wait = 15;  ///< seconds for one that has stopped; 0: none is heeded
 
   // -- limits ----------------------------------------------------------------------------------
-  std::uint64_t max_locks = 4'000'000;            ///< granted locks in the whole mount
-  std::uint64_t max_locks_per_user = 2'000'000;   ///< granted locks of one uid
-  std::uint64_t max_locks_per_owner = 1'000'000;  ///< granted locks of one owner on one file
-  std::uint64_t max_waiters = 100'000;            ///< parked requests in the whole mount
-  std::uint64_t max_waiters_per_user = 50'000;    ///< parked requests of one uid
-  std::uint64_t max_outside_waits = 1'024;        ///< files waited for on outsiders at one time
+  std::uint64_t max_locks = 4'000'000;               ///< granted locks in the whole mount
+  std::uint64_t max_locks_per_user = 2'000'000;      ///< granted locks of one uid
+  std::uint64_t max_locks_per_owner = 1'000'000;     ///< granted locks of one owner on one file
+  std::uint64_t max_waiters = 100'000;               ///< parked requests in the whole mount
+  std::uint64_t max_waiters_per_user = 50'000;       ///< parked requests of one uid
+  std::uint64_t max_outside_waits = 4'096;           ///< ranges waited for on outsiders at one time
+  std::uint64_t max_outside_waits_per_user = 1'024;  ///< those of one uid
 };
 
 /// A mount option as the user wrote it, quotes taken off.

@@ -23,7 +23,14 @@ namespace lockfs {
 /// No lock is ever taken on `fd`.
 struct Handle : boost::intrusive::list_base_hook<> {
   Handle(InodePtr file, UniqueFd descriptor, int open_flags) noexcept
-      : inode(std::move(file)), fd(std::move(descriptor)), flags(open_flags) {}
+      : inode(std::move(file)), fd(std::move(descriptor)), flags(open_flags) {
+    if (writable()) ++inode->writers;
+  }
+  ~Handle() {
+    if (writable()) --inode->writers;
+  }
+  Handle(const Handle&) = delete;
+  Handle& operator=(const Handle&) = delete;
 
   [[nodiscard]] bool readable() const noexcept { return (flags & O_ACCMODE) != O_WRONLY; }
   [[nodiscard]] bool writable() const noexcept { return (flags & O_ACCMODE) != O_RDONLY; }

@@ -107,6 +107,9 @@ class Inode {
   /// CLOCK_MONOTONIC_COARSE; 0: never.
   std::atomic<std::int64_t> granted_at{0};
 
+  /// How many open files (Handle) may write.
+  std::atomic<std::uint32_t> writers{0};
+
   /// Data that the daemon read or wrote may be in the kernel's page cache.
   std::atomic<bool> data_cached{false};
 

@@ -24,13 +24,14 @@ MADE = ROOT / "build" / "tidy"
 
 
 def flags_of(entry):
-    """The entry's flags without the compiler, its launcher, the source and what is written."""
+    """The entry's flags without the compiler, its launcher, the source, what is written, and what
+    was precompiled by another compiler."""
     words = shlex.split(entry["command"])
     words = words[next(i for i, word in enumerate(words) if word.startswith("-")):]
     flags, skip = [], False
     for word in words:
-        if skip or word in ("-c", "-o", "-MD", "-MT", "-MF"):
-            skip = not skip and word in ("-o", "-MT", "-MF")
+        if skip or word in ("-c", "-o", "-MD", "-MT", "-MF", "-include", "-Winvalid-pch"):
+            skip = not skip and word in ("-o", "-MT", "-MF", "-include")
         elif word != entry["file"]:
             flags.append(word)
     return tuple(flags)
@@ -67,11 +68,11 @@ def run(folder, file, checks=""):
     return done.returncode == 0, text
 
 
-def run_batch(folder, made, files):
+def run_batch(made, files):
     good, text = run(MADE, made, NO_ANALYZER)
     if "[clang-diagnostic-error]" not in text:
         return good, text
-    results = [run(folder, file, NO_ANALYZER) for file in files]
+    results = [run(MADE, file, NO_ANALYZER) for file in files]
     return all(good for good, _ in results), "".join(text for _, text in results)
 
 
@@ -81,10 +82,14 @@ def main():
     with open(folder / "compile_commands.json", encoding="utf-8") as stream:
         database = {entry["file"]: entry for entry in json.load(stream)}
     MADE.mkdir(parents=True, exist_ok=True)
-    work, made_entries = [], []
+    work = []
+    # The same database, with flags that clang knows.
+    made_entries = [{"directory": entry["directory"], "file": file,
+                     "command": shlex.join(["c++", *flags_of(entry), "-c", file])}
+                    for file, entry in database.items()]
     for number, (key, batch) in enumerate(batches_of(files, database)):
         if len(batch) == 1:
-            work.append((1, run, (folder, batch[0])))
+            work.append((1, run, (MADE, batch[0])))
         else:
             made = MADE / f"batch{number}.cpp"
             made.write_text("".join(
@@ -92,8 +97,8 @@ def main():
             made_entries.append({
                 "directory": str(folder), "file": str(made),
                 "command": shlex.join(["c++", *key[1], "-c", str(made)])})
-            work.append((len(batch), run_batch, (folder, made, batch)))
-            work += [(0, run, (folder, file, ONLY_ANALYZER)) for file in batch]
+            work.append((len(batch), run_batch, (made, batch)))
+            work += [(0, run, (MADE, file, ONLY_ANALYZER)) for file in batch]
     (MADE / "compile_commands.json").write_text(json.dumps(made_entries, indent=1))
 
     work.sort(key=lambda item: -item[0])  # the longest first

@@ -210,6 +210,7 @@ TEST(Limit, NamesAreThoseOfTheCommandLine) {
   EXPECT_EQ(std::string(to_string(Limit::kWaiters)), "max_waiters");
   EXPECT_EQ(std::string(to_string(Limit::kWaitersPerUser)), "max_waiters_per_user");
   EXPECT_EQ(std::string(to_string(Limit::kOutsideWaits)), "max_outside_waits");
+  EXPECT_EQ(std::string(to_string(Limit::kOutsideWaitsPerUser)), "max_outside_waits_per_user");
 }
 
 }  // namespace

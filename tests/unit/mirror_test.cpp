@@ -392,6 +392,29 @@ TEST(OutsideWait, RefusedByTheBacking) {
   EXPECT_EQ(w.notes().failures[0].error, ENOLCK);
 }
 
+TEST(OutsideWait, OneUserDoesNotUseUpTheOthersShare) {
+  Limits limits;
+  limits.outside_waits = 3;
+  limits.outside_waits_per_user = 2;
+  World w(limits, 1);
+  ASSERT_EQ(w.backing().outsider_set(kOne, kWholeFile, kX), 0);
+  const auto wait_as = [&w](std::uint64_t owner, uid_t uid, const Range& range) {
+    return w.wait(ofd(owner), range, kX, {.uid = uid});
+  };
+  const AnswerPtr a = wait_as(1, 7, {0, 9});
+  EXPECT_TRUE(a->waiting());
+  EXPECT_TRUE(wait_as(2, 7, {10, 19})->waiting());
+  EXPECT_EQ(wait_as(3, 7, {20, 29})->error, ENOLCK);
+  ASSERT_EQ(w.notes().limits.size(), 1U);
+  EXPECT_EQ(w.notes().limits[0], (std::pair{Limit::kOutsideWaitsPerUser, std::uint64_t{2}}));
+  EXPECT_TRUE(wait_as(4, 8, {30, 39})->waiting());
+  EXPECT_EQ(wait_as(5, 9, {40, 49})->error, ENOLCK);
+  EXPECT_EQ(w.notes().limits[1], (std::pair{Limit::kOutsideWaits, std::uint64_t{3}}));
+  w.cancel(a);
+  w.deliver();
+  EXPECT_TRUE(wait_as(3, 7, {20, 29})->waiting());
+}
+
 TEST(OutsideWait, LimitIsExactAndNamed) {
   Limits limits;
   limits.outside_waits = 2;

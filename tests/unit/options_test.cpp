@@ -185,20 +185,23 @@ TEST(Options, Seconds) {
 }
 
 TEST(Options, Limits) {
-  const Options options =
-      good({"-o",
-            "max_locks=1,max_locks_per_user=2,max_locks_per_owner=3,max_waiters=4,"
-            "max_waiters_per_user=1000000000,max_outside_waits=100000"});
+  const Options options = good(
+      {"-o",
+       "max_locks=1,max_locks_per_user=2,max_locks_per_owner=3,max_waiters=4,"
+       "max_waiters_per_user=1000000000,max_outside_waits=100000,max_outside_waits_per_user=5"});
   EXPECT_EQ(options.max_locks, 1U);
   EXPECT_EQ(options.max_locks_per_user, 2U);
   EXPECT_EQ(options.max_locks_per_owner, 3U);
   EXPECT_EQ(options.max_waiters, 4U);
   EXPECT_EQ(options.max_waiters_per_user, 1'000'000'000U);
   EXPECT_EQ(options.max_outside_waits, 100'000U);
-  for (const char* name : {"max_locks", "max_locks_per_user", "max_locks_per_owner", "max_waiters",
-                           "max_waiters_per_user", "max_outside_waits"}) {
-    const std::string range =
-        std::string(name) == "max_outside_waits" ? "from 1 to 100000" : "from 1 to 1000000000";
+  EXPECT_EQ(options.max_outside_waits_per_user, 5U);
+  for (const char* name :
+       {"max_locks", "max_locks_per_user", "max_locks_per_owner", "max_waiters",
+        "max_waiters_per_user", "max_outside_waits", "max_outside_waits_per_user"}) {
+    const std::string range = std::string(name).starts_with("max_outside_waits")
+                                  ? "from 1 to 100000"
+                                  : "from 1 to 1000000000";
     for (const char* value : {"", "0", "-1", "x", "1x", "1.5", "+1", "0x10", " 1", "1000000001",
                               "18446744073709551616", "99999999999999999999999"}) {
       expect_says(bad({"-o", std::string(name) + "=" + value}),
@@ -372,7 +375,8 @@ TEST(Options, HelpNamesEveryOptionThatActs) {
                            "max_locks_per_owner",
                            "max_waiters",
                            "max_waiters_per_user",
-                           "max_outside_waits"}) {
+                           "max_outside_waits",
+                           "max_outside_waits_per_user"}) {
     EXPECT_NE(text.find("\n  " + std::string(name)), std::string::npos) << name;
   }
   EXPECT_NE(text.find("(default 4000000)"), std::string::npos);

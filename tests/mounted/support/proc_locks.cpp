@@ -61,6 +61,22 @@ std::string text_of(const std::vector<LockedRange>& ranges) {
   return ranges.empty() ? " nothing" : out.str();
 }
 
+/// Sorted, and in one piece what is locked in one piece: the daemon has several open files, and
+/// their locks lie side by side.
+std::vector<LockedRange> merged(std::vector<LockedRange> ranges) {
+  std::sort(ranges.begin(), ranges.end());
+  std::vector<LockedRange> found;
+  for (const LockedRange& range : ranges) {
+    if (!found.empty() && found.back().mode == range.mode && found.back().last != kEof &&
+        found.back().last + 1 == range.first) {
+      found.back().last = range.last;
+    } else {
+      found.push_back(range);
+    }
+  }
+  return found;
+}
+
 }  // namespace
 
 std::ostream& operator<<(std::ostream& out, const LockedRange& range) {
@@ -103,11 +119,11 @@ std::vector<LockedRange> proc_locks_of(const std::string& path) {
 
 std::vector<LockedRange> locks_held_by(pid_t pid, dev_t device, ino_t inode) {
   const std::string directory = "/proc/" + std::to_string(pid) + "/fd/";
-  return locks_in_fdinfo(pid, [&](int fd) {
+  return merged(locks_in_fdinfo(pid, [&](int fd) {
     struct stat info {};
     return ::stat((directory + std::to_string(fd)).c_str(), &info) == 0 && info.st_dev == device &&
            info.st_ino == inode;
-  });
+  }));
 }
 
 std::vector<LockedRange> locks_held_by(pid_t pid, const std::string& path) {
@@ -125,8 +141,7 @@ std::vector<LockedRange> all_locks_held_by(pid_t pid) {
 
 ::testing::AssertionResult mirror_is(pid_t pid, const std::string& path,
                                      const std::vector<LockedRange>& expected) {
-  std::vector<LockedRange> wanted = expected;
-  std::sort(wanted.begin(), wanted.end());
+  const std::vector<LockedRange> wanted = merged(expected);
   if (pid > 0) {
     const std::vector<LockedRange> held = locks_held_by(pid, path);
     if (held != wanted) {
@@ -138,7 +153,7 @@ std::vector<LockedRange> all_locks_held_by(pid_t pid) {
   // is enough here; the table above is exact.
   std::vector<LockedRange> shown;
   for (int look = 0; look < 20; ++look) {
-    shown = proc_locks_of(path);
+    shown = merged(proc_locks_of(path));
     if (shown == wanted) return ::testing::AssertionSuccess();
   }
   return ::testing::AssertionFailure() << "/proc/locks shows" << text_of(shown) << " on " << path

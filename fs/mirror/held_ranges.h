@@ -1,0 +1,154 @@
+/// Which bytes of one file the daemon has locked, and through which of its open file descriptions.
+///
+/// Thread safety: none of its own.
+///
+/// Invariants:
+///  1. No two entries overlap: each byte is held through one description.
+///  2. Neighbours without a gap differ in mode or description.
+///  3. count(by) is the number of entries through `by`.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "lockmgr/range.h"
+#include "lockmgr/range_tree.h"
+
+namespace lockfs {
+
+struct HeldRange {
+  [[nodiscard]] bool continues(const HeldRange& other) const {
+    return mode == other.mode && by == other.by;
+  }
+
+  lockmgr::Range range;
+  std::uint32_t by = 0;  ///< the description, as LockDescriptions numbers them
+  lockmgr::Mode mode = lockmgr::Mode::kNone;
+};
+
+class HeldRanges {
+ public:
+  /// There are descriptions with numbers below `count`. May throw std::bad_alloc.
+  void provide_for(std::size_t count) {
+    if (counts_.size() < count) counts_.resize(count);
+  }
+
+  /// Takes the memory that one set() can need; false when there is none.
+  [[nodiscard]] bool prepare() noexcept { return tree_.prepare(2); }
+
+  /// `range` is held in exactly `mode` (kNone: not at all), through `by`. REQUIRES: prepare() has
+  /// succeeded since the last one.
+  void set(const lockmgr::Range& range, lockmgr::Mode mode, std::uint32_t by) noexcept {
+    cut(range);
+    HeldRange held{range, by, mode};
+    if (mode == lockmgr::Mode::kNone) {
+      erase_all(range);
+      return;
+    }
+    if (const auto next = starting_at(range.last == lockmgr::kEof ? -1 : range.last + 1, held)) {
+      held.range.last = next->range.last;
+    }
+    if (const auto before = ending_at(range.first - 1, held))
+      held.range.first = before->range.first;
+    // No entry may be missing when the next is put in: there is memory for what is more only.
+    const auto there = tree_.from(held.range.first);
+    if (there != tree_.end() && there->range.first == held.range.first) {
+      --counts_[there->by];
+      ++counts_[by];
+      tree_.replace(held);
+    } else {
+      insert(held);
+    }
+    if (held.range.first != lockmgr::kEof) {
+      erase_all({held.range.first + 1, held.range.last});
+    }
+  }
+
+  /// The first entry that overlaps `range`, cut to it.
+  [[nodiscard]] std::optional<HeldRange> first_in(const lockmgr::Range& range) const {
+    const auto at = tree_.from(range.first);
+    if (at == tree_.end() || !at->range.overlaps(range)) return std::nullopt;
+    return HeldRange{lockmgr::common(at->range, range), at->by, at->mode};
+  }
+
+  /// Calls visit(entry, cut to `range`) in order until it returns false. `visit` must not change
+  /// anything.
+  template <typename Visit>
+  void for_each_in(const lockmgr::Range& range, const Visit& visit) const {
+    for (auto at = tree_.from(range.first); at != tree_.end() && at->range.overlaps(range); ++at) {
+      if (!visit(HeldRange{lockmgr::common(at->range, range), at->by, at->mode})) return;
+    }
+  }
+
+  [[nodiscard]] bool empty() const { return tree_.empty(); }
+  /// How many entries are held through `by`.
+  [[nodiscard]] std::size_t count(std::uint32_t by) const { return counts_[by]; }
+
+ private:
+  struct Traits {
+    using Entry = HeldRange;
+    using Key = lockmgr::Offset;
+    struct Summary {
+      void add(const HeldRange&) {}
+      void add(const Summary&) {}
+      [[nodiscard]] bool depends_on(const HeldRange&) const { return false; }
+      template <typename T>
+      void retract(const HeldRange&, const T*, std::size_t) {}
+      [[nodiscard]] bool same(const Summary&) const { return true; }
+    };
+    static Key key(const HeldRange& held) { return held.range.first; }
+    static lockmgr::Offset first(Key key) { return key; }
+  };
+
+  /// No entry reaches over an end of `range` any longer.
+  void cut(const lockmgr::Range& range) noexcept {
+    if (range.last != lockmgr::kEof) cut_before(range.last + 1);
+    cut_before(range.first);
+  }
+  void cut_before(lockmgr::Offset at) noexcept {
+    const auto found = tree_.from(at);
+    if (found == tree_.end() || found->range.first >= at) return;
+    HeldRange left = *found;
+    HeldRange right = left;
+    left.range.last = at - 1;
+    right.range.first = at;
+    tree_.replace(left);
+    insert(right);
+  }
+  void insert(const HeldRange& held) noexcept {
+    ++counts_[held.by];
+    tree_.insert(held);
+  }
+
+  /// Takes out the entries that begin within `range`.
+  void erase_all(const lockmgr::Range& range) noexcept {
+    while (true) {
+      const auto at = tree_.lower_bound(range.first);
+      if (at == tree_.end() || at->range.first > range.last) return;
+      --counts_[at->by];
+      tree_.erase(lockmgr::Offset{at->range.first});
+    }
+  }
+
+  [[nodiscard]] std::optional<HeldRange> starting_at(lockmgr::Offset at,
+                                                     const HeldRange& like) const {
+    if (at < 0) return std::nullopt;
+    const auto found = tree_.from(at);
+    const bool is_it = found != tree_.end() && found->range.first == at && found->continues(like);
+    return is_it ? std::optional(*found) : std::nullopt;
+  }
+  [[nodiscard]] std::optional<HeldRange> ending_at(lockmgr::Offset at,
+                                                   const HeldRange& like) const {
+    if (at < 0) return std::nullopt;
+    const auto found = tree_.from(at);
+    const bool is_it = found != tree_.end() && found->range.last == at && found->continues(like);
+    return is_it ? std::optional(*found) : std::nullopt;
+  }
+
+  lockmgr::RangeTree<Traits> tree_;
+  std::vector<std::uint32_t> counts_;
+};
+
+}  // namespace lockfs

@@ -1,0 +1,140 @@
+/// Outsiders are not taken for part of a cycle that does not exist: what the mount holds for one
+/// program and what it waits for on behalf of another are not of one owner at the backing. And a
+/// reader's lock does not make the daemon a writer of the file.
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "tests/mounted/locks/lock_test.h"
+
+namespace lockfs::test {
+namespace {
+
+class OutsiderCycleTest : public ::testing::TestWithParam<Kind> {
+ protected:
+  void SetUp() override {
+    ASSERT_TRUE(write_file(fs_.in_source("a"), "text"));
+    ASSERT_EQ(fs_.start({}), "");
+  }
+  void TearDown() override { EXPECT_EQ(fs_.stop(), ""); }
+  [[nodiscard]] std::string inside() const { return fs_.in_mount("a"); }
+  [[nodiscard]] std::string outside() const { return fs_.in_source("a"); }
+
+  Mount fs_;
+};
+
+TEST_P(OutsiderCycleTest, WhoWaitsForNobodyIsNoPartOfACycle) {
+  for (const Mode mode : {kExclusive, kShared}) {
+    Locker holds(inside());
+    Locker outsider(outside());
+    Locker waits(inside());
+    ASSERT_EQ(holds.lock(GetParam(), kExclusive, {1, 1}), 0);
+    ASSERT_EQ(outsider.lock(kPosix, kExclusive, {2, 1}), 0);
+    waits.start_lock(GetParam(), mode, {2, 1});
+    ASSERT_TRUE(waits.waits());
+    outsider.start_lock(kPosix, kExclusive, {1, 1});
+    EXPECT_TRUE(outsider.waits()) << "it was refused, though nobody waits in a circle";
+    EXPECT_EQ(holds.unlock(GetParam(), {1, 1}), 0);
+    EXPECT_EQ(outsider.result(), 0);
+    EXPECT_TRUE(waits.waits());
+    EXPECT_EQ(outsider.unlock(kPosix), 0);
+    EXPECT_EQ(waits.result(), 0);
+  }
+}
+
+TEST_P(OutsiderCycleTest, NorIsItWithManyWaits) {
+  constexpr int kWaits = 12;
+  Locker holds(inside());
+  ASSERT_EQ(holds.lock(GetParam(), kExclusive, {1, 1}), 0);
+  std::vector<std::unique_ptr<Locker>> outsiders;
+  std::vector<std::unique_ptr<Locker>> waits;
+  for (int i = 0; i < kWaits; ++i) {
+    outsiders.push_back(std::make_unique<Locker>(outside()));
+    waits.push_back(std::make_unique<Locker>(inside()));
+    ASSERT_EQ(outsiders.back()->lock(kPosix, kExclusive, {10 + i, 1}), 0);
+    waits.back()->start_lock(GetParam(), kExclusive, {10 + i, 1});
+    ASSERT_TRUE(waits.back()->waits());
+  }
+  for (const auto& outsider : outsiders) {
+    outsider->start_lock(kPosix, kShared, {1, 1});
+    EXPECT_TRUE(outsider->waits());
+  }
+  EXPECT_EQ(holds.unlock(GetParam(), {1, 1}), 0);
+  for (int i = 0; i < kWaits; ++i) {
+    const auto at = static_cast<std::size_t>(i);
+    EXPECT_EQ(outsiders[at]->result(), 0);
+    EXPECT_EQ(outsiders[at]->unlock(kPosix), 0);
+    EXPECT_EQ(waits[at]->result(), 0);
+  }
+  std::vector<LockedRange> carried;
+  carried.push_back(exclusive_bytes(10, 10 + kWaits - 1));
+  EXPECT_TRUE(mirror_is(fs_.pid(), outside(), carried));
+}
+
+/// What a waiting owner has already stays locked, also where it waits for more of it.
+TEST_P(OutsiderCycleTest, AnUpgradeThatWaits) {
+  Locker holds(inside());
+  Locker upgrades(inside());
+  Locker outsider(outside());
+  ASSERT_EQ(holds.lock(GetParam(), kExclusive, {30, 1}), 0);
+  ASSERT_EQ(upgrades.lock(GetParam(), kShared, {0, 10}), 0);
+  ASSERT_EQ(outsider.lock(kPosix, kShared, {5, 10}), 0);
+  upgrades.start_lock(GetParam(), kExclusive, {0, 20});
+  ASSERT_TRUE(upgrades.waits());
+  Locker other(outside());
+  EXPECT_EQ(other.try_lock(kOfd, kExclusive, {0, 5}), EAGAIN);
+  EXPECT_EQ(other.try_lock(kOfd, kShared, {0, 5}), 0);
+  EXPECT_EQ(other.unlock(kOfd, {0, 5}), 0);
+  outsider.start_lock(kPosix, kExclusive, {30, 1});
+  EXPECT_TRUE(outsider.waits());
+  EXPECT_EQ(holds.unlock(GetParam(), {30, 1}), 0);
+  EXPECT_EQ(outsider.result(), 0);
+  EXPECT_EQ(outsider.unlock(kPosix), 0);
+  EXPECT_EQ(upgrades.result(), 0);
+  EXPECT_TRUE(mirror_is(fs_.pid(), outside(), {exclusive_bytes(0, 19)}));
+}
+
+/// Both share and both want it alone: that is a circle, and whoever asks last is told.
+TEST_P(OutsiderCycleTest, TwoUpgradesAreACycle) {
+  Locker upgrades(inside());
+  Locker outsider(outside());
+  ASSERT_EQ(upgrades.lock(GetParam(), kShared, {0, 10}), 0);
+  ASSERT_EQ(outsider.lock(kPosix, kShared, {0, 10}), 0);
+  upgrades.start_lock(GetParam(), kExclusive, {0, 10});
+  ASSERT_TRUE(upgrades.waits());
+  EXPECT_EQ(outsider.lock(kPosix, kExclusive, {0, 10}), EDEADLK);
+  EXPECT_EQ(outsider.unlock(kPosix), 0);
+  EXPECT_EQ(upgrades.result(), 0);
+}
+
+/// A read lease can be had only while nobody has the file open for writing
+/// (check_conflicting_open()).
+TEST_P(OutsiderCycleTest, AReaderIsNoWriter) {
+  Locker reader(inside(), O_RDONLY | O_CLOEXEC);
+  ASSERT_EQ(reader.lock(GetParam(), kShared, {0, 10}), 0);
+  const UniqueFd file(::open(outside().c_str(), O_RDONLY | O_CLOEXEC));
+  const auto take_lease = [&] {
+    const int result = ::fcntl(file.get(), F_SETLEASE, F_RDLCK) == 0 ? 0 : errno;
+    ::fcntl(file.get(), F_SETLEASE, F_UNLCK);
+    return result;
+  };
+  EXPECT_EQ(take_lease(), 0);
+  {
+    Locker writer(inside());
+    ASSERT_EQ(writer.lock(GetParam(), kExclusive, {20, 10}), 0);
+    EXPECT_EQ(take_lease(), EAGAIN);
+    ASSERT_EQ(writer.unlock(GetParam(), {20, 10}), 0);
+  }
+  // The kernel releases what was closed a moment later.
+  EXPECT_TRUE(eventually([&] { return take_lease() == 0; }));
+  EXPECT_TRUE(mirror_is(fs_.pid(), outside(), {shared_bytes(0, 9)}));
+}
+
+INSTANTIATE_TEST_SUITE_P(All, OutsiderCycleTest, ::testing::Values(kPosix, kOfd), kind_name);
+
+}  // namespace
+}  // namespace lockfs::test
