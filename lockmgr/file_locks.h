@@ -12,7 +12,8 @@
 /// backing, in this order, and either grants or says what stands in the way. place() puts a waiter
 /// where that will move it (Waiter). Whatever changes the file puts those whom it may move on the
 /// worklist of its Outcomes; settle() looks at them again, in the order of their turns; announce()
-/// calls the completions, with no mutex held. A Change makes that so for every public method.
+/// calls the completions, with no mutex of a file held. A Change makes that so for every public
+/// method.
 ///
 /// Beside it: leases, policy_switch and deadlock (the search over all files); reports and pages say
 /// what is there.
@@ -50,8 +51,9 @@
 
 namespace lockmgr {
 
-/// What the backing refused when a request that is to wait was tried: it need not be asked again to
-/// park the request, since a wait begins with that question. For the next call about the request.
+/// What the backing did not give when a request that is to wait was tried: it need not be asked
+/// again to park the request, since a wait begins with that question. For the next call about the
+/// request.
 enum class Refusal : std::uint8_t {
   kNone,   ///< nothing; or the backing was not asked
   kLock,   ///< the lock itself
@@ -81,9 +83,9 @@ class FileLocks final : public std::enable_shared_from_this<FileLocks>, public R
                                            Refusal* refusal = nullptr) noexcept;
 
   /// Decides a request, or parks it: then returns nothing and calls `done` once. Besides the
-  /// results of try_now(): EDEADLK when a process would wait for itself. `ticket` is for cancel();
-  /// it is valid from this call's beginning. `opened` must stay until `done`. `refusal`: of a
-  /// try_now() just before.
+  /// results of try_now(): EDEADLK when it would close a cycle that the policy looks for. `ticket`
+  /// is for cancel(); it is valid from this call's beginning. `opened` must stay until `done`.
+  /// `refusal`: of a try_now() just before.
   [[nodiscard]] std::optional<int> park(Opened& opened, const Request& request, Ticket ticket,
                                         Completion done, Refusal refusal = Refusal::kNone) noexcept;
 
@@ -178,7 +180,7 @@ class FileLocks final : public std::enable_shared_from_this<FileLocks>, public R
     bool recalls = false;              ///< kCollides: nothing else is known to stand in the way
     bool yields = false;               ///< kOutside: those who wait outside come first
     bool guard = false;                ///< kOutside: it is the bypass guard that was refused
-    bool unanswered = false;           ///< kOutside: the backing says neither yes nor no
+    bool unanswered = false;           ///< kOutside: whatever is missing, its answer is awaited
   };
   /// What an attempt is made for.
   struct Turn {
@@ -189,7 +191,8 @@ class FileLocks final : public std::enable_shared_from_this<FileLocks>, public R
     Refusal refusal = Refusal::kNone;   ///< what is known to be refused
   };
 
-  // All below: REQUIRES mutex_ held, but for announce().
+  // All below: REQUIRES mutex_ held, but for announce(), and decide_or_park() and outside_ended(),
+  // which take it.
 
   // -- a request: file_locks.cpp, in the order in which things happen -----------------------------
   [[nodiscard]] int unlock_now(const Request& request, Outcomes& out) noexcept;

@@ -36,7 +36,6 @@ const Lock* Granted::find_conflict_in(const LockTree& tree, const Party& party, 
   return find_further_conflict(tree, party, self, range);
 }
 
-/// The first lock found is of an owner that the policy exempts: looks at the others one by one.
 const Lock* Granted::first_conflict(const Party& party, const Owner* self, const Range& range,
                                     Mode mode) const {
   const LockSpace& space = space_of(party.owner);
@@ -50,6 +49,7 @@ const Lock* Granted::first_conflict(const Party& party, const Owner* self, const
   return first;
 }
 
+/// The first lock found is of an owner that the policy exempts: looks at the others one by one.
 const Lock* Granted::find_further_conflict(const LockTree& tree, const Party& party,
                                            const Owner* self, const Range& range) const {
   const Lock* conflict = nullptr;
@@ -168,8 +168,7 @@ Owner* Granted::any_owner(Opened& opened) noexcept {
   return nullptr;
 }
 
-// -- changing
-// ----------------------------------------------------------------------------------------
+// -- changing -------------------------------------------------------------------------------------
 
 void Granted::add(Owner& owner, const Held& held) noexcept {
   owner.locks.insert(held);

@@ -64,7 +64,8 @@ class LockManager {
   /// Ends every wait with `error` and refuses to park from now on (same error).
   void shut_down(int error) noexcept;
 
-  /// To be called a few times a second while has_queued() is true. Two things move then:
+  /// To be called a few times a second while anybody waits. Two things move then, while
+  /// has_queued() is true:
   ///
   ///  - A waiter passes the one that it stands behind, if nothing granted has been in its own way,
   ///    and nothing there has moved, for some time: the one ahead may depend on it in a way no lock

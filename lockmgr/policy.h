@@ -1,8 +1,8 @@
 /// Who conflicts with whom, who waits for whom, and who has to give way: a policy is a value on
 /// each of a few independent axes. A preset is a policy with a name.
 ///
-/// The rest of the lock manager knows no axis. It asks the predicates below, which are all that an
-/// axis can change: excludes(), space_of(), separates_flocks(), exempts_same_process(),
+/// No decision of the lock manager knows an axis: it asks the predicates below, which are all that
+/// an axis can change: excludes(), space_of(), separates_flocks(), exempts_same_process(),
 /// check_open_mode(), queues_behind_waiters(), turn(), reorders(), yields_to_outsiders(),
 /// in_deadlock_detection(), knows_processes_by_cookie(), drops_refused_conversion(), guards(),
 /// has_lease(), ...

@@ -4,8 +4,7 @@
 ///            again only when that one leaves the queue, so a release costs the same with one
 ///            waiter as with ten thousand: it wakes those it can grant and nobody else.
 ///   blocked  in the tree of those that a granted lock stands in the way of (Queue); a release
-///   looks
-///            up the ones that overlap what was released.
+///            looks up the ones that overlap what was released.
 ///   outside  attached to a wait for an outsider on the backing (Outside).
 ///   aside    until a wait for an outsider that its grant would collide with has come to its end
 ///            (Outside); it is called back when nothing else stands in the way.

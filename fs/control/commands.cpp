@@ -90,8 +90,7 @@ Outcome execute(Context& context, const std::string& line, const Peer& peer) {
   }
 }
 
-// -- files
-// -----------------------------------------------------------------------------------------
+// -- files ----------------------------------------------------------------------------------------
 
 FileFilter::FileFilter(const Context& context, const Json& request) : context_(&context) {
   if (const auto number = number_in(request, "inode")) {

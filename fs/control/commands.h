@@ -1,6 +1,7 @@
-/// What the control socket can be asked for. Each command is a function in a file of its own,
-/// entered in the table of command_table.cpp; it turns one request into a reply, line by line, so
-/// that a long reply never has to be in memory as a whole. Nothing here knows of sockets.
+/// What the control socket can be asked for. Each command is a function in one of the
+/// *_command.cpp, entered in the table of command_table.cpp; it turns one request into a reply,
+/// line by line, so that a long reply never has to be in memory as a whole. Nothing here knows of
+/// sockets.
 ///
 /// mount-helpers/README.md tells how to add a command.
 ///
@@ -127,8 +128,7 @@ Outcome execute(Context& context, const std::string& line, const Peer& peer);
 /// policy is the old one, or the new one for some files.
 lockmgr::PolicySwitch switch_policy(Context& context, const lockmgr::Policy& to, const Peer& peer);
 
-// -- parts that several replies share
-// --------------------------------------------------------------
+// -- parts that several replies share -------------------------------------------------------------
 
 /// "path" in the mount, "source_path", "deleted", "device", "inode" (of the source).
 Json file_json(const Context& context, const lockmgr::FileLocks& file);
@@ -142,8 +142,7 @@ std::string event_line(const Context& context, const FeedItem& item);
 /// The line that says how many events were lost.
 std::string lost_line(std::uint64_t count);
 
-// -- the commands
-// ----------------------------------------------------------------------------------
+// -- the commands ---------------------------------------------------------------------------------
 
 Outcome ping(Context& context, const Call& call);
 Outcome list(Context& context, const Call& call);

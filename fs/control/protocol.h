@@ -39,8 +39,7 @@ lockmgr::Range range_in(const Json& request);
 /// "owner": "TYPE:COOKIE" as replies show it.
 std::optional<lockmgr::OwnerId> owner_in(const Json& request);
 
-// -- replies
-// ---------------------------------------------------------------------------------------
+// -- replies --------------------------------------------------------------------------------------
 
 /// One line with its newline. Bytes that are no UTF-8 (names of files) are replaced.
 std::string line_of(const Json& json);

@@ -1,6 +1,7 @@
 /// The operations of a session: for each what carries it out, and how the request loop paces it.
 ///
-/// A handler can be entered in no other way, so a new one cannot be left without a pace.
+/// A handler can be entered in no other way, so a new one cannot be left without a pace; that each
+/// operation of the protocol has its own is what tests/unit/operations_test.cpp checks.
 ///
 /// Thread safety: none while it is filled; later a constant.
 #pragma once

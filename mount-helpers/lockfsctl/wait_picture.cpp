@@ -87,8 +87,7 @@ void WaitPicture::add(const Snapshot& s) {
   }
 }
 
-// -- text
-// ------------------------------------------------------------------------------------------
+// -- text -----------------------------------------------------------------------------------------
 
 void WaitPicture::print_tree(std::size_t node, const std::string& indent, std::vector<bool>& path,
                              std::vector<bool>& seen, std::string& out) const {
@@ -130,8 +129,7 @@ std::string WaitPicture::text() const {
   return out;
 }
 
-// -- pictures
-// --------------------------------------------------------------------------------------
+// -- pictures -------------------------------------------------------------------------------------
 
 std::string WaitPicture::dot() const {
   std::string out = "digraph locks {\n  rankdir=LR;\n  node [shape=box];\n";

@@ -36,7 +36,13 @@ SHARED_WITH_PROGRAMS = {"fs/base/mount_table.h", "fs/base/proc_locks.h", "fs/bas
 
 # A unit test of the daemon links the room that it tests.
 LINKS = re.compile(r"^// ctest:.*\blinks=lockfs_(\w+)", re.MULTILINE)
-INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.MULTILINE)
+INCLUDE = re.compile(r'^\s*#\s*include\s+(?:"([^"]+)"|<((?:fs|lockmgr|mount-helpers|tests)/[^>]+)>)',
+                     re.MULTILINE)
+
+
+def includes_in(text):
+    """Names of the project's own headers, however they are quoted."""
+    return [quoted or angled for quoted, angled in INCLUDE.findall(text)]
 
 
 def room_of(path):
@@ -76,7 +82,7 @@ def complaint(source, target):
 
 def complaint_of_test(text):
     """Why a unit test links the wrong room; empty when it does not."""
-    rooms = [ROOMS.index(name.split("/")[1]) for name in INCLUDE.findall(text)
+    rooms = [ROOMS.index(name.split("/")[1]) for name in includes_in(text)
              if name.startswith("fs/")]
     links = LINKS.search(text)
     wanted = ROOMS[max(rooms)] if rooms else None
@@ -107,7 +113,7 @@ def main():
             if top == "lockmgr" and len(source.parts) == 2 and part_of(source) is None:
                 found.append(f"{source}: has no place in the list of parts in {__file__}")
                 continue
-            for name in INCLUDE.findall(path.read_text()):
+            for name in includes_in(path.read_text()):
                 target = pathlib.Path(name)
                 if not (root / target).exists():
                     found.append(f"{source}: include of {name}: there is no such file")
