@@ -155,8 +155,8 @@ class LockOps final : public LockState, private lockmgr::Observer {
   /// Files whose backing filesystem has not answered for some seconds.
   [[nodiscard]] std::vector<std::string> overdue_files() const { return overdue_.names(); }
 
-  /// Requests that do not wait for a lock but for a backing without an answer, or the end of the
-  /// NFS server's grace period.
+  /// Requests that do not wait for a lock but for a backing without an answer, the end of the NFS
+  /// server's grace period, or a look at the thread that asked.
   [[nodiscard]] std::size_t put_off_requests() const noexcept {
     const std::lock_guard lock(put_off_mutex_);
     return put_off_.size();

@@ -47,11 +47,10 @@ class HeldRanges {
       erase_all(range);
       return;
     }
-    if (const auto next = starting_at(range.last == lockmgr::kEof ? -1 : range.last + 1, held)) {
+    if (const auto next = like_at(range.last == lockmgr::kEof ? -1 : range.last + 1, held)) {
       held.range.last = next->range.last;
     }
-    if (const auto before = ending_at(range.first - 1, held))
-      held.range.first = before->range.first;
+    if (const auto before = like_at(range.first - 1, held)) held.range.first = before->range.first;
     // No entry may be missing when the next is put in: there is memory for what is more only.
     const auto there = tree_.from(held.range.first);
     if (there != tree_.end() && there->range.first == held.range.first) {
@@ -132,18 +131,11 @@ class HeldRanges {
     }
   }
 
-  [[nodiscard]] std::optional<HeldRange> starting_at(lockmgr::Offset at,
-                                                     const HeldRange& like) const {
+  /// The entry at the byte `at`, if it could be one with `like`.
+  [[nodiscard]] std::optional<HeldRange> like_at(lockmgr::Offset at, const HeldRange& like) const {
     if (at < 0) return std::nullopt;
     const auto found = tree_.from(at);
-    const bool is_it = found != tree_.end() && found->range.first == at && found->continues(like);
-    return is_it ? std::optional(*found) : std::nullopt;
-  }
-  [[nodiscard]] std::optional<HeldRange> ending_at(lockmgr::Offset at,
-                                                   const HeldRange& like) const {
-    if (at < 0) return std::nullopt;
-    const auto found = tree_.from(at);
-    const bool is_it = found != tree_.end() && found->range.last == at && found->continues(like);
+    const bool is_it = found != tree_.end() && found->range.first <= at && found->continues(like);
     return is_it ? std::optional(*found) : std::nullopt;
   }
 

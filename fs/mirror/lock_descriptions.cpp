@@ -150,7 +150,8 @@ int LockDescriptions::set(int path_fd, const Range& range, Mode mode) noexcept t
   int error = attempt();
   if (error == EAGAIN && note_silent_winners(range)) error = attempt();
   close_unused();
-  if (error == 0) end_stuck(range, mode);
+  // What was refused may have moved shared locks from a wait to where they are in its way.
+  end_stuck(range, error == 0 ? mode : Mode::kShared);
   return error;
 } catch (const std::bad_alloc&) {
   return ENOLCK;
@@ -409,7 +410,7 @@ void LockDescriptions::settle(const Wait& wait) noexcept {
 
 /// A wait may have its lock at the backing and not have said so: it is put down, so that it is not
 /// taken for an outsider's. Returns whether there was one within `range`.
-bool LockDescriptions::note_silent_winners(const Range& range) {
+bool LockDescriptions::note_silent_winners(const Range& range) noexcept try {
   bool found = false;
   for (Wait& wait : waits_) {
     if (wait.won || !wait.range.overlaps(range)) continue;
@@ -422,6 +423,8 @@ bool LockDescriptions::note_silent_winners(const Range& range) {
     found = found || wait.won;
   }
   return found;
+} catch (const std::bad_alloc&) {
+  return false;  // then it passes for an outsider's
 }
 
 /// Whether something that rests here is in the way of `wait` within `range`.

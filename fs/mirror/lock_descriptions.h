@@ -57,9 +57,9 @@ class LockDescriptions {
   // Each returns 0 or an errno. `path_fd`: an O_PATH descriptor of the file. All may block as
   // open(2) and fcntl(2) may on the filesystem; none waits for a lock but wait().
 
-  /// Lockmgr::Backing::set(): EAGAIN when an outsider refuses it.
+  /// lockmgr::Backing::set(): EAGAIN when an outsider refuses it.
   int set(int path_fd, const lockmgr::Range& range, lockmgr::Mode mode) noexcept;
-  /// Lockmgr::Backing::test().
+  /// lockmgr::Backing::test().
   int test(int path_fd, const lockmgr::Range& range, lockmgr::Mode mode,
            std::optional<lockmgr::OutsideLock>& found) noexcept;
   /// Waits until outsiders allow `mode` on `range`, and takes it. EINTR when recalled, or when
@@ -114,7 +114,7 @@ class LockDescriptions {
   int begin(Wait& wait, int path_fd);
   int won(const Wait& wait) noexcept;
   void settle(const Wait& wait) noexcept;
-  bool note_silent_winners(const lockmgr::Range& range);
+  bool note_silent_winners(const lockmgr::Range& range) noexcept;
   [[nodiscard]] bool stuck(const Wait& wait, const lockmgr::Range& range) const;
   void end_stuck(const lockmgr::Range& range, lockmgr::Mode mode) noexcept;
   Index& home(lockmgr::Mode mode) {

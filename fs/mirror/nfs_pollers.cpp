@@ -10,14 +10,14 @@
 #include <new>
 #include <string>
 
+#include "fs/mirror/record_lock.h"
+
 namespace lockfs {
 
 namespace {
 
 /// Below this a row of hand-overs is too short to keep anybody out.
 constexpr auto kPatience = std::chrono::milliseconds(100);
-/// What a waiter outside is given to take a lock that was released.
-constexpr auto kTurn = std::chrono::milliseconds(10);
 
 /// The server lists all that its clients have open; it is read at most this often a file, and so
 /// that reading takes no more than a hundredth of the time.
@@ -74,7 +74,7 @@ bool NfsPollers::due(Clock::time_point now) noexcept {
   if (now - last_call_ > kPatience) next_turn_ = now + kPatience;
   last_call_ = now;
   if (now < next_turn_) return false;
-  next_turn_ = now + 2 * kTurn;
+  next_turn_ = now + 2 * kOutsidersTurn;
   if (now >= next_look_) {
     const auto begin = Clock::now();
     try {

@@ -12,15 +12,14 @@ namespace {
 
 using namespace std::chrono_literals;
 
-/// How long an outsider who waits gets to take a lock that was released, and how often to look.
-constexpr auto kTurn = 10ms;
+/// How often to look whether an outsider has taken the lock.
 constexpr auto kLook = 50us;
 
 /// The backing wakes those who wait for a lock when it is released; they take it when they get to
 /// run. Waits until one of them has, or none cared to.
 void let_others_go_first(int fd, const lockmgr::Range& range, lockmgr::Mode mode,
                          const std::atomic<bool>& recalled) {
-  const auto until = std::chrono::steady_clock::now() + kTurn;
+  const auto until = std::chrono::steady_clock::now() + kOutsidersTurn;
   while (!recalled && std::chrono::steady_clock::now() < until) {
     struct flock probe = record_lock(range, mode);
     if (fcntl(fd, F_OFD_GETLK, &probe) != 0 || probe.l_type != F_UNLCK) return;

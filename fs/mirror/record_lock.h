@@ -4,10 +4,14 @@
 #include <fcntl.h>
 
 #include <atomic>
+#include <chrono>
 
 #include "lockmgr/range.h"
 
 namespace lockfs {
+
+/// How long an outsider who waits gets to take a lock that was released.
+inline constexpr std::chrono::milliseconds kOutsidersTurn{10};
 
 /// A request for fcntl(F_OFD_*): l_pid must be 0.
 inline struct flock record_lock(const lockmgr::Range& range, lockmgr::Mode mode) {

@@ -15,6 +15,7 @@
 #include <array>
 #include <atomic>
 #include <cerrno>
+#include <chrono>
 #include <filesystem>
 #include <fstream>
 #include <future>
@@ -350,6 +351,23 @@ TEST_F(LockDescriptionsTest, AWaitEndsWhenItsOwnSideGetsInItsWay) {
   EXPECT_EQ(held(), " S3-4");
   auto again = begin_to_sit({0, 9}, kX);
   EXPECT_EQ(outsider_->set({9, 9}, kU), 0);
+  EXPECT_EQ(again->end.get(), 0);
+  EXPECT_EQ(held(), " X0-9");
+}
+
+/// What is refused takes shared locks away from a wait of the same owner, and must not leave it
+/// waiting for the daemon itself.
+TEST_F(LockDescriptionsTest, ARefusalDoesNotLeaveAWaitBehindItsOwnSide) {
+  ASSERT_EQ(set({0, 9}, kS), 0);
+  ASSERT_EQ(outsider_->set({5, 5}, kS), 0);
+  auto wait = begin_to_sit({0, 9}, kX);
+  EXPECT_EQ(set({0, 9}, kX), EAGAIN);
+  const bool ended = wait->end.wait_for(std::chrono::seconds(20)) == std::future_status::ready;
+  EXPECT_TRUE(ended);
+  if (!ended) threads_.recall(wait->id);
+  EXPECT_EQ(wait->end.get(), EINTR);
+  auto again = begin_to_sit({0, 9}, kX);
+  EXPECT_EQ(outsider_->set({5, 5}, kU), 0);
   EXPECT_EQ(again->end.get(), 0);
   EXPECT_EQ(held(), " X0-9");
 }
