@@ -15,7 +15,6 @@ namespace lockfs::control {
 
 namespace {
 
-constexpr std::size_t kPage = 256;      ///< records collected while a file is held
 constexpr std::size_t kMostATurn = 64;  ///< owners dealt with before other connections get a turn
 
 using Owners = std::unordered_map<lockmgr::OwnerId, lockmgr::Caller, lockmgr::OwnerIdHash>;

@@ -13,6 +13,7 @@
 #include <sys/types.h>
 
 #include <chrono>
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -29,6 +30,9 @@
 #include "fs/tree/filesystem.h"
 
 namespace lockfs::control {
+
+/// Records collected while a file is held.
+inline constexpr std::size_t kPage = 256;
 
 /// Who is at the other end of a connection.
 struct Peer {

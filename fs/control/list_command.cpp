@@ -8,8 +8,6 @@ namespace lockfs::control {
 
 namespace {
 
-constexpr std::size_t kPage = 256;  ///< records collected while a file is held
-
 const char* text_of(lockmgr::Waiter::Place place) {
   switch (place) {
     case lockmgr::Waiter::Place::kBehind:

@@ -17,12 +17,12 @@ namespace lockfs {
 namespace {
 
 /// Below this a row of hand-overs is too short to keep anybody out.
-constexpr auto kPatience = std::chrono::milliseconds(100);
+constexpr auto kShortRow = std::chrono::milliseconds(100);
 
 /// The server lists all that its clients have open; it is read at most this often a file, and so
 /// that reading takes no more than a hundredth of the time.
 constexpr auto kLookEvery = std::chrono::seconds(1);
-constexpr int kCostFactor = 100;
+constexpr int kReadCostFactor = 100;
 
 /// Calls `matches` for the lines of a file until it returns true.
 template <typename Matches>
@@ -71,7 +71,7 @@ bool old_client_has_open(const char* clients, ino_t ino) {
 }  // namespace
 
 bool NfsPollers::due(Clock::time_point now) noexcept {
-  if (now - last_call_ > kPatience) next_turn_ = now + kPatience;
+  if (now - last_call_ > kShortRow) next_turn_ = now + kShortRow;
   last_call_ = now;
   if (now < next_turn_) return false;
   next_turn_ = now + 2 * kOutsidersTurn;
@@ -83,7 +83,7 @@ bool NfsPollers::due(Clock::time_point now) noexcept {
       may_poll_ = false;
     }
     const auto cost = Clock::now() - begin;
-    next_look_ = now + std::max<Clock::duration>(kLookEvery, cost * kCostFactor);
+    next_look_ = now + std::max<Clock::duration>(kLookEvery, cost * kReadCostFactor);
   }
   return may_poll_;
 }

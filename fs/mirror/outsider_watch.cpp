@@ -22,7 +22,7 @@ using namespace std::chrono_literals;
 constexpr auto kPause = 5ms;
 constexpr auto kRecent = 50ms;
 constexpr auto kMostWait = 50ms;
-constexpr int kCostFactor = 100;
+constexpr int kWatchCostFactor = 100;
 
 OutsiderWatch::Clock::duration cpu_time() noexcept {
   timespec time{};
@@ -70,7 +70,7 @@ OutsiderWatch::Result OutsiderWatch::answer(ino_t ino, Look wanted) noexcept {
       lock.lock();
       changed_.wait_for(lock, kMostWait, [&] { return finished_ >= wanted; });
       const auto after = Clock::now();
-      may_wait_from_ = after + (after - now) * kCostFactor;
+      may_wait_from_ = after + (after - now) * kWatchCostFactor;
     }
   }
   if (begun_ == finished_ && Clock::now() - finished_at_ >= kRecent) ask();
@@ -100,7 +100,7 @@ void OutsiderWatch::run() noexcept {
     waiting_.swap(found);
     finished_ = begun_;
     finished_at_ = Clock::now();
-    next_look_ = finished_at_ + std::max<Clock::duration>(kPause, cost * kCostFactor);
+    next_look_ = finished_at_ + std::max<Clock::duration>(kPause, cost * kWatchCostFactor);
     changed_.notify_all();
   }
 }

@@ -14,7 +14,7 @@ namespace lockfs::ctl {
 
 namespace {
 
-struct Options {
+struct BreakOptions {
   std::string path;
   pid_t pid = 0;
   std::string owner;
@@ -47,7 +47,7 @@ Record parse_range(const std::string& text) {
   return r;
 }
 
-bool chosen(const Record& lock, const Options& options, Record range) {
+bool chosen(const Record& lock, const BreakOptions& options, Record range) {
   range.file = lock.file;
   return lock.overlaps(range) && (options.pid == 0 || lock.pid == options.pid) &&
          (options.owner.empty() || lock.owner == options.owner);
@@ -60,7 +60,7 @@ std::string describe(const Snapshot& s, const Record& lock) {
 }
 
 /// Asks a person; without one --yes must have been said.
-bool agreed(const Options& options, const std::string& question) {
+bool agreed(const BreakOptions& options, const std::string& question) {
   if (options.yes) return true;
   if (isatty(STDIN_FILENO) == 0) {
     throw Error("nobody is there to be asked; say --yes to go ahead without", 2);
@@ -72,7 +72,7 @@ bool agreed(const Options& options, const std::string& question) {
 }
 
 /// Carries out `action` if that is wished for. Returns whether it was done.
-bool offer(const Options& options, const std::string& what, const std::string& control,
+bool offer(const BreakOptions& options, const std::string& what, const std::string& control,
            const std::string& text) {
   if (access(control.c_str(), W_OK) != 0) {
     std::cout << fmt::format("  {} cannot be written here\n", control);
@@ -89,7 +89,7 @@ bool offer(const Options& options, const std::string& what, const std::string& c
 }
 
 /// What can be done about a lock of an outsider. Returns whether something was.
-bool deal_with_outsider(const Snapshot& s, const Record& lock, const Options& options) {
+bool deal_with_outsider(const Snapshot& s, const Record& lock, const BreakOptions& options) {
   std::cout << describe(s, lock) << ": held outside, lockfs cannot take it away\n";
   if (lock.command == "lockd") {
     std::cout << fmt::format(
@@ -139,7 +139,7 @@ bool deal_with_outsider(const Snapshot& s, const Record& lock, const Options& op
   return false;
 }
 
-int break_locks(const Globals& globals, const Options& options) {
+int break_locks(const Globals& globals, const BreakOptions& options) {
   if (options.path.empty() && options.pid == 0 && options.owner.empty()) {
     throw Error("break: say what: a FILE, --pid or --owner", 2);
   }
@@ -197,7 +197,7 @@ int break_locks(const Globals& globals, const Options& options) {
 void add_break(CLI::App& app, const Globals& globals, Run& run) {
   auto* sub = app.add_subcommand("break",
                                  "Take locks away from their owners and grant those who wait next");
-  auto o = std::make_shared<Options>();
+  auto o = std::make_shared<BreakOptions>();
   sub->add_option("FILE", o->path, "A file in a mount or in its source");
   sub->add_option("--pid,-p", o->pid, "Only locks that this process took")
       ->check(CLI::PositiveNumber);

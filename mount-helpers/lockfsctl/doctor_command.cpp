@@ -12,7 +12,7 @@ namespace lockfs::ctl {
 
 namespace {
 
-struct Options {
+struct DoctorOptions {
   std::string source;
   std::string mountpoint;
   std::string root;
@@ -30,7 +30,7 @@ std::string canonical(const std::string& path) {
   return real;
 }
 
-std::vector<Patient> patients_of(const Globals& globals, const Options& options) {
+std::vector<Patient> patients_of(const Globals& globals, const DoctorOptions& options) {
   std::vector<Patient> patients;
   const std::string source = options.source.empty() ? "" : canonical(options.source);
   const std::string mountpoint = options.mountpoint.empty() ? "" : canonical(options.mountpoint);
@@ -44,7 +44,7 @@ std::vector<Patient> patients_of(const Globals& globals, const Options& options)
   return patients;
 }
 
-int doctor(const Globals& globals, const Options& options) {
+int doctor(const Globals& globals, const DoctorOptions& options) {
   bool trapped = false;
   for (const Patient& patient : patients_of(globals, options)) {
     if (!patient.source.empty()) {
@@ -78,7 +78,7 @@ std::optional<std::string> Patient::line_of(const std::string& path) const {
 void add_doctor(CLI::App& app, const Globals& globals, Run& run) {
   auto* sub =
       app.add_subcommand("doctor", "Check the machine for known traps; status 1 if there are any");
-  auto o = std::make_shared<Options>();
+  auto o = std::make_shared<DoctorOptions>();
   sub->add_option("SOURCE", o->source, "What is, or is to be, mounted (default: every mount)");
   sub->add_option("MOUNT", o->mountpoint, "Where");
   sub->add_option("--root", o->root, "Look at system files below this folder")->group("");

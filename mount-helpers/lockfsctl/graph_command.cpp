@@ -7,13 +7,13 @@ namespace lockfs::ctl {
 
 namespace {
 
-struct Options {
+struct GraphOptions {
   std::string path;
   bool dot = false;
   bool svg = false;
 };
 
-int graph(const Globals& globals, const Options& options) {
+int graph(const Globals& globals, const GraphOptions& options) {
   WaitPicture picture;
   for (Target& target : find_targets(globals, options.path)) picture.add(take_snapshot(target));
   if (options.dot) {
@@ -32,7 +32,7 @@ int graph(const Globals& globals, const Options& options) {
 
 void add_graph(CLI::App& app, const Globals& globals, Run& run) {
   auto* sub = app.add_subcommand("graph", "Draw who waits for whom");
-  auto o = std::make_shared<Options>();
+  auto o = std::make_shared<GraphOptions>();
   sub->add_option("PATH", o->path, "A mount point, a source or a file (default: all mounts)");
   auto* dot = sub->add_flag("--dot", o->dot, "In Graphviz' language");
   sub->add_flag("--svg", o->svg, "As an SVG picture")->excludes(dot);

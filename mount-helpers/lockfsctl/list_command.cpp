@@ -14,7 +14,7 @@ namespace lockfs::ctl {
 
 namespace {
 
-struct Options {
+struct ListOptions {
   std::string path;
   bool json = false;
   bool proc = false;
@@ -101,7 +101,7 @@ std::string column_names(bool standard) {
   return names;
 }
 
-std::vector<const ColumnSpec*> chosen_columns(const Options& options) {
+std::vector<const ColumnSpec*> chosen_columns(const ListOptions& options) {
   std::vector<const ColumnSpec*> chosen;
   if (options.columns.empty()) {
     for (const ColumnSpec& column : kColumns) {
@@ -168,7 +168,7 @@ Json json_of(const Snapshot& s, const Record& r) {
 }
 
 /// What the options leave of a mount's locks and requests, a file's locks before its requests.
-std::vector<const Record*> selected(const Snapshot& s, const Options& options,
+std::vector<const Record*> selected(const Snapshot& s, const ListOptions& options,
                                     std::optional<std::int64_t> at_least) {
   std::vector<const Record*> rows;
   const auto add = [&](const Record& r) {
@@ -185,7 +185,7 @@ std::vector<const Record*> selected(const Snapshot& s, const Options& options,
   return rows;
 }
 
-int list(const Globals& globals, const Options& options) {
+int list(const Globals& globals, const ListOptions& options) {
   std::optional<std::int64_t> at_least;
   if (!options.older_than.empty()) {
     at_least = parse_duration(options.older_than);
@@ -233,7 +233,7 @@ int list(const Globals& globals, const Options& options) {
 
 void add_list(CLI::App& app, const Globals& globals, Run& run) {
   auto* sub = app.add_subcommand("list", "List locks, and requests that wait (MODE with *)");
-  auto o = std::make_shared<Options>();
+  auto o = std::make_shared<ListOptions>();
   sub->add_option("PATH", o->path, "A mount point, a source, or a file (default: all mounts)");
   auto* json = sub->add_flag("--json,-J", o->json, "Print JSON");
   sub->add_flag("--proc", o->proc, "Print in the format of /proc/locks")->excludes(json);

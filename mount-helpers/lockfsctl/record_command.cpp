@@ -19,7 +19,7 @@ namespace lockfs::ctl {
 
 namespace {
 
-struct Options {
+struct RecordOptions {
   std::string path;
   std::string output;
   bool hash_paths = false;
@@ -92,7 +92,7 @@ std::uint64_t copy(int peer, int file, const std::string& output, int limit_ms, 
   }
 }
 
-int record(const Globals& globals, const Options& options) {
+int record(const Globals& globals, const RecordOptions& options) {
   int limit_ms = -1;
   if (!options.time.empty()) {
     const auto seconds = parse_duration(options.time);
@@ -119,7 +119,7 @@ int record(const Globals& globals, const Options& options) {
 void add_record(CLI::App& app, const Globals& globals, Run& run) {
   auto* sub = app.add_subcommand(
       "record", "Write every lock request and answer into a trace, until interrupted");
-  auto o = std::make_shared<Options>();
+  auto o = std::make_shared<RecordOptions>();
   sub->add_option("PATH", o->path, "A mount point or a source (default: the only mount)");
   sub->add_option("--output,-o", o->output, "The trace to write")->required();
   sub->add_flag("--hash-paths", o->hash_paths,

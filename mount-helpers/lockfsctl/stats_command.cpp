@@ -10,7 +10,7 @@ namespace lockfs::ctl {
 
 namespace {
 
-struct Options {
+struct StatsOptions {
   std::string path;
   bool json = false;
   bool prometheus = false;
@@ -99,7 +99,7 @@ void print_prometheus(const std::vector<Sample>& samples) {
   }
 }
 
-int stats(const Globals& globals, const Options& options) {
+int stats(const Globals& globals, const StatsOptions& options) {
   std::vector<Sample> samples;
   Json all = Json::array();
   for (Target& target : find_targets(globals, options.path)) {
@@ -123,7 +123,7 @@ int stats(const Globals& globals, const Options& options) {
 
 void add_stats(CLI::App& app, const Globals& globals, Run& run) {
   auto* sub = app.add_subcommand("stats", "Show counters and latency histograms");
-  auto o = std::make_shared<Options>();
+  auto o = std::make_shared<StatsOptions>();
   sub->add_option("PATH", o->path, "A mount point or source (default: all mounts)");
   auto* json = sub->add_flag("--json,-J", o->json, "Print JSON");
   sub->add_flag("--prometheus", o->prometheus, "Print in Prometheus' text format")->excludes(json);

@@ -14,7 +14,7 @@ namespace lockfs::ctl {
 
 namespace {
 
-struct Options {
+struct WatchOptions {
   std::string path;
   bool json = false;
   pid_t pid = 0;
@@ -56,7 +56,7 @@ std::string line_of(const Json& event) {
   return text;
 }
 
-int watch(const Globals& globals, const Options& options) {
+int watch(const Globals& globals, const WatchOptions& options) {
   std::vector<Target> targets = find_targets(globals, options.path);
   for (Target& target : targets) {
     Json arguments = target.filter;
@@ -98,7 +98,7 @@ int watch(const Globals& globals, const Options& options) {
 void add_watch(CLI::App& app, const Globals& globals, Run& run) {
   auto* sub = app.add_subcommand(
       "watch", "Print grants, waits, refusals, deadlocks and releases as they happen");
-  auto o = std::make_shared<Options>();
+  auto o = std::make_shared<WatchOptions>();
   sub->add_option("PATH", o->path, "A mount point, a source or a file (default: all mounts)");
   sub->add_flag("--json,-J", o->json, "Print JSON, one event a line");
   sub->add_option("--pid,-p", o->pid, "Only of this process")->check(CLI::PositiveNumber);

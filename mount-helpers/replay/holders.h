@@ -69,8 +69,8 @@ class Holders {
     bool remote = false;
     int type = 0;
     std::uint64_t cookie = 0;
-    // NOLINTNEXTLINE(modernize-use-nullptr): clang-tidy 14 takes the comparison with 0 for a
-    // pointer
+    // clang-tidy 14 takes the comparison with 0 for one with a pointer.
+    // NOLINTNEXTLINE(modernize-use-nullptr)
     friend auto operator<=>(const Key&, const Key&) = default;
   };
   struct Held {

@@ -5,7 +5,8 @@ Most of clang-tidy's time goes to headers of the system, which its checks search
 Sources of one folder with the same flags are therefore included by one file that is made below
 build/tidy, up to BATCH of them; HeaderFilterRegex in .clang-tidy must let them through. Sources that
 do not go together, because two of them give the same name to something of their own, are run one by
-one. So is the static analyzer: it passes over functions of included files.
+one. The static analyzer passes over functions of included files, but for sources that are included by
+a file whose name says UnifiedSource (AnalysisManager::isInCodeFile() of clang).
 
 Fails if there is a finding. Uses all processors.
 """
@@ -52,16 +53,10 @@ def batches_of(files, database):
             yield key, group[start:start + size]
 
 
-ONLY_ANALYZER = "-*,clang-analyzer-*"
-NO_ANALYZER = "-clang-analyzer-*"
-
-
-def run(folder, file, checks=""):
-    """clang-tidy on one file: whether it found nothing, and what it said. `checks` is added to those
-    of .clang-tidy."""
+def run(file):
+    """clang-tidy on one file: whether it found nothing, and what it said."""
     done = subprocess.run(
-        ["clang-tidy", "--quiet", "-p", folder, "--checks=" + checks,
-         "--extra-arg=-Wno-unknown-warning-option", file],
+        ["clang-tidy", "--quiet", "-p", MADE, "--extra-arg=-Wno-unknown-warning-option", file],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     # Warnings that it hides in system headers are counted; nobody wants that.
     text = re.sub(r"^\d+ warnings? generated\.\n", "", done.stdout, flags=re.MULTILINE)
@@ -69,10 +64,10 @@ def run(folder, file, checks=""):
 
 
 def run_batch(made, files):
-    good, text = run(MADE, made, NO_ANALYZER)
+    good, text = run(made)
     if "[clang-diagnostic-error]" not in text:
         return good, text
-    results = [run(MADE, file, NO_ANALYZER) for file in files]
+    results = [run(file) for file in files]
     return all(good for good, _ in results), "".join(text for _, text in results)
 
 
@@ -89,16 +84,15 @@ def main():
                     for file, entry in database.items()]
     for number, (key, batch) in enumerate(batches_of(files, database)):
         if len(batch) == 1:
-            work.append((1, run, (MADE, batch[0])))
+            work.append((1, run, (batch[0],)))
         else:
-            made = MADE / f"batch{number}.cpp"
+            made = MADE / f"UnifiedSource{number}.cpp"
             made.write_text("".join(
                 f'#include "{file}"  // NOLINT(bugprone-suspicious-include)\n' for file in batch))
             made_entries.append({
                 "directory": str(folder), "file": str(made),
                 "command": shlex.join(["c++", *key[1], "-c", str(made)])})
             work.append((len(batch), run_batch, (made, batch)))
-            work += [(0, run, (MADE, file, ONLY_ANALYZER)) for file in batch]
     (MADE / "compile_commands.json").write_text(json.dumps(made_entries, indent=1))
 
     work.sort(key=lambda item: -item[0])  # the longest first

@@ -17,8 +17,7 @@ namespace lockfs::test {
 
 namespace {
 
-/// Parses "1: OFDLCK  ADVISORY  WRITE -1 fd:01:1234 0 EOF". False for waiting requests and other
-/// kinds of locks.
+/// Parses "1: OFDLCK  ADVISORY  WRITE -1 fd:01:1234 0 EOF". False for other kinds of locks.
 bool parse(const std::string& line, unsigned& major, unsigned& minor, unsigned long& inode,
            LockedRange& range) {
   std::istringstream fields(line);
@@ -77,24 +76,16 @@ std::vector<LockedRange> merged(std::vector<LockedRange> ranges) {
   return found;
 }
 
-}  // namespace
-
-std::ostream& operator<<(std::ostream& out, const LockedRange& range) {
-  out << "[" << range.first << ",";
-  if (range.last == kEof) {
-    out << "EOF";
-  } else {
-    out << range.last;
-  }
-  return out << "]" << (range.mode == Mode::kExclusive ? "W" : "R");
-}
-
-std::vector<LockedRange> proc_locks_of(dev_t device, ino_t inode) {
+/// What /proc/locks shows on the file: requests that wait, or locks.
+std::vector<LockedRange> lines_of(dev_t device, ino_t inode, bool waiting) {
   std::vector<LockedRange> found;
   std::istringstream lines(read_file("/proc/locks"));
   std::string line;
   while (std::getline(lines, line)) {
-    if (line.find("->") != std::string::npos) continue;
+    // "1: -> OFDLCK ..." waits.
+    const std::size_t arrow = line.find("->");
+    if ((arrow != std::string::npos) != waiting) continue;
+    if (waiting) line.erase(arrow, 2);
     unsigned line_major = 0;
     unsigned line_minor = 0;
     unsigned long line_inode = 0;
@@ -108,6 +99,22 @@ std::vector<LockedRange> proc_locks_of(dev_t device, ino_t inode) {
   return found;
 }
 
+}  // namespace
+
+std::ostream& operator<<(std::ostream& out, const LockedRange& range) {
+  out << "[" << range.first << ",";
+  if (range.last == kEof) {
+    out << "EOF";
+  } else {
+    out << range.last;
+  }
+  return out << "]" << (range.mode == Mode::kExclusive ? "W" : "R");
+}
+
+std::vector<LockedRange> proc_locks_of(dev_t device, ino_t inode) {
+  return lines_of(device, inode, false);
+}
+
 std::vector<LockedRange> proc_locks_of(const std::string& path) {
   struct stat info {};
   if (::stat(path.c_str(), &info) != 0) {
@@ -115,6 +122,11 @@ std::vector<LockedRange> proc_locks_of(const std::string& path) {
     return {};
   }
   return proc_locks_of(info.st_dev, info.st_ino);
+}
+
+bool waits_at_backing(const std::string& path) {
+  struct stat info {};
+  return ::stat(path.c_str(), &info) == 0 && !lines_of(info.st_dev, info.st_ino, true).empty();
 }
 
 std::vector<LockedRange> locks_held_by(pid_t pid, dev_t device, ino_t inode) {

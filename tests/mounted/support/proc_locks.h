@@ -32,6 +32,10 @@ std::ostream& operator<<(std::ostream& out, const LockedRange& range);
 std::vector<LockedRange> proc_locks_of(const std::string& path);
 std::vector<LockedRange> proc_locks_of(dev_t device, ino_t inode);
 
+/// Whether anybody waits for a lock on the backing file, as the kernel lists it: what waits in the
+/// daemon sits in its call at the backing a moment later.
+bool waits_at_backing(const std::string& path);
+
 /// Locks that process `pid` (the daemon) holds through its own open files on that inode, from
 /// /proc/<pid>/fdinfo: exact at any time, and without those of other processes.
 std::vector<LockedRange> locks_held_by(pid_t pid, const std::string& path);
