@@ -1,5 +1,5 @@
 /// A change of a file under way: holds the mutex; in the end it looks again at whom the change may
-/// move, releases the mutex and calls the completions that are due.
+/// move, releases the mutex and calls the completions that are due, or leaves that to its maker.
 ///
 /// Thread safety: used by the thread that made it.
 #pragma once
@@ -15,8 +15,10 @@ namespace lockmgr {
 
 class FileLocks::Change {
  public:
-  explicit Change(FileLocks& file)
-      : file_(file), lock_(file.mutex_), queued_before_(file.queued()) {}
+  /// `due`: where to put those whose completions are due, for a caller that holds a mutex of which
+  /// they may have need; null: they are called.
+  explicit Change(FileLocks& file, Waiter::PeerList* due = nullptr)
+      : file_(file), due_(due), lock_(file.mutex_), queued_before_(file.queued()) {}
   ~Change() {
     file_.settle(out);
     if (const std::uint64_t queued = file_.queued(); queued != queued_before_) {
@@ -26,7 +28,11 @@ class FileLocks::Change {
     file_.verify();
     lock_.unlock();
     if (parking_.owns_lock()) parking_.unlock();
-    file_.announce(out);
+    if (due_ != nullptr) {
+      due_->splice(due_->end(), out.finished);
+    } else {
+      announce(out.finished);
+    }
   }
   Change(const Change&) = delete;
   Change& operator=(const Change&) = delete;
@@ -44,6 +50,7 @@ class FileLocks::Change {
 
  private:
   FileLocks& file_;
+  Waiter::PeerList* const due_;
   std::unique_lock<std::mutex> parking_;
   std::unique_lock<std::mutex> lock_;
   std::uint64_t queued_before_;

@@ -450,6 +450,7 @@ void FileLocks::outside_ended(Backing::WaitId id, WaitEnd end) noexcept {
     }
   }
   if (has_lock && (!used || is_guard(*wait))) give_back(*wait);
+  while (!wait->leaving.empty()) outside_.answer(wait->leaving.front(), out);
   settle_aside();
 }
 
@@ -521,35 +522,16 @@ void FileLocks::finish(Waiter& waiter, int error, Outcomes& out) noexcept {
   waiter.owner = nullptr;
 }
 
-/// Calls the completions. REQUIRES: mutex_ is not held.
-void FileLocks::announce(Outcomes& out) noexcept {
-  if (out.finished.empty()) return;
-  const auto self = shared_from_this();
-  while (!out.finished.empty()) {
-    Waiter& waiter = out.finished.front();
-    out.finished.pop_front();
+void FileLocks::announce(Waiter::PeerList& due) noexcept {
+  while (!due.empty()) {
+    Waiter& waiter = due.front();
+    due.pop_front();
+    const std::shared_ptr<FileLocks> file = waiter.file;  // longer than the waiter
     const int result = waiter.result;
     const Completion done = std::move(waiter.done);
-    context().registry.strike(waiter);
+    file->context().registry.strike(waiter);
     done(result);
   }
-}
-
-// -- it is given up ------------------------------------------------------------------------------
-
-/// Ends the wait of a parked request from without.
-void FileLocks::abandon(Waiter& waiter, int error, Outcomes& out) noexcept {
-  OutsideWait* outside = waiter.place == Waiter::Place::kOutside ? waiter.outside : nullptr;
-  detach(waiter);
-  if (outside != nullptr && outside->attached.empty()) recall(*outside);
-  finish(waiter, error, out);
-}
-
-void FileLocks::cancel(Waiter& waiter, int error) noexcept {
-  Change change(*this);
-  if (waiter.place == Waiter::Place::kDone || waiter.place == Waiter::Place::kNowhere) return;
-  abandon(waiter, error, change.out);
-  context().counters.add(Counter::kInterrupts);
 }
 
 // -- locks are let go ----------------------------------------------------------------------------
@@ -591,7 +573,7 @@ void FileLocks::close(Opened& opened) noexcept {
   Change change(*this);
   mirror_.repair();
   // The kernel keeps a file open while a request on it is under way; an embedder might not.
-  while (Waiter* left = queue_.find_of(opened)) abandon(*left, EBADF, change.out);
+  while (Waiter* left = queue_.find_of(opened)) abandon(*left, EBADF, Answer::kAtOnce, change.out);
   while (Owner* owner = Granted::any_owner(opened)) {
     release_all(*owner, change.out);
     granted_.part_from_opened(*owner);

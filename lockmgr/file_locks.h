@@ -146,17 +146,27 @@ class FileLocks final : public std::enable_shared_from_this<FileLocks>, public R
   // -- for the LockManager -----------------------------------------------------------------------
   /// The policy of a file on which nothing has happened yet.
   void begin_with(const Policy& policy) noexcept { granted_.begin_with(policy); }
-  /// Ends the wait of a parked request; one that was decided before is left alone.
-  void cancel(Waiter& waiter, int error) noexcept;
+  /// When the completion of one that waited outside is called.
+  enum class Answer : std::uint8_t {
+    kOnceWithdrawn,  ///< when the backing has withdrawn the wait, or by relent()
+    kAtOnce,
+  };
+  /// Ends the wait of a parked request; one that was decided before is left alone, but answered if
+  /// it still waits for that and is to be at once.
+  void cancel(Waiter& waiter, int error, Answer when) noexcept;
   /// See LockManager::relent().
   void relent(Clock::time_point now) noexcept;
   /// Breaks the locks whose lease has ended (Policy::has_lease()).
   void break_leases(Clock::time_point now) noexcept;
-  /// Follows another policy, and adds to `report` what came of it.
-  void switch_policy(const Policy& to, PolicySwitch& report) noexcept;
+  /// Follows another policy, and adds to `report` what came of it, and to `due` who is to be
+  /// announced. REQUIRES: Context::parking is held.
+  void switch_policy(const Policy& to, PolicySwitch& report, Waiter::PeerList& due) noexcept;
   /// Refuses parked requests that are in a cycle, the latest first. REQUIRES: Context::parking is
   /// held.
-  void refuse_cycles(PolicySwitch& report) noexcept;
+  void refuse_cycles(PolicySwitch& report, Waiter::PeerList& due) noexcept;
+  /// Calls the completions of those who are done. REQUIRES: the caller holds no mutex of this
+  /// library.
+  static void announce(Waiter::PeerList& due) noexcept;
 
  private:
   friend class WaitingOwners;
@@ -191,8 +201,7 @@ class FileLocks final : public std::enable_shared_from_this<FileLocks>, public R
     Refusal refusal = Refusal::kNone;   ///< what is known to be refused
   };
 
-  // All below: REQUIRES mutex_ held, but for announce(), and decide_or_park() and outside_ended(),
-  // which take it.
+  // All below: REQUIRES mutex_ held, but for decide_or_park() and outside_ended(), which take it.
 
   // -- a request: file_locks.cpp, in the order in which things happen -----------------------------
   [[nodiscard]] int unlock_now(const Request& request, Outcomes& out) noexcept;
@@ -224,9 +233,8 @@ class FileLocks final : public std::enable_shared_from_this<FileLocks>, public R
   void note_outsiders(Space space, Outcomes& out) noexcept;
   void detach(Waiter& waiter) noexcept;
   void finish(Waiter& waiter, int error, Outcomes& out) noexcept;
-  void abandon(Waiter& waiter, int error, Outcomes& out) noexcept;
+  void abandon(Waiter& waiter, int error, Answer when, Outcomes& out) noexcept;
   void settle(Outcomes& out) noexcept;
-  void announce(Outcomes& out) noexcept;
   bool may_pass(const Waiter& waiter, Clock::time_point now) const noexcept;
 
   bool closes_cycle(const Owner& owner, const Request& request) const;
@@ -236,7 +244,9 @@ class FileLocks final : public std::enable_shared_from_this<FileLocks>, public R
   /// How long a waiter stands behind one that stands still before it may pass.
   Clock::duration patience() const;
   /// Waiters that relent() looks at.
-  std::uint64_t queued() const { return std::uint64_t{queue_.behind()} + outside_.aside(); }
+  std::uint64_t queued() const {
+    return std::uint64_t{queue_.behind()} + outside_.aside() + outside_.leaving();
+  }
   const Policy& policy() const { return granted_.policy(); }
   Context& context() const { return reports_.context(); }
 

@@ -24,15 +24,18 @@ Policy LockManager::policy() const { return context_.registry.policy(); }
 PolicySwitch LockManager::switch_policy(const Policy& to) {
   PolicySwitch report;
   report.to = to;
+  Waiter::PeerList due;
   // Nobody parks a request that takes part in deadlock detection meanwhile.
-  const std::lock_guard parking(context_.parking);
+  std::unique_lock parking(context_.parking);
   report.from = context_.registry.switch_policy(to);
   leases_.store(to.has_lease(), std::memory_order_relaxed);
   const std::vector<std::shared_ptr<FileLocks>> all = files();
-  for (const auto& file : all) file->switch_policy(to, report);
+  for (const auto& file : all) file->switch_policy(to, report, due);
   if (!to.finds_cycles_like(report.from)) {
-    for (const auto& file : all) file->refuse_cycles(report);
+    for (const auto& file : all) file->refuse_cycles(report, due);
   }
+  parking.unlock();
+  FileLocks::announce(due);
   return report;
 }
 
@@ -40,7 +43,7 @@ Ticket LockManager::new_ticket() { return context_.registry.new_ticket(); }
 
 void LockManager::cancel(Ticket ticket, int error) noexcept {
   const std::shared_ptr<Waiter> waiter = context_.registry.find_to_cancel(ticket, error);
-  if (waiter != nullptr) waiter->file->cancel(*waiter, error);
+  if (waiter != nullptr) waiter->file->cancel(*waiter, error, FileLocks::Answer::kOnceWithdrawn);
 }
 
 void LockManager::shut_down(int error) noexcept {
@@ -48,7 +51,7 @@ void LockManager::shut_down(int error) noexcept {
   // it by now.
   context_.registry.close(error);
   while (const std::shared_ptr<Waiter> waiter = context_.registry.any_waiter()) {
-    waiter->file->cancel(*waiter, error);
+    waiter->file->cancel(*waiter, error, FileLocks::Answer::kAtOnce);
     // Decided already: another thread is about to take it out of the registry.
     std::this_thread::yield();
   }

@@ -56,16 +56,19 @@ class LockManager {
   /// whatever it answers. May throw std::bad_alloc.
   Ticket new_ticket();
 
-  /// Ends the wait of a request: its completion gets `error` unless it was decided before. A
-  /// request that is not parked yet is answered `error` when it would be. Tickets used up are
-  /// ignored.
+  /// Ends the wait of a request: its completion gets `error` unless it was decided before. Where it
+  /// waited for an outsider the completion is called when the backing has withdrawn that wait, so
+  /// that nothing of it is left in an outsider's way; or, where the backing takes longer than a
+  /// quarter of a second, with the next relent(). A request that is not parked yet is answered
+  /// `error` when it would be. Tickets used up are ignored.
   void cancel(Ticket ticket, int error) noexcept;
 
-  /// Ends every wait with `error` and refuses to park from now on (same error).
+  /// Ends every wait with `error` and refuses to park from now on (same error). Does not wait for
+  /// the backing.
   void shut_down(int error) noexcept;
 
-  /// To be called a few times a second while anybody waits. Two things move then, while
-  /// has_queued() is true:
+  /// To be called a few times a second while anybody waits or has_queued() is true. Three things
+  /// move then:
   ///
   ///  - A waiter passes the one that it stands behind, if nothing granted has been in its own way,
   ///    and nothing there has moved, for some time: the one ahead may depend on it in a way no lock
@@ -73,6 +76,7 @@ class LockManager {
   ///    second, and doubles with each use until a grant comes in turn.
   ///  - A wait for an outsider is called back if it keeps a request aside which no outsider refuses
   ///    any longer.
+  ///  - Who has given up is answered (see cancel()).
   ///
   /// Also breaks locks whose lease has ended. Does not block on files' backings longer than their
   /// try calls.

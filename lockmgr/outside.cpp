@@ -94,10 +94,34 @@ void Outside::take_out(Waiter& waiter) noexcept {
   waiter.place = Waiter::Place::kNowhere;
 }
 
+void Outside::let_leave(Waiter& waiter, OutsideWait& wait, Outcomes& out) noexcept {
+  out.finished.erase(Waiter::PeerList::s_iterator_to(waiter));
+  waiter.outside = &wait;
+  wait.leaving.push_back(waiter);
+  ++leaving_;
+}
+
+void Outside::answer(Waiter& waiter, Outcomes& out) noexcept {
+  waiter.outside->leaving.erase(Waiter::PeerList::s_iterator_to(waiter));
+  waiter.outside = nullptr;
+  out.finished.push_back(waiter);
+  --leaving_;
+}
+
+void Outside::answer_early(Clock::time_point time, Outcomes& out) noexcept {
+  if (leaving_ == 0) return;
+  for (OutsideWait& wait : waits_) {
+    while (!wait.leaving.empty() && wait.leaving.front().placed < time) {
+      answer(wait.leaving.front(), out);
+    }
+  }
+}
+
 // -- invariants ----------------------------------------------------------------------------------
 
 const char* Outside::check(const Granted& granted) const {
   std::uint32_t aside = 0;
+  std::uint32_t leaving = 0;
   const auto all_at = [](const OutsideWait& wait, const Waiter::PeerList& list,
                          Waiter::Place place) {
     return std::all_of(list.begin(), list.end(),
@@ -108,12 +132,16 @@ const char* Outside::check(const Granted& granted) const {
       return "a wait outside serves nobody and was not recalled";
     }
     if (!all_at(wait, wait.attached, Waiter::Place::kOutside) ||
-        !all_at(wait, wait.aside, Waiter::Place::kAside)) {
+        !all_at(wait, wait.aside, Waiter::Place::kAside) ||
+        !all_at(wait, wait.leaving, Waiter::Place::kDone)) {
       return "a waiter outside points to another wait than the one it is with";
     }
+    if (!wait.leaving.empty() && !wait.recalled) return "somebody leaves a wait that goes on";
     aside += static_cast<std::uint32_t>(wait.aside.size());
+    leaving += static_cast<std::uint32_t>(wait.leaving.size());
   }
   if (aside != aside_) return "the number of waiters aside has drifted";
+  if (leaving != leaving_) return "the number of those leaving has drifted";
   const char* broken = nullptr;
   for (const LockTree* tree : granted.trees()) {
     if (waits_.empty()) return nullptr;

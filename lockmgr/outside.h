@@ -9,6 +9,9 @@
 /// exclusive lock at the backing beside it; so 2 stands aside, the wait is called back, and
 /// whatever became of it, 2 is looked at before 1 waits again.
 ///
+/// Who gives up as the last that a wait is for is leaving: it is answered once the wait is
+/// withdrawn, so that it leaves nothing in the way of outsiders, or when that takes too long.
+///
 /// Thread safety: guarded by the mutex of its file; takes none. A wait ends on a thread of the
 /// Backing, which takes that mutex first.
 ///
@@ -17,7 +20,8 @@
 ///     began.
 ///  2. A waiter is `outside` or `aside` exactly while it is in a list of the wait it points to.
 ///  3. A wait that serves nobody was recalled.
-///  4. aside() is the number of those that are `aside`.
+///  4. aside() is the number of those that are `aside`, leaving() that of those that are leaving.
+///  5. Who is leaving is done, and the wait that it is with was recalled.
 #pragma once
 
 #include <boost/intrusive/list.hpp>
@@ -27,7 +31,9 @@
 
 #include "lockmgr/accounting.h"
 #include "lockmgr/backing.h"
+#include "lockmgr/clock.h"
 #include "lockmgr/granted.h"
+#include "lockmgr/outcomes.h"
 #include "lockmgr/owner.h"
 #include "lockmgr/policy.h"
 #include "lockmgr/range.h"
@@ -50,6 +56,7 @@ struct OutsideWait {
   bool given_back = false;     ///< what it took was let go of again
   Waiter::PeerList attached;   ///< kOutside: it waits for these
   Waiter::PeerList aside;      ///< kAside: these wait for its end
+  Waiter::PeerList leaving;    ///< kDone: their completions wait for its end
   bi::list_member_hook<> hook;
 };
 
@@ -70,6 +77,8 @@ class Outside {
   const Waits& waits() const { return waits_; }
   /// How many waiters are `aside`.
   std::uint32_t aside() const { return aside_; }
+  /// How many are leaving.
+  std::uint32_t leaving() const { return leaving_; }
   /// Changes whenever a wait begins or ends, or the mirror changes.
   std::uint32_t changes() const { return changes_; }
 
@@ -118,6 +127,12 @@ class Outside {
   void put_aside(Waiter& waiter, OutsideWait& wait) noexcept;
   /// Takes one that is `outside` or `aside` out of its place: it is nowhere then.
   void take_out(Waiter& waiter) noexcept;
+  /// One that is done and due, and was the last that `wait` was for, is leaving from now on.
+  void let_leave(Waiter& waiter, OutsideWait& wait, Outcomes& out) noexcept;
+  /// One that is leaving is due.
+  void answer(Waiter& waiter, Outcomes& out) noexcept;
+  /// So are those who gave up before `time`.
+  void answer_early(Clock::time_point time, Outcomes& out) noexcept;
 
   /// Verifies the invariants. Returns nullptr or what is broken.
   const char* check(const Granted& granted) const;
@@ -125,6 +140,7 @@ class Outside {
  private:
   Waits waits_;  ///< owns them
   std::uint32_t aside_ = 0;
+  std::uint32_t leaving_ = 0;
   std::uint32_t changes_ = 0;
 };
 

@@ -62,8 +62,7 @@ struct Request {
 using Ticket = std::uint64_t;
 
 /// Told the outcome of a parked request, exactly once: 0 when granted, else an errno. Called on the
-/// thread whose action decided the request, with no lock of the manager held but for the one that
-/// a switch of the policy holds, so that it must not park a request there; it must not block for
+/// thread whose action decided the request, with no lock of the manager held; it must not block for
 /// long and must not throw.
 using Completion = std::function<void(int error)>;
 

@@ -11,8 +11,9 @@
 
 namespace lockmgr {
 
-void FileLocks::switch_policy(const Policy& to, PolicySwitch& report) noexcept {
-  Change change(*this);
+void FileLocks::switch_policy(const Policy& to, PolicySwitch& report,
+                              Waiter::PeerList& due) noexcept {
+  Change change(*this, &due);
   Outcomes& out = change.out;
   mirror_.repair();
   const bool moves =
@@ -58,8 +59,8 @@ void FileLocks::switch_policy(const Policy& to, PolicySwitch& report) noexcept {
       out.finished.begin(), out.finished.end(), [](const Waiter& w) { return w.result == 0; }));
 }
 
-void FileLocks::refuse_cycles(PolicySwitch& report) noexcept {
-  Change change(*this);
+void FileLocks::refuse_cycles(PolicySwitch& report, Waiter::PeerList& due) noexcept {
+  Change change(*this, &due);
   try {
     std::vector<Waiter*> latest_first;
     queue_.waiters().for_each([&](Waiter& w) {
@@ -74,7 +75,7 @@ void FileLocks::refuse_cycles(PolicySwitch& report) noexcept {
       if (w->place == Waiter::Place::kDone || !closes_cycle(*w->owner, w->request)) continue;
       context().counters.add(Counter::kDeadlocks);
       ++report.deadlocks;
-      abandon(*w, EDEADLK, change.out);
+      abandon(*w, EDEADLK, Answer::kOnceWithdrawn, change.out);
     }
   } catch (const std::bad_alloc&) {
     // They wait on, as they did.

@@ -1,4 +1,5 @@
-// Where nothing moves: waiters that pass those ahead of them, and waits that are called back.
+// Where nothing moves: waiters that pass those ahead of them, waits that are called back, and those
+// who gave up and are not answered yet.
 #include <algorithm>
 #include <chrono>
 
@@ -13,6 +14,10 @@ namespace {
 /// between, so that nobody starves.
 constexpr auto kPatience = std::chrono::seconds(1);
 constexpr auto kMostPatience = std::chrono::minutes(5);
+
+/// How long the answer to one who has given up may wait for the backing to withdraw the wait, which
+/// takes it a few milliseconds at most, unless it does not answer at all.
+constexpr auto kWithdrawal = std::chrono::milliseconds(250);
 
 /// How many waiters one relent() lets pass on a file.
 constexpr int kMostPassing = 64;
@@ -36,6 +41,7 @@ bool FileLocks::may_pass(const Waiter& w, Clock::time_point now) const noexcept 
 void FileLocks::relent(Clock::time_point now) noexcept {
   Change change(*this);
   if (queued() == 0) return;
+  outside_.answer_early(now - kWithdrawal, change.out);
   Worklist& passing = change.out.again;
   int left = kMostPassing;
   queue_.waiters().for_each([&](Waiter& w) {

@@ -9,6 +9,8 @@
 ///   aside    until a wait for an outsider that its grant would collide with has come to its end
 ///            (Outside); it is called back when nothing else stands in the way.
 ///
+/// It is `done` from the moment that its result is known until its completion is called.
+///
 /// Thread safety: guarded by the mutex of its file but for what is const.
 #pragma once
 
@@ -63,13 +65,13 @@ struct Waiter {
   pid_t process = 0;          ///< of its owner; see Party
   std::uint64_t arrival = 0;  ///< smaller came earlier
   std::uint64_t turn = 0;     ///< smaller goes first; see Policy::turn()
-  Clock::time_point placed;   ///< when it was last looked at
+  Clock::time_point placed;   ///< when it was last looked at, or given up
   Place place = Place::kNowhere;
   bool bypass = false;  ///< no longer queues behind other waiters
   int result = 0;       ///< for the completion, once kDone
 
   Waiter* ahead = nullptr;         ///< kBehind: the waiter it is chained to
-  OutsideWait* outside = nullptr;  ///< kOutside, kAside
+  OutsideWait* outside = nullptr;  ///< kOutside, kAside; kDone: it leaves this one
   ListHook peer_hook;              ///< in `followers` of the one ahead, or a list of `outside`
   WorkHook work_hook;              ///< in the worklist of a settle()
 

@@ -573,7 +573,7 @@ void LockOps::watch_queues() {
   auto looked = std::chrono::steady_clock::now();
   std::unique_lock lock(queue_mutex_);
   while (!ended_) {
-    const bool waiters = manager_.ledger().waiters() != 0;
+    const bool waiters = manager_.ledger().waiters() != 0 || manager_.has_queued();
     const bool unclassified = unclassified_ != 0;
     if (!waiters && flushes_.empty() && !unclassified) {
       queue_changed_.wait(lock);

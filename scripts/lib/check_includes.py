@@ -21,13 +21,13 @@ PARTS = [line.split() for line in """
     owner interval_tree range_tree
     text policy lock_trees owner_table backing observer
     carried_record forwarding_backing wait_nodes policy_switch.h granted waiter
-    registry outcomes outside views
-    context queue
+    registry outcomes views
+    outside context queue
     reports pages
     mirror deadlock.h leases.h
     file_locks.h
     change
-    file_locks.cpp file_locks_views deadlock.cpp leases.cpp policy_switch.cpp relent
+    file_locks.cpp file_locks_views deadlock.cpp leases.cpp policy_switch.cpp giving_up relent
     explain lock_manager
 """.strip().splitlines()]
 

@@ -181,6 +181,7 @@ TEST(OutsideWait, ARequestThatAsksWithoutWaitingBeforehandDoesTheSame) {
   EXPECT_EQ(w.backing().sets(), 1U);
   EXPECT_EQ(w.backing().waits(), 1U);
   w.manager().cancel(ticket, EINTR);
+  w.deliver();
   EXPECT_EQ(ended, EINTR);
 }
 
@@ -293,12 +294,62 @@ TEST(OutsideWait, CancelRecallsIt) {
   ASSERT_EQ(w.backing().outsider_set(kOne, {0, 9}, kX), 0);
   const AnswerPtr answer = w.wait(ofd(1), kWholeFile, kX);
   w.cancel(answer);
-  EXPECT_EQ(answer->error, EINTR);
   EXPECT_EQ(w.backing().recalls(), 1U);
   EXPECT_FALSE(w.file().quiet());
   w.deliver();
+  EXPECT_EQ(answer->error, EINTR);
   EXPECT_TRUE(w.file().quiet());
   EXPECT_EQ(carried(w), "nothing");
+}
+
+// Whoever is told that it waits no more can rely on it that an outsider finds nothing of the wait.
+TEST(OutsideWait, WhoGivesUpIsAnsweredOnceNothingIsLeftBehind) {
+  World w;
+  w.backing().lazy_recalls = true;
+  ASSERT_EQ(w.backing().outsider_set(kOne, {0, 9}, kX), 0);
+  const AnswerPtr one = w.wait(ofd(1), kWholeFile, kS);
+  const AnswerPtr two = w.wait(ofd(2), kWholeFile, kS);
+  w.cancel(one);
+  EXPECT_EQ(one->error, EINTR) << "the wait goes on for another";
+  w.cancel(two);
+  EXPECT_TRUE(two->waiting());
+  EXPECT_EQ(w.manager().ledger().waiters(), 0U);
+  EXPECT_TRUE(w.manager().has_queued()) << "nobody would come back to it";
+  w.backing().outsider_leaves(kOne);
+  EXPECT_EQ(carried(w), "S[0,EOF] ");
+  w.deliver();
+  EXPECT_EQ(two->error, EINTR);
+  EXPECT_EQ(carried(w), "nothing");
+  EXPECT_FALSE(w.manager().has_queued());
+}
+
+TEST(OutsideWait, WhoGivesUpDoesNotWaitForASilentBacking) {
+  World w;
+  w.backing().lazy_recalls = true;
+  ASSERT_EQ(w.backing().outsider_set(kOne, {0, 9}, kX), 0);
+  const AnswerPtr answer = w.wait(ofd(1), kWholeFile, kX);
+  w.cancel(answer);
+  w.relent(100ms);
+  EXPECT_TRUE(answer->waiting());
+  w.relent(300ms);
+  EXPECT_EQ(answer->error, EINTR);
+  w.backing().land_recalls();
+  w.deliver();
+  EXPECT_TRUE(w.file().quiet());
+}
+
+TEST(OutsideWait, NobodyWaitsForTheBackingAtTheEnd) {
+  World w;
+  w.backing().lazy_recalls = true;
+  ASSERT_EQ(w.backing().outsider_set(kOne, {0, 9}, kX), 0);
+  const AnswerPtr gave_up = w.wait(ofd(1), kWholeFile, kX);
+  w.cancel(gave_up);
+  const AnswerPtr waits = w.wait(ofd(2), kWholeFile, kX);
+  w.manager().shut_down(ECONNABORTED);
+  EXPECT_EQ(gave_up->error, EINTR);
+  EXPECT_EQ(waits->error, ECONNABORTED);
+  w.backing().land_recalls();
+  w.deliver();
 }
 
 TEST(OutsideWait, SuccessAfterRecallIsUndone) {
@@ -838,6 +889,7 @@ TEST(NoAnswer, WhoIsReadyToWaitWaits) {
   const AnswerPtr leaves = w.wait(ofd(2), {20, 29}, kX);
   EXPECT_EQ(w.place(stays), Place::kOutside);
   w.cancel(leaves);
+  w.relent(300ms);
   EXPECT_EQ(leaves->error, EINTR);
   w.backing().fail_set = nullptr;
   w.deliver();

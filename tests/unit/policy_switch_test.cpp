@@ -136,6 +136,24 @@ TEST(Switch, RefusesTheLatestOfACycleThatIsNowLookedFor) {
   EXPECT_EQ((one->waiting() ? two : one)->error, EDEADLK);
 }
 
+// A completion may ask for the next lock, also where it is a switch that decides.
+TEST(Switch, ACompletionMayPark) {
+  World w({}, 2);
+  ASSERT_EQ(w.lock(flock_of(1), kWholeFile, kX), 0);
+  AnswerPtr next;
+  const AnswerPtr answer = w.wait(process(2), {0, 9}, kX);
+  w.use_file(1);
+  ASSERT_EQ(w.lock(process(3), {0, 9}, kX), 0);
+  answer->then = [&] { next = w.wait(process(2), {0, 9}, kX); };
+  EXPECT_TRUE(answer->waiting());
+  switch_to(w, "linux");
+  EXPECT_TRUE(answer->granted());
+  ASSERT_NE(next, nullptr);
+  EXPECT_EQ(w.place(next), Waiter::Place::kBlocked);
+  w.unlock(process(3), kWholeFile);
+  EXPECT_TRUE(next->granted());
+}
+
 TEST(Switch, WaitsOutsideGoOnWhereTheNewPolicyHasThem) {
   World w;
   ASSERT_EQ(w.backing().outsider_set(1, kWholeFile, kX), 0);

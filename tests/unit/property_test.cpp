@@ -399,8 +399,11 @@ class Run {
 
   void cancel() {
     if (pending_.empty()) return;
-    const Pending& p = pending_[random_.below(pending_.size())];
-    world_.cancel(p.answer, EINTR);
+    const auto at = pending_.begin() + static_cast<std::ptrdiff_t>(random_.below(pending_.size()));
+    world_.cancel(at->answer, EINTR);
+    if (!at->answer->waiting()) return;
+    leaving_.push_back(at->answer);
+    pending_.erase(at);
   }
 
   void close_process() {
@@ -499,6 +502,13 @@ class Run {
       }
     }
     std::erase_if(pending_, [](const Pending& p) { return !p.answer->waiting(); });
+    std::erase_if(leaving_, [](const AnswerPtr& answer) {
+      if (answer->waiting()) return false;
+      EXPECT_EQ(answer->error, EINTR);
+      EXPECT_EQ(answer->completions, 1);
+      return true;
+    });
+    EXPECT_TRUE(leaving_.empty() || !world_.file().quiet()) << "waits for a wait that has ended";
     closing_ = -1;
     compare_state();
     check_reasons();
@@ -575,7 +585,8 @@ class Run {
   World world_;
   std::map<OwnerId, Bytes, OwnerOrder> held_;
   std::map<OwnerId, pid_t, OwnerOrder> last_tid_;
-  std::vector<Pending> pending_;  ///< in order of arrival
+  std::vector<Pending> pending_;    ///< in order of arrival
+  std::vector<AnswerPtr> leaving_;  ///< given up, until the backing has withdrawn their waits
   int closing_ = -1;
   int hours_ = 0;
 };

@@ -79,6 +79,7 @@ AnswerPtr World::send(const OwnerId& owner, const Range& range, Mode mode, bool 
     ++answer->completions;
     answer->error = error;
     answer->order = ++completed_;
+    if (answer->then) answer->then();
   };
   Refusal refusal = Refusal::kNone;
   std::optional<int> now = file().try_now(through, request, &refusal);

@@ -6,6 +6,7 @@
 
 #include <gtest/gtest.h>
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -34,6 +35,7 @@ struct Answer {
   bool parked = false;
   Ticket ticket = 0;
   int order = 0;  ///< place among all answers of this World that came by completion; from 1
+  std::function<void()> then;  ///< called by the completion
 
   bool waiting() const { return !error.has_value(); }
   bool granted() const { return error == 0; }

@@ -102,17 +102,6 @@ class Watcher {
   Locker outside_;
 };
 
-/// Looks until `condition` holds; for what the daemon does after it has answered. False when the
-/// deadline passes first.
-inline bool eventually(const std::function<bool()>& condition) {
-  const auto end = std::chrono::steady_clock::now() + deadline();
-  while (!condition()) {
-    if (std::chrono::steady_clock::now() > end) return false;
-    std::this_thread::sleep_for(std::chrono::milliseconds(2));
-  }
-  return true;
-}
-
 /// For instantiations over the kinds of lock.
 inline std::string kind_name(const ::testing::TestParamInfo<Kind>& test) {
   return name_of(test.param);

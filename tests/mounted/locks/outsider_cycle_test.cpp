@@ -1,10 +1,12 @@
 /// Outsiders are not taken for part of a cycle that does not exist: what the mount holds for one
-/// program and what it waits for on behalf of another are not of one owner at the backing. And a
-/// reader's lock does not make the daemon a writer of the file.
+/// program and what it waits for on behalf of another are not of one owner at the backing. A wait
+/// that is given up leaves nothing in their way. And a reader's lock does not make the daemon a
+/// writer of the file.
 
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <csignal>
 #include <memory>
 #include <string>
 #include <vector>
@@ -98,17 +100,54 @@ TEST_P(OutsiderCycleTest, AnUpgradeThatWaits) {
   EXPECT_TRUE(mirror_is(fs_.pid(), outside(), {exclusive_bytes(0, 19)}));
 }
 
-/// Both share and both want it alone: that is a circle, and whoever asks last is told.
+/// Both share and both want it alone: that is a circle, and whoever asks the kernel last is told.
+/// (It tells processes only: were the outsider first there, both would wait.)
 TEST_P(OutsiderCycleTest, TwoUpgradesAreACycle) {
   Locker upgrades(inside());
   Locker outsider(outside());
   ASSERT_EQ(upgrades.lock(GetParam(), kShared, {0, 10}), 0);
   ASSERT_EQ(outsider.lock(kPosix, kShared, {0, 10}), 0);
   upgrades.start_lock(GetParam(), kExclusive, {0, 10});
-  ASSERT_TRUE(upgrades.waits());
+  ASSERT_TRUE(eventually([&] { return waits_at_backing(outside()); }));
   EXPECT_EQ(outsider.lock(kPosix, kExclusive, {0, 10}), EDEADLK);
   EXPECT_EQ(outsider.unlock(kPosix), 0);
   EXPECT_EQ(upgrades.result(), 0);
+}
+
+/// The backing may still give the lock to a wait that it is only about to withdraw.
+TEST_P(OutsiderCycleTest, WhoGivesUpLeavesNothingBehind) {
+  constexpr int kRounds = 60;
+  Locker outsider(outside());
+  Locker other(outside());
+  Locker waits(inside());
+  ASSERT_EQ(waits.handle_signal(SIGUSR1), 0);
+  for (int i = 0; i < kRounds; ++i) {
+    ASSERT_EQ(outsider.lock(kPosix, kExclusive), 0) << "round " << i;
+    waits.start_lock(GetParam(), i % 2 == 0 ? kExclusive : kShared);
+    ASSERT_TRUE(waits.waits());
+    ASSERT_EQ(waits.interrupt(SIGUSR1), 0);
+    ASSERT_EQ(waits.result(), EINTR);
+    ASSERT_EQ(outsider.unlock(kPosix), 0);
+    ASSERT_EQ(other.try_lock(kPosix, kExclusive), 0) << "round " << i;
+    ASSERT_EQ(other.unlock(kPosix), 0);
+  }
+}
+
+TEST_P(OutsiderCycleTest, WhoDiesLeavesNothingBehind) {
+  constexpr int kRounds = 20;
+  Locker outsider(outside());
+  Locker other(outside());
+  for (int i = 0; i < kRounds; ++i) {
+    Locker waits(inside());
+    ASSERT_EQ(outsider.lock(kPosix, kExclusive), 0) << "round " << i;
+    waits.start_lock(GetParam(), kExclusive);
+    ASSERT_TRUE(waits.waits());
+    waits.kill(SIGKILL);
+    ASSERT_EQ(waits.wait(), 128 + SIGKILL);
+    ASSERT_EQ(outsider.unlock(kPosix), 0);
+    ASSERT_EQ(other.try_lock(kPosix, kExclusive), 0) << "round " << i;
+    ASSERT_EQ(other.unlock(kPosix), 0);
+  }
 }
 
 /// A read lease can be had only while nobody has the file open for writing

@@ -16,8 +16,11 @@
 #include <gtest/gtest.h>
 #include <sys/types.h>
 
+#include <chrono>
+#include <functional>
 #include <memory>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "tests/mounted/support/process.h"
@@ -150,6 +153,17 @@ class SharedMountTest : public ::testing::Test {
   static inline std::unique_ptr<Mount> fs_;
   static inline std::string start_error_;
 };
+
+/// Looks until `condition` holds; for what the daemon does after it has answered. False when the
+/// deadline passes first.
+inline bool eventually(const std::function<bool()>& condition) {
+  const auto end = std::chrono::steady_clock::now() + deadline();
+  while (!condition()) {
+    if (std::chrono::steady_clock::now() > end) return false;
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  }
+  return true;
+}
 
 /// Writes a file directly. Returns false and sets errno on failure.
 bool write_file(const std::string& path, const std::string& content);
