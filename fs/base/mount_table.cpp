@@ -1,6 +1,7 @@
 #include "fs/base/mount_table.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <fstream>
 #include <iterator>
 #include <sstream>
@@ -37,7 +38,9 @@ std::vector<MountEntry> parse_mountinfo(std::string_view text) {
     if (words.end() - dash < 3) continue;
     entries.push_back({unescape_octal(words[4]), unescape_octal(*(dash + 1)),
                        unescape_octal(*(dash + 2)), words[2], words[5],
-                       words.end() - dash > 3 ? *(dash + 3) : std::string()});
+                       words.end() - dash > 3 ? *(dash + 3) : std::string(),
+                       std::strtoull(words[0].c_str(), nullptr, 10),
+                       std::strtoull(words[1].c_str(), nullptr, 10)});
   }
   return entries;
 }

@@ -4,6 +4,7 @@
 /// Thread safety: functions without state. All may throw std::bad_alloc.
 #pragma once
 
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -19,6 +20,8 @@ struct MountEntry {
   std::string device;         ///< major:minor
   std::string options;        ///< of this mount, such as "rw,nosuid"
   std::string super_options;  ///< of the filesystem, such as "rw,allow_other"
+  std::uint64_t id = 0;       ///< as STATX_MNT_ID
+  std::uint64_t parent = 0;   ///< id of the mount that this one lies on
 };
 
 /// Parses the text of /proc/self/mountinfo; lines that don't fit its format are left out.

@@ -37,6 +37,9 @@ void apply(Context& context, Options wanted, const Peer& peer) {
   times.attr = options.attr_timeout;
   times.entry = options.entry_timeout;
   times.negative = options.negative_timeout;
+  Filesystem::AccessTimes& access = context.filesystem.access_times();
+  access.keep = options.noatime;
+  access.keep_directories = options.nodiratime;
   context.lock_ops.set_limits(options);
 }
 

@@ -81,6 +81,7 @@ int run(const std::vector<std::string>& arguments) {
     print_error(error);
     return kFailure;
   }
+  for (const std::string& note : options.start_notes) print_error("note: " + note);
   if (command.check_only) return 0;
   const ServeFunction served = [&options](const ReadyFunction& on_ready) {
     return serve(options, on_ready);

@@ -23,6 +23,8 @@
 #include <sstream>
 #include <system_error>
 
+#include "fs/daemon/source_mounts.h"
+
 namespace lockfs {
 namespace {
 
@@ -38,7 +40,8 @@ std::optional<std::string> read_file(const std::string& path) {
 /// answered from the kernel's attribute cache. Returns an errno.
 int stat_now(const std::string& path, struct statx& out) {
   constexpr int kFlags = AT_STATX_FORCE_SYNC | AT_NO_AUTOMOUNT;
-  return statx(AT_FDCWD, path.c_str(), kFlags, STATX_BASIC_STATS, &out) == 0 ? 0 : errno;
+  constexpr unsigned kWanted = STATX_BASIC_STATS | STATX_MNT_ID;
+  return statx(AT_FDCWD, path.c_str(), kFlags, kWanted, &out) == 0 ? 0 : errno;
 }
 
 bool same_file(const struct statx& a, const struct statx& b) {
@@ -375,6 +378,7 @@ std::string check_start(Options& options, const Machine& machine) {
   if (!error.empty()) return error;
   options.source_path = source.path;
   options.mountpoint_path = mountpoint.path;
+  if ((source.status.stx_mask & STATX_MNT_ID) != 0) options.source_mount = source.status.stx_mnt_id;
   if (options.fsname.empty()) options.fsname = source.path;
 
   error = check_relation(options, source, mountpoint);
@@ -386,6 +390,7 @@ std::string check_start(Options& options, const Machine& machine) {
     error = fmt::format("option 'log_target': no journal listens at {}; use log_target=syslog",
                         machine.journal_socket);
   }
+  if (error.empty()) heed_source_mounts(options, machine.mountinfo);
   return error;
 }
 

@@ -30,9 +30,10 @@ struct Machine {
 /// Quotes `text` so that a shell reads it as one word; plain words stay as they are.
 std::string shell_quote(const std::string& text);
 
-/// Checks that `options` can be mounted and fills in source_path, mountpoint_path and fsname.
-/// Returns an empty string, or one line: what is in the way and how to cure it. Blocks as long as
-/// the filesystems under both paths take to answer a stat().
+/// Checks that `options` can be mounted, fills in source_path, source_mount, mountpoint_path and
+/// fsname, and restricts them as the source is (heed_source_mounts()). Returns an empty string, or
+/// one line: what is in the way and how to cure it. Blocks as long as the filesystems under both
+/// paths take to answer a stat().
 std::string check_start(Options& options, const Machine& machine = {});
 
 /// Whether this process may call mount(2) itself (CAP_SYS_ADMIN); else fusermount3 has to.

@@ -49,13 +49,10 @@ constexpr auto kFlagWords = std::to_array<FlagWord>({
     // Without any of these flags the kernel keeps what there is (do_mount()).
     {"atime", MS_RELATIME, kAccessTimes},
     {"relatime", MS_RELATIME, kAccessTimes},
-    {"norelatime", MS_STRICTATIME, kAccessTimes},
-    {"strictatime", MS_STRICTATIME, kAccessTimes},
-    {"nostrictatime", MS_RELATIME, kAccessTimes},
     {"nodiratime", MS_NODIRATIME, 0},
     {"diratime", 0, MS_NODIRATIME},
-    {"lazytime", MS_LAZYTIME, 0},
-    {"nolazytime", 0, MS_LAZYTIME},
+    {"nosymfollow", MS_NOSYMFOLLOW, 0},
+    {"symfollow", 0, MS_NOSYMFOLLOW},
 });
 
 /// Applies `name` to `flags` and returns true, if it is one of those words.
@@ -111,6 +108,14 @@ Wishes sort_out(const std::vector<MountOption>& options, const MountEntry& mount
     if (std::find(present.begin(), present.end(), text_of(wish)) != present.end()) continue;
     wishes.settings.erase(wish.name);  // the last one counts, and in its place
     wishes.settings[wish.name] = wish.value ? Json(*wish.value) : Json(true);
+  }
+  // What the daemon acts on as well.
+  const unsigned long changed = wishes.flags ^ flags_of(mount);
+  if ((changed & MS_NOATIME) != 0) {
+    wishes.settings[(wishes.flags & MS_NOATIME) != 0 ? "noatime" : "atime"] = true;
+  }
+  if ((changed & MS_NODIRATIME) != 0) {
+    wishes.settings[(wishes.flags & MS_NODIRATIME) != 0 ? "nodiratime" : "diratime"] = true;
   }
   return wishes;
 }

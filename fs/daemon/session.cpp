@@ -24,6 +24,7 @@
 
 #include "fs/base/kick.h"
 #include "fs/control/server.h"
+#include "fs/daemon/source_mounts.h"
 #include "fs/locks/lock_ops.h"
 #include "fs/loop/current_request.h"
 #include "fs/loop/device_calls.h"
@@ -178,6 +179,7 @@ class Session {
   }
 
   ~Session() {
+    source_mounts_.reset();
     control_.reset();  // it keeps files alive
     if (loop_ != nullptr) loop_->stop(kStopPatience);
     filesystem_->disconnect();
@@ -209,6 +211,7 @@ class Session {
   Operations operations_;
   SessionPtr session_;
   std::unique_ptr<RequestLoop> loop_;  ///< after what its threads use
+  std::unique_ptr<SourceMounts> source_mounts_;
   std::atomic<bool> mounted_{false};
 };
 
@@ -276,6 +279,7 @@ std::string Session::start() {
                                         std::move(answer_lock), [] { kill(getpid(), SIGTERM); });
   const int error = loop_->start();
   if (error != 0) return fmt::format("cannot start threads: {}", std::strerror(error));
+  source_mounts_ = std::make_unique<SourceMounts>(options_);
   return control_->start();
 }
 
@@ -300,6 +304,7 @@ int Session::serve() {
     spdlog::info("{}: unmounting {}", strsignal(signal), options_.mountpoint_path);
   }
   end_watch_ = std::make_unique<EndWatch>(kEndPatience, [this] { leave_behind(); });
+  source_mounts_.reset();
   control_->stop();
   lock_ops_.shut_down();
   if (!loop_->stop(kStopPatience)) leave_behind();

@@ -258,8 +258,17 @@ std::string settle(State& state) {
     return fmt::format("option '{}': only root may mount with it; leave it out",
                        state.suid.value_or(false) ? "suid" : "dev");
   }
+  if (!state.root && !state.symfollow.value_or(true)) {
+    return "option 'nosymfollow': only root may mount with it; leave it out";
+  }
   options.nosuid = !state.suid.value_or(state.root);
   options.nodev = !state.dev.value_or(state.root);
+  options.noexec = !state.exec.value_or(true);
+  options.nosymfollow = !state.symfollow.value_or(true);
+  options.asks_suid = state.suid.value_or(false);
+  options.asks_dev = state.dev.value_or(false);
+  options.asks_exec = state.exec.value_or(false);
+  options.asks_symfollow = state.symfollow.value_or(false);
   options.allow_other = state.allow_other.value_or(state.root);
   options.default_permissions =
       state.default_permissions.value_or(state.root || options.allow_other);

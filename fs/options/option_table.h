@@ -20,6 +20,8 @@ struct State {
   std::optional<bool> default_permissions;
   std::optional<bool> suid;
   std::optional<bool> dev;
+  std::optional<bool> exec;
+  std::optional<bool> symfollow;
   std::optional<std::string> log_level;
   /// Single axes of the lock policy; they go on top of the preset wherever they stand.
   std::vector<std::pair<std::string, std::string>> policy_axes;

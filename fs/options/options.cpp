@@ -34,6 +34,12 @@ constexpr std::uint64_t kMaxServerWait = 3'600;      // seconds
 
 std::string ignore(State& /*state*/, const Given& /*given*/) { return {}; }
 
+/// What acts only where the source's filesystem is mounted.
+std::string refuse_of_source(State& /*state*/, const Given& given) {
+  return fmt::format("option '{}': the source's own mount decides that; mount that with it",
+                     given.name);
+}
+
 template <bool Options::*kField, bool kValue>
 std::string set_switch(State& state, const Given& /*given*/) {
   state.result.options.*kField = kValue;
@@ -296,13 +302,21 @@ constexpr auto kOptions = std::to_array<OptionSpec>({
     {'\0', "nodev", V::kNone, "", S::kMount, set_state<&State::dev, false>,
      "ignore device files (always on unless root mounts)"},
     {'\0', "dev", V::kNone, "", S::kMount, set_state<&State::dev, true>, "opposite of nodev"},
-    {'\0', "noexec", V::kNone, "", S::kMount, set_switch<&O::noexec, true>,
+    {'\0', "noexec", V::kNone, "", S::kMount, set_state<&State::exec, false>,
      "refuse to run programs"},
-    {'\0', "exec", V::kNone, "", S::kMount, set_switch<&O::noexec, false>, "opposite of noexec"},
+    {'\0', "exec", V::kNone, "", S::kMount, set_state<&State::exec, true>, "opposite of noexec"},
+    {'\0', "nosymfollow", V::kNone, "", S::kMount, set_state<&State::symfollow, false>,
+     "don't follow symbolic links (root only)"},
+    {'\0', "symfollow", V::kNone, "", S::kMount, set_state<&State::symfollow, true>,
+     "opposite of nosymfollow"},
     {'\0', "noatime", V::kNone, "", S::kMount, set_switch<&O::noatime, true>,
-     "don't update access times"},
+     "don't update access times of what is opened from now on", switch_of<&O::noatime>, C::kLive},
     {'\0', "atime", V::kNone, "", S::kMount, set_switch<&O::noatime, false>,
-     "opposite of noatime"},
+     "as the source's filesystem does (default)", nullptr, C::kLive},
+    {'\0', "nodiratime", V::kNone, "", S::kMount, set_switch<&O::nodiratime, true>,
+     "the same for directories only", switch_of<&O::nodiratime>, C::kLive},
+    {'\0', "diratime", V::kNone, "", S::kMount, set_switch<&O::nodiratime, false>,
+     "opposite of nodiratime", nullptr, C::kLive},
     {'\0', "sync", V::kNone, "", S::kMount, set_state<&State::sync, true>,
      "write synchronously"},
     {'\0', "async", V::kNone, "", S::kMount, set_state<&State::sync, false>, "opposite of sync"},
@@ -413,20 +427,17 @@ constexpr auto kOptions = std::to_array<OptionSpec>({
     {'\0', "comment", V::kOptional, "", S::kIgnored, ignore, ""},
     {'\0', "helper", V::kRequired, "", S::kIgnored, ignore, ""},
     {'\0', "uhelper", V::kRequired, "", S::kIgnored, ignore, ""},
-    {'\0', "symfollow", V::kNone, "", S::kIgnored, ignore, ""},
     {'\0', "nomand", V::kNone, "", S::kIgnored, ignore, ""},
     {'\0', "silent", V::kNone, "", S::kIgnored, ignore, ""},
     {'\0', "loud", V::kNone, "", S::kIgnored, ignore, ""},
     {'\0', "x-*", V::kOptional, "", S::kIgnored, ignore, ""},
     {'\0', "X-*", V::kOptional, "", S::kIgnored, ignore, ""},
-    // The backing filesystem keeps the access times, so these have nothing to act on here.
-    {'\0', "diratime", V::kNone, "", S::kIgnored, ignore, ""},
-    {'\0', "nodiratime", V::kNone, "", S::kIgnored, ignore, ""},
+    // The source's own mount decides how its filesystem keeps times.
     {'\0', "relatime", V::kNone, "", S::kIgnored, ignore, ""},
-    {'\0', "norelatime", V::kNone, "", S::kIgnored, ignore, ""},
-    {'\0', "strictatime", V::kNone, "", S::kIgnored, ignore, ""},
+    {'\0', "norelatime", V::kNone, "", S::kIgnored, refuse_of_source, ""},
+    {'\0', "strictatime", V::kNone, "", S::kIgnored, refuse_of_source, ""},
     {'\0', "nostrictatime", V::kNone, "", S::kIgnored, ignore, ""},
-    {'\0', "lazytime", V::kNone, "", S::kIgnored, ignore, ""},
+    {'\0', "lazytime", V::kNone, "", S::kIgnored, refuse_of_source, ""},
     {'\0', "nolazytime", V::kNone, "", S::kIgnored, ignore, ""},
 });
 // clang-format on

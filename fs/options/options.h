@@ -24,6 +24,9 @@ struct Options {
   /// Canonical absolute paths, filled in by check_start(): they stay right after chdir("/").
   std::string source_path;
   std::string mountpoint_path;
+  std::uint64_t source_mount = 0;  ///< STATX_MNT_ID of the source; 0: unknown
+  /// What the user should know of a start that succeeds, a line each.
+  std::vector<std::string> start_notes;
 
   // -- behaviour of the command ----------------------------------------------------------------
   bool foreground = false;
@@ -34,7 +37,14 @@ struct Options {
   bool nosuid = false;  ///< always true for a mount made without root
   bool nodev = false;   ///< always true for a mount made without root
   bool noexec = false;
+  bool nosymfollow = false;
+  /// Asked for by name: a mount below the source that forbids it does not take it away.
+  bool asks_suid = false;
+  bool asks_dev = false;
+  bool asks_exec = false;
+  bool asks_symfollow = false;
   bool noatime = false;
+  bool nodiratime = false;
   bool allow_other = false;          ///< on by default when root mounts
   bool default_permissions = false;  ///< on by default when root mounts or with allow_other
   std::string fsname;                ///< first column of /proc/mounts; default: source_path

@@ -140,6 +140,7 @@ int Filesystem::open(fuse_req_t req, fuse_ino_t nodeid, fuse_file_info* fi) {
   }
   nfs_watch_.note_open(fuse_req_ctx(req)->pid, [&inode] { return inode->path(); });
   if (const int error = open_descriptor(req, *inode, fi->flags, fd); error != 0) return error;
+  if (access_times_.keep) keep_access_time(fd.get());
   auto handle = std::make_unique<Handle>(std::move(inode), std::move(fd), fi->flags);
   // Not by `st`: to open may take long, or set-ID bits away.
   const proto::OpenOut out = wire_open(*handle, passthrough_.attach(*handle));
@@ -160,6 +161,7 @@ int Filesystem::create(fuse_req_t req, fuse_ino_t parent, const char* name, mode
     return error;
   }
   stale_names_.forget(fuse_req_ctx(req)->pid);
+  if (access_times_.keep) keep_access_time(fd.get());
   Entry entry;
   const int path_fd = reopen(fd.get(), O_PATH);
   if (path_fd < 0) return -path_fd;

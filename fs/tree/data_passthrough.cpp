@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <spdlog/spdlog.h>
 #include <sys/ioctl.h>
+#include <sys/mount.h>
 
 #include <cerrno>
 #include <cstring>
@@ -19,6 +20,21 @@ std::int32_t ioctl_backing_open(int fuse_fd, int fd) noexcept {
   proto::BackingMap map{fd, 0, 0};
   const int id = ::ioctl(fuse_fd, proto::kDevIocBackingOpen, &map);
   return id >= 0 ? id : -errno;
+}
+
+/// An O_PATH descriptor of the file on a mount that nobody else sees; none, with errno, where the
+/// kernel does not make one. (backing_file_open() leaves out the flag O_NOATIME.)
+UniqueFd open_without_access_times(int path_fd) noexcept {
+  UniqueFd tree(::open_tree(path_fd, "", AT_EMPTY_PATH | OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC));
+  mount_attr wanted{};
+  wanted.attr_set = MOUNT_ATTR_NOATIME;
+  wanted.attr_clr = MOUNT_ATTR__ATIME;
+  if (tree && ::mount_setattr(tree.get(), "", AT_EMPTY_PATH, &wanted, sizeof wanted) != 0) {
+    const int error = errno;
+    tree.reset();
+    errno = error;
+  }
+  return tree;
 }
 
 }  // namespace
@@ -45,10 +61,16 @@ int DataPassthroughTable::register_backing(const Inode& inode, DataMode& mode) c
   // it to the backing filesystem to clear set-ID bits.
   const WithoutSetIdRights without;
   if (without.error() != 0) return without.error();
-  std::int32_t id = ioctl_backing_open(fuse_fd_, inode.fd());
+  UniqueFd noatime;
+  if (keep_access_times_) {
+    noatime = open_without_access_times(inode.fd());
+    if (!noatime) return errno;
+  }
+  const int path_fd = noatime ? noatime.get() : inode.fd();
+  std::int32_t id = ioctl_backing_open(fuse_fd_, path_fd);
   mode.reads_backing = id == -EBADF;  // older kernels want a descriptor that can read
   if (mode.reads_backing) {
-    const UniqueFd readable(inode.reopen(O_RDONLY));
+    const UniqueFd readable(reopen(path_fd, O_RDONLY));
     id = ioctl_backing_open(fuse_fd_, readable.get());
   }
   if (id < 0) return -id;

@@ -10,7 +10,8 @@
 ///      files with set-ID bits; mmap then still goes to the backing file.
 ///   2. An inode has one backing id, whatever the number of its handles: the kernel refuses a
 ///      second (fuse_inode_uncached_io_start gives EBUSY).
-///   3. What is registered is the inode's O_PATH descriptor, or a read-only one made for it. The
+///   3. What is registered is the inode's O_PATH descriptor, or one made for it: read-only, or on a
+///      mount of its own that has noatime, since the kernel goes by the flags of that mount. The
 ///      kernel pins a registered file until it is unregistered; a handle's own would keep its write
 ///      access alive too long, and so would a read-only one keep leases away: that is unregistered
 ///      with the last handle. The kernel writes with the rights of the thread that registers:
@@ -29,8 +30,11 @@ namespace lockfs {
 
 class DataPassthroughTable {
  public:
-  /// `wanted` is what the user asked for: it decides how loudly a refusal is logged.
-  explicit DataPassthroughTable(DataPassthrough wanted) noexcept : wanted_(wanted) {}
+  /// `wanted` is what the user asked for: it decides how loudly a refusal is logged. While
+  /// `keep_access_times`, which must outlive the object, what the kernel reads from files that are
+  /// attached leaves their access times alone.
+  DataPassthroughTable(DataPassthrough wanted, const std::atomic<bool>& keep_access_times) noexcept
+      : wanted_(wanted), keep_access_times_(keep_access_times) {}
 
   /// The kernel granted passthrough in INIT; `fuse_fd` is the session's device descriptor.
   void enable(int fuse_fd) noexcept { fuse_fd_.store(fuse_fd); }
@@ -53,6 +57,7 @@ class DataPassthroughTable {
   std::mutex& mutex_of(const Inode& inode) noexcept;
 
   const DataPassthrough wanted_;
+  const std::atomic<bool>& keep_access_times_;
   std::atomic<int> fuse_fd_{-1};
   std::atomic<bool> refusal_reported_{false};
   std::array<std::mutex, 64> mutexes_;  ///< each guards Inode::data_mode of its share of inodes

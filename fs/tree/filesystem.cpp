@@ -60,7 +60,8 @@ UniqueFd open_source(const std::string& source) {
 Filesystem::Filesystem(const Options& options)
     : options_(options),
       cache_times_{options.attr_timeout, options.entry_timeout, options.negative_timeout},
-      passthrough_(options.passthrough),
+      access_times_{options.noatime, options.nodiratime},
+      passthrough_(options.passthrough, access_times_.keep),
       inodes_(open_source(options.source_path), std::min(provide_descriptors() / 2, kMaxPins)),
       nfs_watch_(options.source_path, options.mountpoint_path),
       housekeeper_([this](const std::stop_token& stop) { run_housekeeping(stop); }) {}

@@ -78,6 +78,13 @@ class Filesystem {
   };
   [[nodiscard]] CacheTimes& cache_times() noexcept { return cache_times_; }
 
+  /// Whose access times stay as they are, of what is opened from now on. May change at any time.
+  struct AccessTimes {
+    std::atomic<bool> keep;              ///< of everything
+    std::atomic<bool> keep_directories;  ///< of directories
+  };
+  [[nodiscard]] AccessTimes& access_times() noexcept { return access_times_; }
+
   /// Who knows which files have locks; before the first request. It must outlive the last one.
   void set_lock_state(LockState* locks) noexcept { locks_ = locks; }
 
@@ -182,6 +189,7 @@ class Filesystem {
 
   const Options& options_;
   CacheTimes cache_times_;
+  AccessTimes access_times_;
   StaleNames stale_names_;
   LockState* locks_ = nullptr;
   DataPassthroughTable passthrough_;  ///< before inodes_, which hold registrations

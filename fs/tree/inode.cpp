@@ -67,6 +67,11 @@ int reopen(int path_fd, int flags) noexcept {
   return fd >= 0 ? fd : -errno;
 }
 
+void keep_access_time(int fd) noexcept {
+  const int status = ::fcntl(fd, F_GETFL);
+  if (status >= 0) ::fcntl(fd, F_SETFL, status | O_NOATIME);
+}
+
 bool Inode::is_at(int folder, const char* name) const noexcept {
   return Device::leads_to(folder, name, handle_);
 }

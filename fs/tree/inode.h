@@ -60,6 +60,10 @@ struct DataMode {
 /// (leases, delegations, network filesystems). Not for symbolic links.
 [[nodiscard]] int reopen(int path_fd, int flags) noexcept;
 
+/// What is read through `fd` from now on leaves the file's access time alone, where the daemon is
+/// the file's owner or above that.
+void keep_access_time(int fd) noexcept;
+
 class Inode {
  public:
   /// `path_fd` is an O_PATH descriptor of the file that `st` describes; `handle` names it for

@@ -128,10 +128,10 @@ TEST_F(MountHelper, OptionsOfMountPassSilently) {
   write_fstab(
       "defaults,rw,auto,nofail,_netdev,noatime,nodiratime,comment=a,comment=systemd.mount,"
       "x-systemd.requires=nfs-server.service,x-systemd.device-timeout=3,x-foo,X-bar=1,"
-      "X-mount.mkdir,helper=lockfs,group,owner,users,exec,suid,dev,async,loud,lazytime");
+      "X-mount.mkdir,helper=lockfs,group,owner,users,exec,suid,dev,async,loud,nolazytime");
   works({"mount", mount()});
   unmount();
-  write_fstab("noauto,ro,user=root,nouser,relatime,silent,strictatime,x-systemd.automount");
+  write_fstab("noauto,ro,user=root,nouser,relatime,silent,nostrictatime,x-systemd.automount");
   works({"mount", "-a"});
   EXPECT_TRUE(mounts_on(mount()).empty());
   works({"mount", mount()});

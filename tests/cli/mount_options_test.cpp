@@ -1,6 +1,7 @@
 /// Mount options act as on any other filesystem.
 
 #include <fcntl.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
@@ -117,6 +118,62 @@ TEST_F(MountOptions, Dev) {
     EXPECT_EQ(open_error(mount() + "/null", O_RDWR), 0) << options;
     stop(mount());
   }
+}
+
+// As a bind mount does.
+TEST_F(MountOptions, FlagsOfTheSourceAreKept) {
+  ASSERT_EQ(
+      ::mount("tmpfs", source().c_str(), "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=755"), 0);
+  copy_program("/usr/bin/id", "id", 04755);
+  ASSERT_EQ(mknod((source() + "/null").c_str(), S_IFCHR | 0666, makedev(1, 3)), 0);
+  const Outcome outcome = lockfs({source(), mount()});
+  EXPECT_EQ(outcome.status, 0);
+  for (const std::string& part : std::vector<std::string>{
+           "note: '" + source() + "'", "nosuid,nodev,noexec", "-o suid,dev,exec"}) {
+    EXPECT_NE(outcome.errors.find(part), std::string::npos) << outcome.errors;
+  }
+  EXPECT_EQ(access((mount() + "/id").c_str(), X_OK), -1);
+  EXPECT_EQ(open_error(mount() + "/null", O_RDWR), EACCES);
+  for (const char* flag : {"nosuid", "nodev", "noexec"}) {
+    EXPECT_TRUE(has_option(mount_flags(), flag)) << flag;
+  }
+  stop(mount());
+  mount_with("suid,dev,exec");
+  EXPECT_EQ(run_command(as_nobody({mount() + "/id", "-u"})).output, "0\n");
+  EXPECT_EQ(open_error(mount() + "/null", O_RDWR), 0);
+  stop(mount());
+  EXPECT_EQ(umount2(source().c_str(), MNT_DETACH), 0);
+}
+
+TEST_F(MountOptions, FlagsOfWhatIsMountedInTheSource) {
+  const std::string folder = source() + "/folder";
+  ASSERT_EQ(mkdir(folder.c_str(), 0755), 0);
+  mount_with("dev");
+  EXPECT_FALSE(has_option(mount_flags(), "nosuid"));
+  ASSERT_EQ(::mount("tmpfs", folder.c_str(), "tmpfs", MS_NOSUID | MS_NODEV, "mode=755"), 0);
+  EXPECT_TRUE(eventually([&] { return has_option(mount_flags(), "nosuid"); })) << mount_flags();
+  EXPECT_FALSE(has_option(mount_flags(), "nodev")) << "dev was asked for";
+  stop(mount());
+  const Outcome outcome = lockfs({"-o", "dev", source(), mount()});
+  EXPECT_NE(outcome.errors.find("note: '" + folder + "'"), std::string::npos) << outcome.errors;
+  EXPECT_TRUE(has_option(mount_flags(), "nosuid"));
+  // What an administrator takes away stays away until something else is mounted.
+  EXPECT_EQ(lockfs({"-o", "remount,suid", source(), mount()}).status, 0);
+  ASSERT_EQ(mkdir((source() + "/other").c_str(), 0755), 0);
+  ASSERT_EQ(::mount("tmpfs", (source() + "/other").c_str(), "tmpfs", MS_NOEXEC, ""), 0);
+  EXPECT_TRUE(eventually([&] { return has_option(mount_flags(), "noexec"); })) << mount_flags();
+  EXPECT_FALSE(has_option(mount_flags(), "nosuid")) << mount_flags();
+  stop(mount());
+}
+
+TEST_F(MountOptions, NoSymlinkFollowing) {
+  ASSERT_TRUE(write_file(source() + "/file", "x"));
+  ASSERT_EQ(symlink("file", (source() + "/link").c_str()), 0);
+  mount_with("nosymfollow");
+  EXPECT_TRUE(has_option(mount_flags(), "nosymfollow")) << mount_flags();
+  EXPECT_EQ(open_error(mount() + "/link", O_RDONLY), ELOOP);
+  EXPECT_EQ(open_error(mount() + "/file", O_RDONLY), 0);
+  stop(mount());
 }
 
 TEST_F(MountOptions, NoAtimeAndSync) {

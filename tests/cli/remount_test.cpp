@@ -2,8 +2,10 @@
 
 #include <fcntl.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
+#include <array>
 #include <cerrno>
 #include <csignal>
 #include <string>
@@ -105,6 +107,25 @@ TEST_F(Remount, ChangesFlagsOfTheMount) {
   accepted("suid,atime,nodev,noexec");
   EXPECT_FALSE(has_option(flags(), "nosuid") || has_option(flags(), "noatime")) << flags();
   EXPECT_TRUE(has_option(flags(), "nodev") && has_option(flags(), "noexec")) << flags();
+  stop(mount());
+}
+
+TEST_F(Remount, NoatimeActsOnWhatIsOpenedThen) {
+  ASSERT_TRUE(write_file(source() + "/file", "x"));
+  start({source(), mount()}, mount());
+  const auto moves = [&] {
+    const std::array<timespec, 2> long_ago{timespec{1'000'000'000, 0}, timespec{1'000'000'000, 0}};
+    EXPECT_EQ(utimensat(AT_FDCWD, (source() + "/file").c_str(), long_ago.data(), 0), 0);
+    EXPECT_EQ(read_file(mount() + "/file"), "x");
+    struct stat st {};
+    EXPECT_EQ(stat((source() + "/file").c_str(), &st), 0);
+    return st.st_atim.tv_sec != 1'000'000'000;
+  };
+  accepted("noatime");
+  EXPECT_EQ(value("noatime"), "on");
+  EXPECT_FALSE(moves());
+  accepted("atime");
+  EXPECT_EQ(value("noatime"), "off");
   stop(mount());
 }
 

@@ -275,12 +275,26 @@ TEST(Options, MountOnlyOptionsPassSilently) {
       good({"-o",
             "defaults,_netdev,nofail,noauto,auto,user,user=anna,nouser,users,owner,group,x-a,"
             "x-systemd.automount,x-systemd.requires=nfs-server.service,X-mount.mkdir=0755,"
-            "comment=any thing,relatime,strictatime,lazytime,nodiratime,silent"});
+            "comment=any thing,relatime,nostrictatime,nolazytime,silent"});
   EXPECT_EQ(options.kernel_options, plain.kernel_options);
   EXPECT_EQ(options.read_only, plain.read_only);
   EXPECT_EQ(options.nosuid, plain.nosuid);
   good({"--x-systemd.automount"});
   bad({"-o", "x-"});
+}
+
+TEST(Options, WhatTheSourceHasToDoIsRefused) {
+  for (const char* option : {"strictatime", "norelatime", "lazytime"}) {
+    expect_says(bad({"-o", option}), {option, "source's own mount"});
+  }
+}
+
+TEST(Options, WhatIsAskedForByName) {
+  EXPECT_FALSE(good({}).asks_exec || good({"-o", "exec,noexec"}).asks_exec);
+  const Options options = good({"-o", "suid,dev,exec,symfollow"});
+  EXPECT_TRUE(options.asks_suid && options.asks_dev && options.asks_exec && options.asks_symfollow);
+  EXPECT_TRUE(good({"-o", "nosymfollow"}).nosymfollow);
+  EXPECT_TRUE(good({"-o", "exec,noexec"}).noexec);
 }
 
 TEST(Options, Remount) {
