@@ -18,6 +18,7 @@ enum class Counter : std::uint8_t {
   kLooks,          ///< parked requests looked at again since something had changed
   kInterrupts,     ///< parked requests cancelled
   kDeadlocks,      ///< requests refused with EDEADLK
+  kDeadlockLooks,  ///< locks looked at in search of such cycles
   kLimits,         ///< requests refused with ENOLCK for a limit
   kUnlocks,        ///< unlock requests, those of nothing included
   kBackingCalls,   ///< calls that changed the backing's lock state
@@ -32,8 +33,8 @@ enum class Counter : std::uint8_t {
 class Counters {
  public:
   /// Returns what it was before.
-  std::uint64_t add(Counter c) noexcept {
-    return values_[static_cast<std::size_t>(c)].fetch_add(1, std::memory_order_relaxed);
+  std::uint64_t add(Counter c, std::uint64_t count = 1) noexcept {
+    return values_[static_cast<std::size_t>(c)].fetch_add(count, std::memory_order_relaxed);
   }
   std::uint64_t get(Counter c) const noexcept {
     return values_[static_cast<std::size_t>(c)].load(std::memory_order_relaxed);

@@ -302,7 +302,9 @@ int FileLocks::admit(Owner& owner, Opened& opened, const Request& request, Ticke
 }
 
 bool FileLocks::closes_cycle(const Owner& owner, const Request& request) const {
-  const auto cycle = WaitingOwners(*this, context().registry).find_cycle(granted_, owner, request);
+  WaitingOwners waiting(*this, context().registry);
+  const auto cycle = waiting.find_cycle(granted_, owner, request);
+  context().counters.add(Counter::kDeadlockLooks, waiting.looks());
   if (!cycle.empty()) reports_.deadlock(request, cycle);
   return !cycle.empty();
 }

@@ -6,7 +6,7 @@
 namespace lockmgr {
 
 std::vector<WaitGraph::Node> WaitGraph::find_path(Source& source, const std::vector<Node>& starts,
-                                                  Node goal) {
+                                                  std::span<const Node> goals) {
   // Breadth first, remembering where each node was reached from; a start was reached from itself.
   std::unordered_map<Node, Node> reached_from;
   std::vector<Node> frontier;
@@ -19,7 +19,7 @@ std::vector<WaitGraph::Node> WaitGraph::find_path(Source& source, const std::vec
   std::size_t next = 0;
   while (next < frontier.size()) {
     const Node node = frontier[next++];
-    if (node == goal) {
+    if (std::find(goals.begin(), goals.end(), node) != goals.end()) {
       std::vector<Node> path{node};
       for (Node at = node; reached_from.at(at) != at;) path.push_back(at = reached_from.at(at));
       std::reverse(path.begin(), path.end());

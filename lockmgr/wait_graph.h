@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 namespace lockmgr {
@@ -17,15 +18,19 @@ class WaitGraph {
   class Source {
    public:
     virtual ~Source() = default;
-    /// Appends to `out` the nodes that `node` waits for; nothing when it does not wait. Repeats are
-    /// harmless. May throw std::bad_alloc.
+    /// Appends to `out` the nodes that `node` waits for, but for some that were handed out before;
+    /// nothing when it does not wait. Repeats are harmless. May throw std::bad_alloc.
     virtual void waits_for(Node node, std::vector<Node>& out) = 0;
   };
 
-  /// Whether `goal` can be reached from any of `starts`, over any number of edges (zero included).
-  /// Asks the source about each node at most once. Returns the path from a start to the goal, or an
-  /// empty vector. May throw std::bad_alloc.
-  static std::vector<Node> find_path(Source& source, const std::vector<Node>& starts, Node goal);
+  /// Whether one of `goals` can be reached from any of `starts`, over any number of edges (zero
+  /// included). Asks the source about each node at most once. Returns the path from a start to the
+  /// goal, or an empty vector. May throw std::bad_alloc.
+  static std::vector<Node> find_path(Source& source, const std::vector<Node>& starts,
+                                     std::span<const Node> goals);
+  static std::vector<Node> find_path(Source& source, const std::vector<Node>& starts, Node goal) {
+    return find_path(source, starts, {&goal, 1});
+  }
 };
 
 }  // namespace lockmgr

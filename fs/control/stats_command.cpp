@@ -30,6 +30,7 @@ Json counters_json(const lockmgr::LockManager& manager) {
       {Counter::kLooks, "looks"},
       {Counter::kInterrupts, "interrupts"},
       {Counter::kDeadlocks, "deadlocks"},
+      {Counter::kDeadlockLooks, "deadlock_looks"},
       {Counter::kLimits, "limits"},
       {Counter::kUnlocks, "unlocks"},
       {Counter::kBackingCalls, "mirror_calls"},
