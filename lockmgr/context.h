@@ -24,6 +24,7 @@
 #include "lockmgr/observer.h"
 #include "lockmgr/policy.h"
 #include "lockmgr/registry.h"
+#include "lockmgr/searches.h"
 
 namespace lockmgr {
 
@@ -41,6 +42,9 @@ struct Context {
   std::atomic<bool> watched{false};  ///< Observer::event() is wanted
   Registry registry;
   std::mutex parking;
+  Searches searches;
+  /// Waiters and locks that a request is held up for, to learn whether it closes a cycle.
+  std::atomic<std::uint64_t> short_search{1000};
   std::atomic<Backing::WaitId> next_wait{1};  ///< name of the next wait for outsiders
   std::atomic<std::uint64_t> queued{0};       ///< waiters that relent() looks at
 };

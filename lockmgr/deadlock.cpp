@@ -1,8 +1,10 @@
 #include "lockmgr/deadlock.h"
 
 #include <algorithm>
+#include <cerrno>
 #include <iterator>
 
+#include "lockmgr/change.h"
 #include "lockmgr/file_locks.h"
 #include "lockmgr/wait_nodes.h"
 
@@ -41,42 +43,45 @@ bool holds_against(const Owner& owner, const Range& range, Mode mode) {
 }  // namespace
 
 /// Appends the nodes whose locks on one file are in the way of such a request, but for those that
-/// another look there has found.
-void WaitingOwners::add_edges(const Granted& granted, Looked& looked, const Leaves& leaves,
+/// another look there has found. REQUIRES: the file is locked.
+void WaitingOwners::add_edges(const Granted& granted, File& file, const Leaves& leaves,
                               Nodes& out) {
   const Policy& policy = granted.policy();
   const Request& request = leaves.request;
+  Looked& looked = file.looked[static_cast<std::size_t>(policy.space_of(request.owner.type))];
   const auto node_of = [&policy](const Owner& owner) {
     return holder_node(policy, owner.party(), owner.caller);
   };
   const auto hand_out = [&out](WaitGraph::Node node) {
     if (out.empty() || out.back() != node) out.push_back(node);
   };
-  std::erase_if(looked.passed_by, [&](const Owner* owner) {
+  std::erase_if(looked.passed_by, [&](const OwnerId& id) {
     ++looks_;
-    const bool due = owner != leaves.self && policy.excludes(owner->party(), leaves.party) &&
+    const Owner* owner = granted.find_owner(id);
+    if (!spend() || owner == nullptr || owner == leaves.self) return false;
+    const auto node = node_of(*owner);
+    const bool due = node && policy.excludes(owner->party(), leaves.party) &&
                      holds_against(*owner, request.range, request.mode);
-    if (due) hand_out(*node_of(*owner));
+    if (due) hand_out(*node);
     return due;
   });
   // Those of its own are left out by whole branches of the tree.
-  if (leaves.self != nullptr) {
-    const auto node = node_of(*leaves.self);
-    if (node && (leaves.from == nullptr || *node != *leaves.from)) {
-      looked.passed_by.insert(leaves.self);
-    }
+  const auto own = node_of(*leaves.self);
+  if (own && (leaves.from == nullptr || *own != *leaves.from)) {
+    looked.passed_by.insert(leaves.self->id);
   }
   const auto look_at = [&](const LockTree& tree, Seen& seen) {
     seen.add(request.range, [&](const Range& part) {
       tree.for_each_overlap(part, reach_without(leaves.self), [&](const Lock& lock) {
         ++looks_;
+        if (!spend()) return false;
         if (lock.owner == leaves.self) return true;
         const auto node = node_of(*lock.owner);
         if (!node) return true;
         if (policy.excludes(lock.owner->party(), leaves.party)) {
           hand_out(*node);
         } else {
-          looked.passed_by.insert(lock.owner);
+          looked.passed_by.insert(lock.owner->id);
         }
         return true;
       });
@@ -87,41 +92,106 @@ void WaitingOwners::add_edges(const Granted& granted, Looked& looked, const Leav
   if (request.mode == Mode::kExclusive) look_at(space.shared, looked.shared);
 }
 
-std::vector<WaitGraph::Node> WaitingOwners::find_cycle(const Granted& granted, const Owner& owner,
-                                                       const Request& request) {
-  const Policy& policy = granted.policy();
+WaitingOwners::Nodes WaitingOwners::find_cycle(const FileLocks& file, const Owner& owner,
+                                               const Request& request) {
+  const Granted& granted = file.granted_;
   Nodes blockers;
-  Looked& looked = entry(home_).looked[static_cast<std::size_t>(policy.space_of(owner.id.type))];
-  add_edges(granted, looked, {nullptr, owner.party(), &owner, request}, blockers);
+  add_edges(granted, entry(file), {nullptr, owner.party(), &owner, request}, blockers);
+  return path_from(blockers, granted.policy(), owner.party(), request.caller);
+}
+
+WaitingOwners::Nodes WaitingOwners::find_cycle(const Waiter& waiter) {
+  Nodes blockers;
+  Policy policy;
+  {
+    const std::lock_guard lock(waiter.file->mutex_);
+    if (waiter.place == Waiter::Place::kDone) return {};
+    policy = waiter.file->policy();
+    add_edges(waiter.file->granted_, entry(*waiter.file),
+              {nullptr, waiter.party(), waiter.owner, waiter.request}, blockers);
+  }
+  return path_from(blockers, policy, waiter.party(), waiter.request.caller);
+}
+
+WaitingOwners::Nodes WaitingOwners::path_from(const Nodes& blockers, const Policy& policy,
+                                              const Party& party, const Caller& caller) {
   if (blockers.empty()) return {};
   Nodes goals;
-  for (const auto& goal : waiting_nodes(policy, owner.party(), request.caller)) {
+  for (const auto& goal : waiting_nodes(policy, party, caller)) {
     if (goal) goals.push_back(*goal);
   }
-  return WaitGraph::find_path(*this, blockers, goals);
+  Nodes path = WaitGraph::find_path(*this, blockers, goals);
+  if (!path.empty()) exhausted_ = false;
+  return path;
 }
 
-void WaitingOwners::waits_for(WaitGraph::Node node, std::vector<WaitGraph::Node>& out) {
-  for (const auto& waiter : registry_.waiters_at(node)) {
-    File& file = entry(*waiter->file);
-    if (waiter->place == Waiter::Place::kDone || waiter->place == Waiter::Place::kNowhere) continue;
-    const Granted& granted = waiter->file->granted_;
-    const Request& request = waiter->request;
-    const Space space = granted.policy().space_of(request.owner.type);
-    add_edges(granted, file.looked[static_cast<std::size_t>(space)],
-              {&node, waiter->party(), waiter->owner, request}, out);
+void WaitingOwners::waits_for(WaitGraph::Node node, Nodes& out) {
+  if (registry_.closed() != 0) exhausted_ = true;  // everybody is about to be answered
+  if (exhausted_) return;
+  if (scope_.only != nullptr &&
+      !std::binary_search(scope_.only->begin(), scope_.only->end(), node)) {
+    return;
   }
+  const bool whole = registry_.waiters_at(node, scope_.most, [&](const auto& waiter) {
+    // Of those that came later each has a search of its own.
+    if (waiter->enrolled < scope_.before) waiters_.push_back(waiter);
+  });
+  exhausted_ = !whole;
+  for (const auto& waiter : waiters_) {
+    if (!spend()) break;
+    File& file = entry(*waiter->file);
+    std::unique_lock<std::mutex> lock;
+    if (home_ == nullptr) lock = std::unique_lock(waiter->file->mutex_);
+    if (waiter->place == Waiter::Place::kDone || waiter->place == Waiter::Place::kNowhere) continue;
+    add_edges(waiter->file->granted_, file,
+              {&node, waiter->party(), waiter->owner, waiter->request}, out);
+  }
+  waiters_.clear();
 }
 
-/// The entry of a file, which is locked from then on.
+/// The entry of a file, which is locked from then on unless none is to be.
 WaitingOwners::File& WaitingOwners::entry(const FileLocks& file) {
   const auto [at, is_new] = files_.try_emplace(&file);
   File& entry = at->second;
-  if (is_new && &file != &home_) {
+  if (is_new && &file != home_) {
     entry.file = const_cast<FileLocks&>(file).shared_from_this();
-    entry.lock = std::unique_lock(entry.file->mutex_);
+    if (home_ != nullptr) entry.lock = std::unique_lock(entry.file->mutex_);
   }
   return entry;
+}
+
+// -- FileLocks -----------------------------------------------------------------------------------
+
+/// Whether a request closes a cycle; `is_open`: it looked at `most` waiters and locks, and that did
+/// not tell. REQUIRES: Context::parking is held.
+bool FileLocks::closes_cycle(const Owner& owner, const Request& request, std::uint64_t most,
+                             bool& is_open) const {
+  WaitingOwners waiting(this, context().registry, {.most = most});
+  const auto cycle = waiting.find_cycle(*this, owner, request);
+  context().counters.add(Counter::kDeadlockLooks, waiting.looks());
+  is_open = waiting.exhausted();
+  if (!cycle.empty()) reports_.deadlock(request, cycle);
+  return !cycle.empty();
+}
+
+bool FileLocks::search(Waiter& waiter) {
+  const Registry& registry = context().registry;
+  WaitingOwners roaming(nullptr, registry, {.before = waiter.enrolled});
+  auto cycle = roaming.find_cycle(waiter);
+  context().counters.add(Counter::kDeadlockLooks, roaming.looks());
+  if (cycle.empty()) return true;
+  std::sort(cycle.begin(), cycle.end());
+  Change change(*this);
+  change.serialise_parking();
+  if (waiter.place == Waiter::Place::kDone) return true;
+  WaitingOwners standing(this, registry, {.before = waiter.enrolled, .only = &cycle});
+  const auto confirmed = standing.find_cycle(*this, *waiter.owner, waiter.request);
+  context().counters.add(Counter::kDeadlockLooks, standing.looks());
+  if (confirmed.empty()) return false;
+  context().counters.add(Counter::kDeadlocks);
+  reports_.deadlock(waiter.request, confirmed);
+  abandon(waiter, EDEADLK, Answer::kOnceWithdrawn, change.out);
+  return true;
 }
 
 }  // namespace lockmgr

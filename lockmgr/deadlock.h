@@ -6,9 +6,15 @@
 /// share. Whoever asks for A is in the way of 3,000; the first of them leads to all holders of B,
 /// the others to nobody that is not known by then.
 ///
-/// Thread safety: used by one thread, which holds Context::parking and the mutex of its own file.
-/// Each other file that was looked at stays locked while the object lives, so that the graph stands
-/// still during a search.
+/// A short search is made before the request is parked, while the graph stands still: the thread
+/// holds Context::parking and its own file, and each other file stays locked once it was looked at.
+/// One that takes longer is given up (exhausted()); the request is parked, and a further search
+/// made for it (Searches), each file locked only while one waiter's edges are collected. A cycle is
+/// there to stay until somebody in it gives up, so that search finds it if there is one; what it
+/// finds may have been pieced together from different moments, and is looked at again while all
+/// stands still.
+///
+/// Thread safety: used by one thread.
 ///
 /// Invariants:
 ///  1. The node that holds a lock on a byte of a Seen set was handed out as an edge or left before,
@@ -16,11 +22,12 @@
 #pragma once
 
 #include <array>
+#include <cstdint>
 #include <map>
 #include <memory>
 #include <mutex>
-#include <set>
 #include <unordered_map>
+#include <unordered_set>
 #include <vector>
 
 #include "lockmgr/granted.h"
@@ -34,24 +41,35 @@ class FileLocks;
 
 class WaitingOwners final : public WaitGraph::Source {
  public:
-  /// For one search. `home` is the file that the caller has locked.
-  WaitingOwners(const FileLocks& home, const Registry& registry)
-      : home_(home), registry_(registry) {}
+  using Nodes = std::vector<WaitGraph::Node>;
 
-  /// The cycle that `owner`'s request would close by waiting: the nodes from the blocker on; empty:
-  /// none. May throw std::bad_alloc.
-  std::vector<WaitGraph::Node> find_cycle(const Granted& granted, const Owner& owner,
-                                          const Request& request);
+  /// What a search leaves out.
+  struct Scope {
+    std::uint64_t most = UINT64_MAX;    ///< waiters and locks to look at
+    std::uint64_t before = UINT64_MAX;  ///< Waiter::enrolled from here on: they were not there yet
+    const Nodes* only = nullptr;        ///< only these, sorted, are asked whom they wait for
+  };
 
-  void waits_for(WaitGraph::Node node, std::vector<WaitGraph::Node>& out) override;
+  /// For one search. `home`: the file that the caller has locked, and others are to stay locked;
+  /// null: none is locked.
+  WaitingOwners(const FileLocks* home, const Registry& registry, const Scope& scope)
+      : home_(home), registry_(registry), scope_(scope) {}
 
+  /// The cycle that `owner`'s request would close by waiting, or closes: the nodes from the blocker
+  /// on; empty: none, if not exhausted(). May throw std::bad_alloc.
+  Nodes find_cycle(const FileLocks& file, const Owner& owner, const Request& request);
+  /// Of a parked request. REQUIRES: no file is locked.
+  Nodes find_cycle(const Waiter& waiter);
+
+  void waits_for(WaitGraph::Node node, Nodes& out) override;
+
+  /// The search has looked at all that it may, and found nothing so far.
+  bool exhausted() const { return exhausted_; }
   /// Locks looked at so far.
   std::uint64_t looks() const { return looks_; }
 
  private:
-  using Nodes = std::vector<WaitGraph::Node>;
-
-  /// Bytes, as disjoint ranges that do not touch: the last of each by its first.
+  /// Bytes, as disjoint ranges: the last of each by its first.
   class Seen {
    public:
     /// Calls visit(part) for each part of `range` that is not in the set, and adds it.
@@ -64,7 +82,7 @@ class WaitingOwners final : public WaitGraph::Source {
   struct Looked {
     Seen exclusive;
     Seen shared;
-    std::set<const Owner*> passed_by;  ///< were in nobody's way so far
+    std::unordered_set<OwnerId, OwnerIdHash> passed_by;  ///< were in nobody's way so far
   };
   struct File {
     std::shared_ptr<FileLocks> file;    ///< null: home_
@@ -80,12 +98,23 @@ class WaitingOwners final : public WaitGraph::Source {
   };
 
   File& entry(const FileLocks& file);
-  void add_edges(const Granted& granted, Looked& looked, const Leaves& leaves, Nodes& out);
+  void add_edges(const Granted& granted, File& file, const Leaves& leaves, Nodes& out);
+  Nodes path_from(const Nodes& blockers, const Policy& policy, const Party& party,
+                  const Caller& caller);
+  bool spend() {
+    exhausted_ = exhausted_ || spent_ == scope_.most;
+    if (!exhausted_) ++spent_;
+    return !exhausted_;
+  }
 
-  const FileLocks& home_;
+  const FileLocks* const home_;
   const Registry& registry_;
+  const Scope scope_;
+  std::vector<std::shared_ptr<Waiter>> waiters_;  ///< of the node that is being left
   std::unordered_map<const FileLocks*, File> files_;
+  std::uint64_t spent_ = 0;
   std::uint64_t looks_ = 0;
+  bool exhausted_ = false;
 };
 
 }  // namespace lockmgr

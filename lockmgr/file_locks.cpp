@@ -9,7 +9,6 @@
 #include <utility>
 
 #include "lockmgr/change.h"
-#include "lockmgr/deadlock.h"
 
 namespace lockmgr {
 
@@ -274,8 +273,9 @@ int FileLocks::admit(Owner& owner, Opened& opened, const Request& request, Ticke
                      Completion done, const Attempt& attempt, Outcomes& out) noexcept try {
   Context& context = this->context();
   if (const int closed = context.registry.closed(); closed != 0) return closed;
+  bool search = false;
   if (request.wait && policy().in_deadlock_detection(owner.id.type) &&
-      closes_cycle(owner, request)) {
+      closes_cycle(owner, request, context.short_search, search)) {
     context.counters.add(Counter::kDeadlocks);
     reports_.tell(EventKind::kDeadlock, request, EDEADLK);
     return EDEADLK;
@@ -284,6 +284,7 @@ int FileLocks::admit(Owner& owner, Opened& opened, const Request& request, Ticke
                                          std::move(done), context.ledger);
   waiter->process = owner.process;
   if (const auto limit = waiter->tally.would_break(1)) return reports_.refuse(request, *limit);
+  if (search) context.searches.add(waiter);
   if (const int cancelled = context.registry.enroll(waiter); cancelled != 0) return cancelled;
   // From here on nothing throws.
   waiter->tally.set(1);
@@ -299,14 +300,6 @@ int FileLocks::admit(Owner& owner, Opened& opened, const Request& request, Ticke
   return 0;
 } catch (const std::bad_alloc&) {
   return ENOLCK;
-}
-
-bool FileLocks::closes_cycle(const Owner& owner, const Request& request) const {
-  WaitingOwners waiting(*this, context().registry);
-  const auto cycle = waiting.find_cycle(granted_, owner, request);
-  context().counters.add(Counter::kDeadlockLooks, waiting.looks());
-  if (!cycle.empty()) reports_.deadlock(request, cycle);
-  return !cycle.empty();
 }
 
 void FileLocks::place(Waiter& waiter, const Attempt& attempt, Outcomes& out) noexcept {

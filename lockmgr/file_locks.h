@@ -164,6 +164,10 @@ class FileLocks final : public std::enable_shared_from_this<FileLocks>, public R
   /// Refuses parked requests that are in a cycle, the latest first. REQUIRES: Context::parking is
   /// held.
   void refuse_cycles(PolicySwitch& report, Waiter::PeerList& due) noexcept;
+  /// Looks whether a parked request closes a cycle, and refuses it then. Returns false when that
+  /// cannot be told, since locks came and went meanwhile. Takes long where many wait; holds no
+  /// mutex for longer than one waiter's edges take. May throw std::bad_alloc.
+  [[nodiscard]] bool search(Waiter& waiter);
   /// Calls the completions of those who are done. REQUIRES: the caller holds no mutex of this
   /// library.
   static void announce(Waiter::PeerList& due) noexcept;
@@ -237,7 +241,8 @@ class FileLocks final : public std::enable_shared_from_this<FileLocks>, public R
   void settle(Outcomes& out) noexcept;
   bool may_pass(const Waiter& waiter, Clock::time_point now) const noexcept;
 
-  bool closes_cycle(const Owner& owner, const Request& request) const;
+  bool closes_cycle(const Owner& owner, const Request& request, std::uint64_t most,
+                    bool& is_open) const;
   void recall(OutsideWait& wait) const noexcept {
     Outside::recall(wait, mirror_.backing(wait.space));
   }

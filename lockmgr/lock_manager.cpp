@@ -1,5 +1,6 @@
 #include "lockmgr/lock_manager.h"
 
+#include <cerrno>
 #include <new>
 #include <thread>
 
@@ -67,6 +68,17 @@ void LockManager::relent(Clock::time_point now) noexcept {
     }
   } catch (const std::bad_alloc&) {
     return;  // the next call comes soon
+  }
+}
+
+void LockManager::search() noexcept {
+  const std::shared_ptr<Waiter> waiter = context_.searches.take();
+  if (waiter == nullptr) return;
+  try {
+    if (!waiter->file->search(*waiter)) context_.searches.add(waiter);
+  } catch (const std::bad_alloc&) {
+    // Not to know is no reason to let it wait for ever.
+    waiter->file->cancel(*waiter, ENOLCK, FileLocks::Answer::kOnceWithdrawn);
   }
 }
 

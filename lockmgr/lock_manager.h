@@ -83,6 +83,15 @@ class LockManager {
   void relent(Clock::time_point now) noexcept;
   bool has_queued() const noexcept { return context_.queued.load(std::memory_order_relaxed) != 0; }
 
+  /// Where very many wait, a request is parked before it is known whether it closes a cycle. While
+  /// has_searches() is true, which changes when a request is parked, search() is to be called: it
+  /// looks for one such request, and refuses it with EDEADLK if it does. Takes as long as the graph
+  /// of who waits for whom is large, and hinders nobody meanwhile.
+  void search() noexcept;
+  bool has_searches() const noexcept { return context_.searches.count() != 0; }
+  /// How many waiters and locks a request is held up for instead, at most; by default 1,000.
+  void set_short_search(std::uint64_t most) noexcept { context_.short_search = most; }
+
   /// The policy of files opened from now on, and, but for the moment of a switch, of all.
   Policy policy() const;
   /// Switches all files to another policy. What is granted stays granted, also where the new policy

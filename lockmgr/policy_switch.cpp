@@ -71,8 +71,12 @@ void FileLocks::refuse_cycles(PolicySwitch& report, Waiter::PeerList& due) noexc
     });
     std::sort(latest_first.begin(), latest_first.end(),
               [](const Waiter* a, const Waiter* b) { return a->arrival > b->arrival; });
+    bool is_open = false;
     for (Waiter* w : latest_first) {
-      if (w->place == Waiter::Place::kDone || !closes_cycle(*w->owner, w->request)) continue;
+      if (w->place == Waiter::Place::kDone ||
+          !closes_cycle(*w->owner, w->request, UINT64_MAX, is_open)) {
+        continue;
+      }
       context().counters.add(Counter::kDeadlocks);
       ++report.deadlocks;
       abandon(*w, EDEADLK, Answer::kOnceWithdrawn, change.out);

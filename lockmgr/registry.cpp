@@ -55,6 +55,7 @@ int Registry::enroll(const std::shared_ptr<Waiter>& waiter) {
     if (node) by_node_.emplace(*node, waiter->ticket);
   }
   slot.waiter = waiter;
+  waiter->enrolled = next_enrolled_++;
   return 0;
 }
 
@@ -93,16 +94,6 @@ std::shared_ptr<Waiter> Registry::any_waiter() const noexcept {
     if (slot.waiter != nullptr) return slot.waiter;
   }
   return nullptr;
-}
-
-std::vector<std::shared_ptr<Waiter>> Registry::waiters_at(WaitGraph::Node node) const {
-  std::vector<std::shared_ptr<Waiter>> found;
-  const std::lock_guard guard(mutex_);
-  for (auto it = by_node_.lower_bound({node, 0}); it != by_node_.end() && it->first == node; ++it) {
-    // Null: enroll() ran out of memory half way.
-    if (const auto& waiter = tickets_.at(it->second).waiter) found.push_back(waiter);
-  }
-  return found;
 }
 
 void Registry::close(int error) noexcept { closed_.store(error); }

@@ -85,8 +85,20 @@ class Registry {
   std::shared_ptr<Waiter> find_to_cancel(Ticket ticket, int error) noexcept;
   /// Some parked request, or null.
   std::shared_ptr<Waiter> any_waiter() const noexcept;
-  /// The parked requests whose edges lead from `node`. May throw std::bad_alloc.
-  std::vector<std::shared_ptr<Waiter>> waiters_at(WaitGraph::Node node) const;
+  /// Calls visit(std::shared_ptr<Waiter>) for the parked requests whose edges lead from `node`,
+  /// with the registry's mutex held. Returns false when there were more than `most`, which are left
+  /// out.
+  template <typename Visit>
+  bool waiters_at(WaitGraph::Node node, std::uint64_t most, const Visit& visit) const {
+    const std::lock_guard guard(mutex_);
+    auto it = by_node_.lower_bound({node, 0});
+    for (; it != by_node_.end() && it->first == node; ++it) {
+      if (most-- == 0) return false;
+      // Null: enroll() ran out of memory half way.
+      if (const auto& waiter = tickets_.at(it->second).waiter) visit(waiter);
+    }
+    return true;
+  }
 
   /// enroll() returns `error` from now on.
   void close(int error) noexcept;
@@ -107,6 +119,7 @@ class Registry {
 
   std::atomic<int> closed_{0};
   mutable std::mutex mutex_;  ///< guards all that follows
+  std::uint64_t next_enrolled_ = 1;
   Policy policy_;
   Ticket next_ticket_ = 1;
   std::map<Ticket, Slot> tickets_;

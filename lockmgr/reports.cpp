@@ -41,6 +41,8 @@ void Reports::tell_end(const Waiter& waiter, int error) const noexcept {
     context_.timings.record(Timing::kWaits, context_.clock.now() - waiter.since);
   } else if (error == EAGAIN && !r.wait) {
     kind = EventKind::kRefusal;
+  } else if (error == EDEADLK) {
+    kind = EventKind::kDeadlock;
   }
   tell(kind, r.owner, r.caller, r.range, r.mode, &waiter, error);
 }

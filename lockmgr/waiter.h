@@ -62,10 +62,11 @@ struct Waiter {
 
   Owner* owner = nullptr;
   Opened* opened = nullptr;
-  pid_t process = 0;          ///< of its owner; see Party
-  std::uint64_t arrival = 0;  ///< smaller came earlier
-  std::uint64_t turn = 0;     ///< smaller goes first; see Policy::turn()
-  Clock::time_point placed;   ///< when it was last looked at, or given up
+  pid_t process = 0;           ///< of its owner; see Party
+  std::uint64_t enrolled = 0;  ///< smaller was parked earlier, over all files; never changes then
+  std::uint64_t arrival = 0;   ///< smaller came earlier
+  std::uint64_t turn = 0;      ///< smaller goes first; see Policy::turn()
+  Clock::time_point placed;    ///< when it was last looked at, or given up
   Place place = Place::kNowhere;
   bool bypass = false;  ///< no longer queues behind other waiters
   int result = 0;       ///< for the completion, once kDone

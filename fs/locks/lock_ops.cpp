@@ -146,6 +146,7 @@ LockOps::LockOps(const Options& options, Filesystem& filesystem)
       grace_({std::chrono::seconds(options.mirror ? options.server_wait : 0), options.await_server},
              [this] { grace_ended(); }) {
   queue_watcher_ = std::thread([this] { watch_queues(); });
+  searcher_ = std::thread([this] { search_cycles(); });
 }
 
 LockOps::~LockOps() {
@@ -154,7 +155,9 @@ LockOps::~LockOps() {
     ended_ = true;
   }
   queue_changed_.notify_all();
+  search_due_.notify_all();
   queue_watcher_.join();
+  searcher_.join();
 }
 
 void LockOps::shut_down() noexcept {
@@ -429,6 +432,7 @@ void LockOps::carry_out_waiting(Asked asked, lockmgr::Request request) noexcept 
     } else {
       { const std::lock_guard lock(queue_mutex_); }  // the watcher either waits or looks again
       queue_changed_.notify_one();
+      if (manager_.has_searches()) search_due_.notify_one();
     }
   } catch (const std::bad_alloc&) {
     fuse_reply_err(asked.req, ENOLCK);
@@ -593,6 +597,22 @@ void LockOps::watch_queues() {
     if (!waiters) continue;
     lock.unlock();
     tape_tick();
+    lock.lock();
+  }
+}
+
+void LockOps::search_cycles() {
+  std::unique_lock lock(queue_mutex_);
+  while (!ended_) {
+    if (!manager_.has_searches()) {
+      search_due_.wait(lock);
+      continue;
+    }
+    lock.unlock();
+    {
+      const Tape::Cause cause(tape_);
+      manager_.search();
+    }
     lock.lock();
   }
 }

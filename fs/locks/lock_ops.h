@@ -250,6 +250,7 @@ class LockOps final : public LockState, private lockmgr::Observer {
   void drop_cached_attributes(Inode& inode) noexcept;
   void drop_cached_data(Inode& inode) noexcept;
   void watch_queues();
+  void search_cycles();
 
   void limit_reached(const lockmgr::FileLocks& file, const lockmgr::Request& request,
                      lockmgr::Limit limit, std::uint64_t value) override;
@@ -299,6 +300,8 @@ class LockOps final : public LockState, private lockmgr::Observer {
   std::uint64_t next_flush_ = 1;            ///< guarded by queue_mutex_
   /// While anybody waits: LockManager::relent(), release_exiting(), classify_again().
   std::thread queue_watcher_;
+  std::condition_variable search_due_;
+  std::thread searcher_;  ///< LockManager::search()
 };
 
 }  // namespace lockfs

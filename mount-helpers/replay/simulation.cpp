@@ -286,12 +286,14 @@ std::optional<int> Simulation::ask_local(Index actor, const TraceEvent& event) {
   if (const auto now = locks.try_now(*open.opened, request, &refusal)) return now;
   const lockmgr::Ticket ticket = manager_.new_ticket();
   actors_[actor].ticket = ticket;
-  return locks.park(
+  const auto now = locks.park(
       *open.opened, request, ticket,
       [this, actor](int error) {
         completed_.push_back({actor, error});
       },
       refusal);
+  while (manager_.has_searches()) manager_.search();
+  return now;
 }
 
 std::optional<int> Simulation::ask_remote(Index actor, const Step& step, const TraceEvent& event) {

@@ -22,7 +22,8 @@ PARTS = [line.split() for line in """
     text policy lock_trees owner_table backing observer
     carried_record forwarding_backing wait_nodes policy_switch.h granted waiter
     registry outcomes views
-    outside context queue
+    outside queue searches
+    context
     reports pages
     mirror deadlock.h leases.h
     file_locks.h

@@ -87,10 +87,15 @@ AnswerPtr World::send(const OwnerId& owner, const Range& range, Mode mode, bool 
     answer->ticket = manager_.new_ticket();
     now = file().park(through, request, answer->ticket, on_done, refusal);
     answer->parked = !now.has_value();
+    if (searches) search();
   }
   if (now) answer->error = now;
   inspect();
   return answer;
+}
+
+void World::search() {
+  while (manager_.has_searches()) manager_.search();
 }
 
 AnswerPtr World::ask(const OwnerId& owner, const Range& range, Mode mode, const How& how) {

@@ -112,6 +112,8 @@ class World {
   void close(const OwnerId& owner) { close(number_of(owner)); }
   /// Delivers all that is due at the backings of all files.
   void deliver();
+  /// Makes the searches for cycles that were put off.
+  void search();
   /// Lets the manager relent as if `after` had passed.
   void relent(LockManager::Clock::duration after);
 
@@ -136,6 +138,8 @@ class World {
   void inspect();
   /// The mirror is known to be out of step until further notice.
   bool mirror_checked = true;
+  /// search() is called after each request, as the daemon does.
+  bool searches = true;
 
  private:
   void land_recalls();
