@@ -8,6 +8,7 @@
 #include <sys/types.h>
 
 #include <array>
+#include <cstdint>
 #include <optional>
 #include <string_view>
 
@@ -35,6 +36,15 @@ bool has_no_memory(pid_t tid) noexcept;
 /// The number of the system call that the thread sleeps in, as its own kind of program counts them.
 /// Nothing if it runs, or cannot be seen.
 std::optional<long> system_call_of(pid_t tid) noexcept;
+
+/// What a thread that waits for an answer is known to be doing, by its system call. Looks a few
+/// times, since it may not be asleep yet; of one that cannot be seen neither is known.
+enum class Errand : std::uint8_t {
+  kUnknown,
+  kChangesOwner,  ///< chown(2) and its like
+  kChangesData,   ///< write(2), fallocate(2) and their like
+};
+Errand errand_of(pid_t tid) noexcept;
 
 /// Whether `pid` is called that and is a thread of the kernel.
 bool is_kernel_thread(pid_t pid, std::string_view name) noexcept;

@@ -9,6 +9,7 @@
 #include <optional>
 
 #include "fs/base/credentials.h"
+#include "fs/base/process_look.h"
 #include "fs/loop/current_request.h"
 #include "fs/tree/filesystem.h"
 
@@ -51,11 +52,20 @@ constexpr int kAnyOwner = FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID;
 constexpr int kAnyTime =
     FUSE_SET_ATTR_ATIME | FUSE_SET_ATTR_ATIME_NOW | FUSE_SET_ATTR_MTIME | FUSE_SET_ATTR_MTIME_NOW;
 
-/// Whether the caller may take set-ID bits away at any time (setattr_prepare()).
-bool owns(fuse_req_t req, const Inode& inode) noexcept {
-  const uid_t caller = fuse_req_ctx(req)->uid;
+/// What a SETATTR that sets nothing is about. With HANDLE_KILLPRIV_V2 the kernel says nothing more
+/// of chown(-1, -1), nor before a write that takes set-ID bits or a capability away
+/// (__remove_privs()). Returns 0 or an errno; `same_owner`: it is chown() by whoever may.
+int settle_empty_change(fuse_req_t req, const Inode& inode, bool& same_owner) noexcept {
+  const fuse_ctx& caller = *fuse_req_ctx(req);
+  const Errand errand = errand_of(caller.pid);
+  // The write itself takes the bits away, or leaves them to root.
+  if (errand == Errand::kChangesData) return 0;
   struct stat st {};
-  return caller == 0 || (::fstat(inode.fd(), &st) == 0 && caller == st.st_uid);
+  if (::fstat(inode.fd(), &st) != 0) return errno;
+  same_owner = caller.uid == 0 || caller.uid == st.st_uid;
+  // As setattr_prepare() does where it knows that the mode is to change.
+  const bool refused = !same_owner && errand == Errand::kChangesOwner && has_set_id_bits(st);
+  return refused ? EPERM : 0;
 }
 
 /// Mode comes after size and owner, which may clear set-ID bits that the kernel wants kept; times
@@ -124,9 +134,10 @@ int Filesystem::setattr(fuse_req_t req, fuse_ino_t nodeid, struct stat* attr, in
   InodePtr inode;
   if (const int error = inodes_.acquire(nodeid, inode); error != 0) return error;
   const Handle* handle = fi != nullptr ? &Handle::of(*fi) : nullptr;
-  // With HANDLE_KILLPRIV_V2 the kernel says nothing more of chown(-1, -1), nor before a write that
-  // takes set-ID bits away. The write itself does that; chown() is only for the owner.
-  const bool same_owner = to_set == 0 && owns(req, *inode);
+  bool same_owner = false;
+  if (to_set == 0) {
+    if (const int error = settle_empty_change(req, *inode, same_owner); error != 0) return error;
+  }
   if (same_owner) {
     to_set = kAnyOwner;
     attr->st_uid = static_cast<uid_t>(-1);

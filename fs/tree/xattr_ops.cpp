@@ -10,6 +10,7 @@
 #include <string_view>
 
 #include "fs/base/credentials.h"
+#include "fs/base/process_look.h"
 #include "fs/base/scratch_buffer.h"
 #include "fs/tree/filesystem.h"
 
@@ -77,9 +78,18 @@ int Filesystem::listxattr(fuse_req_t req, fuse_ino_t nodeid, size_t size) {
   return reply_value(req, size, static_cast<ssize_t>(kept), names);
 }
 
-int Filesystem::removexattr(fuse_req_t /*req*/, fuse_ino_t nodeid, const char* name) {
+int Filesystem::removexattr(fuse_req_t req, fuse_ino_t nodeid, const char* name) {
   InodePtr inode;
   if (const int error = inodes_.acquire(nodeid, inode); error != 0) return error;
+  // The kernel takes the capability away before it knows whether chown(-1, -1) is allowed, since it
+  // leaves the mode to the daemon (fuse_setattr(), then setattr_prepare()).
+  const fuse_ctx& caller = *fuse_req_ctx(req);
+  if (caller.uid != 0 && std::string_view(name) == "security.capability") {
+    struct stat st {};
+    if (::fstat(inode->fd(), &st) != 0) return errno;
+    const bool is_owner = st.st_uid == caller.uid;
+    if (!is_owner && errand_of(caller.pid) == Errand::kChangesOwner) return EPERM;
+  }
   return ::removexattr(ProcPath(inode->fd()).c_str(), name) == 0 ? 0 : errno;
 }
 

@@ -14,8 +14,10 @@
 #include <array>
 #include <cstdint>
 #include <cstring>
+#include <functional>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "tests/mounted/fs/fs_support.h"
@@ -191,16 +193,67 @@ TEST_F(AttributesTest, ChownToTheSameOwnerTakesSetIdBitsOnlyFromTheOwner) {
     return Outcome{static_cast<long>(attributes(dir.fd, "f").stx_mode), 0, ""};
   });
   prepare();
-  // The backing filesystem says EPERM, the kernel's FUSE client cannot.
-  in_child([&]() -> Outcome {
-    if (::setresgid(kUser + 1, kUser + 1, kUser + 1) != 0 || ::setgroups(0, nullptr) != 0 ||
-        ::setresuid(kUser + 1, kUser + 1, kUser + 1) != 0) {
-      return call(-1);
-    }
-    return chown(mounted_);
-  });
-  EXPECT_EQ(attributes(mounted_ / "f").stx_mode & 07777U, 06755U);
+  same_as(kUser + 1, kUser + 1, {}, "chown by a stranger", chown);
   EXPECT_EQ(attributes(behind_ / "f").stx_mode & 07777U, 06755U);
+  expect_same_trees();
+}
+
+// Who may leave the bits, and who the capability, does not depend on the other being there.
+TEST_F(AttributesTest, SetIdBitsTogetherWithACapability) {
+  const std::string capability{"\x01\0\0\x02\0\x20\0\0\0\0\0\0\0\0\0\0\0\0\0\0", 20};
+  make("f");
+  const auto prepare = [&] {
+    same("prepare", [&](const Dir& dir) {
+      EXPECT_EQ(::fchownat(dir.fd, "f", kUser, kGroup, 0), 0);
+      EXPECT_EQ(::fchmodat(dir.fd, "f", 04777, 0), 0);
+      return call(::setxattr((dir / "f").c_str(), "security.capability", capability.data(),
+                             capability.size(), 0));
+    });
+  };
+  const auto with_file = [](const Dir& dir, const std::function<int(int fd)>& use) {
+    const int fd = ::openat(dir.fd, "f", O_RDWR | O_CLOEXEC);
+    const Outcome outcome = call(fd < 0 ? -1 : use(fd));
+    if (fd >= 0) ::close(fd);
+    return outcome;
+  };
+  const std::vector<std::pair<std::string, Operation>> changes{
+      {"chown",
+       [&](const Dir& dir) {
+         return call(::fchownat(dir.fd, "f", static_cast<uid_t>(-1), static_cast<gid_t>(-1), 0));
+       }},
+      {"fchown",
+       [&](const Dir& dir) {
+         return with_file(dir, [](int fd) {
+           return ::fchown(fd, static_cast<uid_t>(-1), static_cast<gid_t>(-1));
+         });
+       }},
+      {"fallocate",
+       [&](const Dir& dir) {
+         return with_file(dir, [](int fd) { return ::posix_fallocate(fd, 0, 500); });
+       }},
+      {"write",
+       [&](const Dir& dir) {
+         return with_file(dir, [](int fd) { return static_cast<int>(::pwrite(fd, "y", 1, 1)); });
+       }},
+      {"ftruncate",
+       [&](const Dir& dir) { return with_file(dir, [](int fd) { return ::ftruncate(fd, 50); }); }},
+      {"chmod", [&](const Dir& dir) { return call(::fchmodat(dir.fd, "f", 04755, 0)); }},
+  };
+  for (const auto& [what, change] : changes) {
+    for (const uid_t who : {0U, kUser, kUser + 1}) {
+      const std::string by = what + " by " + std::to_string(who);
+      prepare();
+      if (who == 0) {
+        same(by, change);
+      } else {
+        same_as(who, who, {}, by, change);
+      }
+      same("what is left after " + by, [](const Dir& dir) {
+        const bool left = ::getxattr((dir / "f").c_str(), "security.capability", nullptr, 0) > 0;
+        return Outcome{static_cast<long>(attributes(dir.fd, "f").stx_mode), 0, left ? "cap" : ""};
+      });
+    }
+  }
   expect_same_trees();
 }
 
