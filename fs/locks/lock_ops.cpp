@@ -557,13 +557,40 @@ void LockOps::before_answer(const Asked& asked, int error) noexcept {
   Inode& inode = *asked.handle->inode;
   inode.granted_at.store(coarse_now(), std::memory_order_relaxed);
   drop_cached_data(inode);
-  drop_cached_attributes(inode);
+  const bool dropped = drop_cached_attributes(inode);
+  if (!asked.handle->passthrough) tell_size(*asked.handle, dropped);
 }
 
-void LockOps::drop_cached_attributes(Inode& inode) noexcept {
-  if (!filesystem_.inodes().clear_attr_cached(inode)) return;
+/// Returns whether there were any.
+bool LockOps::drop_cached_attributes(Inode& inode) noexcept {
+  if (!filesystem_.inodes().clear_attr_cached(inode)) return false;
   // A negative offset leaves the page cache alone. This neither blocks nor waits for requests.
   fuse_lowlevel_notify_inval_inode(session_, inode.nodeid(), -1, 0);
+  return true;
+}
+
+/// A mapping ends where the kernel takes the file to end (filemap_fault()), which it does not ask
+/// about: whoever maps a file that has grown would get SIGBUS. The one notification that makes it
+/// know a larger size brings data (fuse_notify_store()): the last page. `forgot`: it was told of
+/// attributes since the last grant, and may have believed a smaller size.
+void LockOps::tell_size(const Handle& handle, bool forgot) noexcept {
+  constexpr std::int64_t kPage = 4096;
+  Inode& inode = *handle.inode;
+  const CurrentRequest::Blocking blocking;
+  struct stat st {};
+  if (inode.type() != S_IFREG || ::fstat(inode.fd(), &st) != 0 || st.st_size == 0) return;
+  if (inode.granted_size.exchange(st.st_size) == st.st_size && !forgot) return;
+  const std::int64_t start = (st.st_size - 1) / kPage * kPage;
+  const auto length = static_cast<std::size_t>(st.st_size - start);
+  std::array<char, kPage> page;
+  UniqueFd readable;
+  if (!handle.readable()) readable.reset(inode.reopen(O_RDONLY | O_NONBLOCK));
+  const int fd = handle.readable() ? handle.fd.get() : readable.get();
+  if (::pread(fd, page.data(), length, start) != static_cast<ssize_t>(length)) return;
+  fuse_bufvec data = FUSE_BUFVEC_INIT(length);
+  data.buf[0].mem = page.data();
+  inode.data_cached.store(true);
+  fuse_lowlevel_notify_store(session_, inode.nodeid(), start, &data, fuse_buf_copy_flags{});
 }
 
 void LockOps::drop_cached_data(Inode& inode) noexcept {

@@ -117,6 +117,9 @@ class Inode {
   /// Data that the daemon read or wrote may be in the kernel's page cache.
   std::atomic<bool> data_cached{false};
 
+  /// The size that a grant last made the kernel know.
+  std::atomic<std::int64_t> granted_size{0};
+
   DataMode data_mode;
 
  private:

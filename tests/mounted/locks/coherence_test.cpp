@@ -2,8 +2,10 @@
 /// whoever gets a lock sees at once what the last holder left, an outsider included.
 
 #include <fcntl.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/time.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -95,6 +97,37 @@ class CoherenceTest : public SharedMountTest, public ::testing::WithParamInterfa
     run("", "no longer empty");
     run("gone soon", "");
     run(std::string(9000, 'a'), std::string(9000, 'b'));
+  }
+
+  /// What an outsider appended under his lock can be used through a mapping, by whoever is granted
+  /// the lock next, without asking for the size.
+  static void use_mappings() {
+    constexpr std::size_t kPage = 4096;
+    for (const std::size_t grown : {kPage + 1, 2 * kPage, 3 * kPage - 1}) {
+      for (const int how : {O_RDWR, O_RDONLY}) {
+        SCOPED_TRACE(std::to_string(grown) + (how == O_RDWR ? " by a writer" : " by a reader"));
+        const std::string name = new_file(std::string(kPage, 'a'));
+        Locker outside(in_source(name));
+        Locker inside(in_mount(name), how | O_CLOEXEC);
+        const UniqueFd fd(::open(in_mount(name).c_str(), O_RDONLY | O_CLOEXEC));
+        void* const at = ::mmap(nullptr, 3 * kPage, PROT_READ, MAP_SHARED, fd.get(), 0);
+        ASSERT_NE(at, MAP_FAILED);
+        const volatile char* const data = static_cast<const char*>(at);
+        EXPECT_EQ(data[0], 'a');
+        ASSERT_EQ(outside.try_lock(kPosix, kExclusive), 0);
+        ASSERT_EQ(outside.truncate(outside.fd(), static_cast<std::int64_t>(grown) - 1), 0);
+        ASSERT_EQ(outside.write(outside.fd(), "b", static_cast<std::int64_t>(grown) - 1), 1);
+        ASSERT_EQ(outside.unlock(kPosix), 0);
+        ASSERT_EQ(inside.try_lock(kind(), kShared), 0);
+        const pid_t child = ::fork();
+        if (child == 0) ::_exit(data[grown - 1] == 'b' && data[kPage] != 'a' ? 0 : 1);
+        int status = 0;
+        ASSERT_EQ(::waitpid(child, &status, 0), child);
+        EXPECT_TRUE(WIFEXITED(status)) << "signal " << WTERMSIG(status);
+        EXPECT_EQ(WEXITSTATUS(status), 0);
+        ::munmap(at, 3 * kPage);
+      }
+    }
   }
 
   /// Rounds in which both sides take turns to append under their locks.
@@ -190,6 +223,8 @@ TEST_P(CoherenceTest, PagesAreWhatWasWrittenLast) { write_and_read_pages(); }
 TEST_P(CoherenceTest, GrantShowsWhatAnOutsiderLeft) { run_all(); }
 TEST_P(CoherenceTest, BothSidesTakeTurns) { take_turns(); }
 
+TEST_P(CoherenceTest, MappingsGrowWithTheFile) { use_mappings(); }
+
 TEST_P(CoherenceTest, GrantShowsChangedTimesAndMode) {
   const std::string name = new_file("text");
   Locker inside(in_mount(name));
@@ -249,6 +284,7 @@ class FallbackCoherenceTest : public CoherenceTest {
 
 TEST_P(FallbackCoherenceTest, GrantShowsWhatAnOutsiderLeft) { run_all(); }
 TEST_P(FallbackCoherenceTest, BothSidesTakeTurns) { take_turns(); }
+TEST_P(FallbackCoherenceTest, MappingsGrowWithTheFile) { use_mappings(); }
 TEST_P(FallbackCoherenceTest, GrantShowsWhatReplacedOwnWrites) { replace_what_was_written(); }
 TEST_P(FallbackCoherenceTest, PagesAreWhatWasWrittenLast) { write_and_read_pages(); }
 
