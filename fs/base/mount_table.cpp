@@ -55,4 +55,10 @@ std::optional<MountEntry> find_mount(const std::string& path, const std::string&
   return found;
 }
 
+bool is_below(std::string_view path, std::string_view folder) {
+  while (path.size() > 1 && path.ends_with('/')) path.remove_suffix(1);
+  if (!path.starts_with(folder)) return false;
+  return folder == "/" || path.size() == folder.size() || path[folder.size()] == '/';
+}
+
 }  // namespace lockfs

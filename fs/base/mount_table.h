@@ -32,6 +32,10 @@ std::vector<MountEntry> parse_mountinfo(std::string_view text);
 std::optional<MountEntry> find_mount(const std::string& path,
                                      const std::string& mountinfo = "/proc/self/mountinfo");
 
+/// Whether `path` is `folder` or lies below it, by their names: absolute ones without "." or "..";
+/// a slash at the end of `path` is left out.
+bool is_below(std::string_view path, std::string_view folder);
+
 /// Undoes the kernel's \ooo escapes for blanks, tabs, newlines and backslashes.
 std::string unescape_octal(std::string_view text);
 

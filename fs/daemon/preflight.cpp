@@ -169,7 +169,7 @@ std::string resolve_directory(const std::string& given, std::string_view role, D
 /// names, so that a bind mount doesn't hide the relation.
 bool lies_inside(const Directory& inner, const Directory& directory) {
   if (directory.path == "/") return inner.path != "/";
-  if (inner.path.starts_with(directory.path + "/")) return true;
+  if (inner.path != directory.path && is_below(inner.path, directory.path)) return true;
   for (std::string path = inner.path; path.size() > 1;) {
     path.resize(std::max<std::size_t>(path.find_last_of('/'), 1));
     struct statx above {};

@@ -233,6 +233,7 @@ std::string Session::mount() {
     return fmt::format("cannot mount {} on {}", options_.source_path, options_.mountpoint_path);
   }
   mounted_ = true;
+  filesystem_->attach(session_.get());
   lock_ops_.attach(session_.get());
   return exchange_init();
 }

@@ -45,11 +45,6 @@ bool has_word(std::string_view list, std::string_view word) {
   return false;
 }
 
-bool is_below(std::string_view path, std::string_view folder) {
-  if (!path.starts_with(folder)) return false;
-  return folder == "/" || path.size() == folder.size() || path[folder.size()] == '/';
-}
-
 }  // namespace
 
 const std::array<Restriction, kRestrictions>& restrictions() {

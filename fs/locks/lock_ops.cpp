@@ -557,16 +557,8 @@ void LockOps::before_answer(const Asked& asked, int error) noexcept {
   Inode& inode = *asked.handle->inode;
   inode.granted_at.store(coarse_now(), std::memory_order_relaxed);
   drop_cached_data(inode);
-  const bool dropped = drop_cached_attributes(inode);
+  const bool dropped = filesystem_.forget_attributes(inode);
   if (!asked.handle->passthrough) tell_size(*asked.handle, dropped);
-}
-
-/// Returns whether there were any.
-bool LockOps::drop_cached_attributes(Inode& inode) noexcept {
-  if (!filesystem_.inodes().clear_attr_cached(inode)) return false;
-  // A negative offset leaves the page cache alone. This neither blocks nor waits for requests.
-  fuse_lowlevel_notify_inval_inode(session_, inode.nodeid(), -1, 0);
-  return true;
 }
 
 /// A mapping ends where the kernel takes the file to end (filemap_fault()), which it does not ask

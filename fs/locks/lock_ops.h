@@ -248,7 +248,6 @@ class LockOps final : public LockState, private lockmgr::Observer {
   void in_order(std::shared_ptr<LockedFile> file, Task&& task);
 
   void tell_size(const Handle& handle, bool forgot) noexcept;
-  bool drop_cached_attributes(Inode& inode) noexcept;
   void drop_cached_data(Inode& inode) noexcept;
   void watch_queues();
   void search_cycles();

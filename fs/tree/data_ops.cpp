@@ -144,6 +144,7 @@ int Filesystem::open(fuse_req_t req, fuse_ino_t nodeid, fuse_file_info* fi) {
   auto handle = std::make_unique<Handle>(std::move(inode), std::move(fd), fi->flags);
   // Not by `st`: to open may take long, or set-ID bits away.
   const proto::OpenOut out = wire_open(*handle, passthrough_.attach(*handle));
+  if (handle->maps_backing()) forget_attributes(*handle->inode);
   Handle* const given = files_.add(std::move(handle));
   if (fuse_reply_buf(req, reinterpret_cast<const char*>(&out), sizeof out) != 0) {
     close_handle(given);  // the caller is gone: there will be no RELEASE
@@ -167,12 +168,12 @@ int Filesystem::create(fuse_req_t req, fuse_ino_t parent, const char* name, mode
   if (path_fd < 0) return -path_fd;
   if (const int error = enter(UniqueFd(path_fd), entry); error != 0) return error;
   auto handle = std::make_unique<Handle>(entry.inode, std::move(fd), fi->flags);
+  const std::int32_t backing_id = passthrough_.attach(*handle);  // before entry_param()
 
   struct {
     fuse_entry_out entry;
     proto::OpenOut open;
-  } out{wire_entry(entry_param(entry)),
-        wire_open(*handle, passthrough_.attach(*handle), &entry.st)};
+  } out{wire_entry(entry_param(entry)), wire_open(*handle, backing_id, &entry.st)};
   static_assert(sizeof out == sizeof(fuse_entry_out) + sizeof(proto::OpenOut));
   Handle* const given = files_.add(std::move(handle));
   inodes_.add_lookup(*entry.inode);
@@ -239,6 +240,8 @@ int Filesystem::write(fuse_req_t req, fuse_ino_t /*nodeid*/, const char* data, s
   iovec part{const_cast<char*>(data), size};
   const ssize_t count = ::pwritev2(handle.fd.get(), &part, 1, offset, appends ? RWF_APPEND : 0);
   if (count < 0) return errno;
+  // The times of a store to a mapping: the kernel does not expect them to change now.
+  if (fi->writepage != 0) forget_attributes(*handle.inode);
   fuse_reply_write(req, static_cast<size_t>(count));
   return 0;
 }
@@ -295,6 +298,7 @@ int Filesystem::ioctl(fuse_req_t req, fuse_ino_t /*nodeid*/, unsigned command, v
   const bool directory = (flags & FUSE_IOCTL_DIR) != 0;
   const int fd = directory ? DirHandle::of(*fi).fd.get() : Handle::of(*fi).fd.get();
   if (::ioctl(fd, command, data.data()) != 0) return errno;
+  if (set) forget_attributes(directory ? *DirHandle::of(*fi).inode : *Handle::of(*fi).inode);
   fuse_reply_ioctl(req, 0, get ? data.data() : nullptr, get ? size : 0);
   return 0;
 }

@@ -47,6 +47,7 @@ std::int32_t DataPassthroughTable::attach(Handle& handle) noexcept {
     if (error != 0) report_refusal(error);
   }
   handle.passthrough = mode.backing.value() != 0;
+  if (handle.maps_backing()) handle.inode->mapped.store(true);
   return mode.backing.value();
 }
 

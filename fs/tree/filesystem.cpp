@@ -87,16 +87,25 @@ int Filesystem::read_attributes(Inode& inode, struct stat& st) noexcept {
   return 0;
 }
 
-/// Programs with set-ID bits are asked for each time they are run: the kernel clears the bits of a
-/// file that it writes to (data passthrough) without learning of it. None either while locks are in
-/// use. The kernel marks attributes as valid just before it stores the size
-/// (fuse_change_attributes_common()): who has just got a lock could be shown the old one when
-/// somebody else's answer is taken over at that moment. Nor soon after: the time until which the
-/// answer before was valid is replaced later than the mark. To be asked when they have been read: a
-/// lock granted later has the kernel notified.
+bool Filesystem::forget_attributes(Inode& inode) noexcept {
+  if (!inodes_.clear_attr_cached(inode)) return false;
+  // A negative offset leaves the page cache alone.
+  fuse_lowlevel_notify_inval_inode(session_, inode.nodeid(), -1, 0);
+  return true;
+}
+
+/// Files that may be mapped for passed-through writing are asked for each time: stores change the
+/// times of the backing file only. So are programs with set-ID bits when they are run: the
+/// kernel clears the bits of a file that it writes to (data passthrough) without learning of it.
+/// None either while locks are in use. The kernel marks attributes as valid just before it stores
+/// the size (fuse_change_attributes_common()): who has just got a lock could be shown the old one
+/// when somebody else's answer is taken over at that moment. Nor soon after: the time until which
+/// the answer before was valid is replaced later than the mark. To be asked when they have been
+/// read: a lock granted later has the kernel notified.
 double Filesystem::attr_timeout(Inode& inode, const struct stat& st) const noexcept {
   const bool locked = locks_ != nullptr && locks_->in_use(inode);
-  return locked || has_set_id_bits(st) ? 0 : cache_times_.attr.load();
+  const bool asked = locked || inode.mapped || has_set_id_bits(st);
+  return asked ? 0 : cache_times_.attr.load();
 }
 
 int Filesystem::act_as_caller(fuse_req_t req, const Inode& inode,

@@ -55,6 +55,11 @@ class Filesystem {
   /// What the kernel granted in INIT; called once, before any file is open. `fuse_fd` is the
   /// device descriptor of the session.
   void set_kernel_passthrough(bool granted, int fuse_fd) noexcept;
+  /// The session that requests come from; before the first one.
+  void attach(fuse_session* session) noexcept { session_ = session; }
+  /// Has the kernel ask for the file's attributes anew. Returns false when it had none. Neither
+  /// blocks nor waits for requests.
+  bool forget_attributes(Inode& inode) noexcept;
   /// The device descriptor is about to be closed.
   void disconnect() noexcept { passthrough_.disconnect(); }
 
@@ -188,6 +193,7 @@ class Filesystem {
   int removexattr(fuse_req_t req, fuse_ino_t nodeid, const char* name);
 
   const Options& options_;
+  fuse_session* session_ = nullptr;
   CacheTimes cache_times_;
   AccessTimes access_times_;
   StaleNames stale_names_;

@@ -34,6 +34,10 @@ struct Handle : boost::intrusive::list_base_hook<> {
 
   [[nodiscard]] bool readable() const noexcept { return (flags & O_ACCMODE) != O_WRONLY; }
   [[nodiscard]] bool writable() const noexcept { return (flags & O_ACCMODE) != O_RDONLY; }
+  /// The kernel lets it be mapped for writing, into the backing file (mmap(2) wants both).
+  [[nodiscard]] bool maps_backing() const noexcept {
+    return passthrough && readable() && writable();
+  }
 
   static Handle& of(const fuse_file_info& fi) noexcept;
 

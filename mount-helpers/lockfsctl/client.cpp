@@ -16,13 +16,15 @@
 #include <iostream>
 #include <utility>
 
+#include "fs/base/mount_table.h"
+
 namespace lockfs::ctl {
 
 namespace {
 
 constexpr int kProtocol = 1;
 /// Seconds that a mount may take for its next line of an answer.
-constexpr time_t kPatience = 10;
+constexpr time_t kMostSilence = 10;
 
 std::string socket_folder() {
   if (geteuid() == 0) return "/run/lockfs";
@@ -53,7 +55,7 @@ int connect_to(const std::string& path) {
   std::memcpy(address.sun_path, path.c_str(), path.size());
   const int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
   if (fd < 0) throw Error(fmt::format("cannot make a socket: {}", std::strerror(errno)));
-  set_patience(fd, SO_SNDTIMEO, kPatience);
+  set_patience(fd, SO_SNDTIMEO, kMostSilence);
   if (connect(fd, reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0) return fd;
   const int error = errno;
   close(fd);
@@ -67,11 +69,6 @@ int connect_to(const std::string& path) {
   if (error == EACCES) remedy = "; be root, or in the group of the mount's control_group";
   if (error == EAGAIN) remedy = "; is its daemon stopped?";
   throw Error(fmt::format("cannot reach {}: {}{}", path, std::strerror(error), remedy));
-}
-
-bool is_below(const std::string& path, const std::string& folder) {
-  if (folder == "/") return true;
-  return path.starts_with(folder) && (path.size() == folder.size() || path[folder.size()] == '/');
 }
 
 /// The file as requests name it: by the inode that the mount shows, or by what the source has.
@@ -138,7 +135,7 @@ Json Client::call(const std::string& command, Json arguments,
     if (put < 0) break;  // what it has said before it went is read below
     sent += static_cast<std::size_t>(put);
   }
-  set_patience(fd_, SO_RCVTIMEO, kPatience);
+  set_patience(fd_, SO_RCVTIMEO, kMostSilence);
   errno = 0;
   while (auto line = next()) {
     if (!line->contains("ok")) {
@@ -151,7 +148,8 @@ Json Client::call(const std::string& command, Json arguments,
   }
   if (errno == EAGAIN) {
     throw Error(fmt::format("{}: no answer within {} s; is the mount's daemon{} stopped?", command,
-                            kPatience, mount_.pid > 0 ? fmt::format(" (pid {})", mount_.pid) : ""));
+                            kMostSilence,
+                            mount_.pid > 0 ? fmt::format(" (pid {})", mount_.pid) : ""));
   }
   throw Error("the mount has closed the connection");
 }

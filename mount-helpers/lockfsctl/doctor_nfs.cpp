@@ -7,6 +7,7 @@
 #include <set>
 #include <sstream>
 
+#include "fs/base/mount_table.h"
 #include "mount-helpers/lockfsctl/doctor.h"
 #include "mount-helpers/lockfsctl/proc_locks.h"
 #include "mount-helpers/lockfsctl/snapshot.h"
@@ -55,11 +56,6 @@ std::vector<Export> exports_of(const Patient& patient) {
     }
   }
   return found;
-}
-
-bool is_below(std::string path, const std::string& folder) {
-  while (path.size() > 1 && path.ends_with('/')) path.pop_back();
-  return path == folder || path.starts_with(folder == "/" ? folder : folder + "/");
 }
 
 bool serves_version_3(const Patient& patient) {

@@ -49,6 +49,13 @@ TEST(Mountinfo, UnescapeTakesOnlyWholeEscapes) {
   EXPECT_EQ(unescape_octal(R"(\089\)"), R"(\089\)");
 }
 
+TEST(Paths, BelowAFolder) {
+  for (const char* path : {"/a/b", "/a/b/", "/a/b/c", "/a/b//"})
+    EXPECT_TRUE(is_below(path, "/a/b"));
+  for (const char* path : {"/a", "/a/bc", "/", "/a/c/b"}) EXPECT_FALSE(is_below(path, "/a/b"));
+  EXPECT_TRUE(is_below("/", "/") && is_below("/a", "/"));
+}
+
 TEST(ShellQuote, OneWordAlways) {
   EXPECT_EQ(shell_quote("/export/a-b_c.d:e@1"), "/export/a-b_c.d:e@1");
   EXPECT_EQ(shell_quote("/a b"), "'/a b'");
