@@ -183,12 +183,20 @@ CallerIdentity::~CallerIdentity() {
   if (own.capabilities.write() != 0 || set_owner(0, 0) != 0 || set_groups({}) != 0) std::abort();
 }
 
-WithoutSetIdRights::WithoutSetIdRights() noexcept
+AllocatesAs::AllocatesAs(uid_t uid) noexcept : switched_(own.root && uid != 0) {
+  if (switched_) ::setfsuid(uid);
+}
+
+AllocatesAs::~AllocatesAs() {
+  if (switched_) ::setfsuid(0);
+}
+
+StrangersRights::StrangersRights() noexcept
     : error_(!own.prepared ? EPERM
              : own.root    ? drop_set_id_rights()
                            : 0) {}
 
-WithoutSetIdRights::~WithoutSetIdRights() {
+StrangersRights::~StrangersRights() {
   // capset() to what the thread had a moment ago is always allowed.
   if (own.root && own.capabilities.write() != 0) std::abort();
 }

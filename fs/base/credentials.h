@@ -45,19 +45,38 @@ class CallerIdentity {
   int error_;
 };
 
-/// While it lives the calling thread has no CAP_FSETID: what it writes to, or registers with the
-/// kernel for writing, loses its set-ID bits. Does nothing in a daemon that isn't root.
-class WithoutSetIdRights {
+/// While it lives what the calling thread allocates is not taken from what a filesystem keeps for
+/// root, unless `uid` is root's: ext4 goes by the user besides CAP_SYS_RESOURCE
+/// (ext4_has_free_clusters()). Does nothing in a daemon that isn't root.
+class AllocatesAs {
  public:
-  WithoutSetIdRights() noexcept;
-  WithoutSetIdRights(const WithoutSetIdRights&) = delete;
-  WithoutSetIdRights& operator=(const WithoutSetIdRights&) = delete;
-  ~WithoutSetIdRights();
+  explicit AllocatesAs(uid_t uid) noexcept;
+  AllocatesAs(const AllocatesAs&) = delete;
+  AllocatesAs& operator=(const AllocatesAs&) = delete;
+  ~AllocatesAs();
 
-  /// 0, or the errno with which the right could not be given up.
+ private:
+  const bool switched_;
+};
+
+/// Somebody who owns nothing and whom nothing is kept for.
+inline constexpr uid_t kNobody = 65534;
+
+/// While it lives the calling thread has no CAP_FSETID and allocates as nobody: what it registers
+/// with the kernel for writing loses its set-ID bits, and takes nothing that is kept for root,
+/// whoever writes. Does nothing in a daemon that isn't root.
+class StrangersRights {
+ public:
+  StrangersRights() noexcept;
+  StrangersRights(const StrangersRights&) = delete;
+  StrangersRights& operator=(const StrangersRights&) = delete;
+  ~StrangersRights();
+
+  /// 0, or the errno with which the rights could not be given up.
   [[nodiscard]] int error() const noexcept { return error_; }
 
  private:
+  const AllocatesAs nobody_{kNobody};
   int error_;
 };
 

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -163,6 +164,22 @@ int run_child(const ServeFunction& serve, int reports, int output, bool keep_std
 
 }  // namespace
 
+namespace {
+
+/// Limits that a process has for its own sake would bound everybody who uses the mount.
+void lift_limits() noexcept {
+  for (const int resource : {RLIMIT_FSIZE, RLIMIT_CPU}) {
+    const struct rlimit none { RLIM_INFINITY, RLIM_INFINITY };
+    struct rlimit own {};
+    if (setrlimit(static_cast<__rlimit_resource>(resource), &none) == 0) continue;
+    if (getrlimit(static_cast<__rlimit_resource>(resource), &own) != 0) continue;
+    own.rlim_cur = own.rlim_max;  // all that a plain user may
+    setrlimit(static_cast<__rlimit_resource>(resource), &own);
+  }
+}
+
+}  // namespace
+
 bool settle_process() {
   for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; ++fd) {
     // open() takes the lowest free number, and all below `fd` are taken.
@@ -173,6 +190,8 @@ bool settle_process() {
   sigaction(SIGCHLD, &action, nullptr);
   action.sa_handler = SIG_IGN;
   sigaction(SIGPIPE, &action, nullptr);
+  sigaction(SIGXFSZ, &action, nullptr);  // EFBIG instead
+  lift_limits();
   sigset_t none;
   sigemptyset(&none);
   return sigprocmask(SIG_SETMASK, &none, nullptr) == 0;

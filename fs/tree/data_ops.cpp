@@ -53,6 +53,14 @@ bool opens_for_ioctl(pid_t thread, int flags) noexcept {
   return call == SYS_ioctl || call == kIoctlCompat;
 }
 
+/// Whether the backing filesystem lets the file only be appended to (chattr +a).
+bool is_append_only(int fd) noexcept {
+  struct statx at {};
+  constexpr int kFlags = AT_EMPTY_PATH | AT_STATX_DONT_SYNC;
+  return ::statx(fd, "", kFlags, STATX_TYPE, &at) == 0 &&
+         (at.stx_attributes & STATX_ATTR_APPEND) != 0;
+}
+
 std::uint32_t nanoseconds(double seconds) noexcept {
   return static_cast<std::uint32_t>(
       (seconds - static_cast<double>(static_cast<std::uint64_t>(seconds))) * 1e9);
@@ -97,8 +105,11 @@ proto::OpenOut wire_open(const Handle& handle, std::int32_t backing_id,
   proto::OpenOut out{};
   out.fh = reinterpret_cast<std::uintptr_t>(&handle);
   out.backing_id = backing_id;
+  // Without pages the kernel cannot map the file for writing (fuse_file_mmap()), and the daemon's
+  // descriptor appends whatever becomes of the caller's O_APPEND.
+  if (handle.append_only && handle.writable()) out.open_flags = FOPEN_DIRECT_IO;
   if (backing_id == 0) return out;
-  out.open_flags = proto::kOpenPassthrough;
+  out.open_flags |= proto::kOpenPassthrough;
   // Passed-through writes take set-ID bits away whoever writes (see register_backing()). Those of
   // such a file come to the daemon instead, which knows who may leave them; a mapping still
   // doesn't.
@@ -142,6 +153,7 @@ int Filesystem::open(fuse_req_t req, fuse_ino_t nodeid, fuse_file_info* fi) {
   if (const int error = open_descriptor(req, *inode, fi->flags, fd); error != 0) return error;
   if (access_times_.keep) keep_access_time(fd.get());
   auto handle = std::make_unique<Handle>(std::move(inode), std::move(fd), fi->flags);
+  handle->append_only = is_append_only(handle->fd.get());
   // Not by `st`: to open may take long, or set-ID bits away.
   const proto::OpenOut out = wire_open(*handle, passthrough_.attach(*handle));
   if (handle->maps_backing()) forget_attributes(*handle->inode);
@@ -232,6 +244,8 @@ int Filesystem::write(fuse_req_t req, fuse_ino_t /*nodeid*/, const char* data, s
   // knew: what others appended meanwhile stays. Pages written back stand where they stand.
   const bool appends = (fi->flags & O_APPEND) != 0 && fi->writepage == 0;
   const Handle& handle = Handle::of(*fi);
+  // Pages are written back by whoever comes by.
+  const AllocatesAs allocates(fi->writepage == 0 ? fuse_req_ctx(req)->uid : kNobody);
   std::optional<CallerIdentity> identity;
   if (CurrentRequest::clears_set_id_bits()) {
     if (const int error = act_as_caller(req, *handle.inode, identity); error != 0) return error;
@@ -254,6 +268,7 @@ int Filesystem::fsync(fuse_req_t /*req*/, fuse_ino_t /*nodeid*/, int datasync, f
 int Filesystem::fallocate(fuse_req_t req, fuse_ino_t /*nodeid*/, int mode, off_t offset,
                           off_t length, fuse_file_info* fi) {
   const Handle& handle = Handle::of(*fi);
+  const AllocatesAs allocates(fuse_req_ctx(req)->uid);
   std::optional<CallerIdentity> identity;
   if (const int error = act_as_caller(req, *handle.inode, identity); error != 0) return error;
   return ::fallocate(handle.fd.get(), mode, offset, length) == 0 ? 0 : errno;
@@ -264,6 +279,7 @@ int Filesystem::copy_file_range(fuse_req_t req, fuse_ino_t /*nodeid_in*/, off_t 
                                 fuse_file_info* fi_out, size_t length, int flags) {
   constexpr size_t kMaxLength = 1U << 30;  // the reply has 32 bits for the count
   const Handle& to = Handle::of(*fi_out);
+  const AllocatesAs allocates(fuse_req_ctx(req)->uid);
   std::optional<CallerIdentity> identity;
   if (const int error = act_as_caller(req, *to.inode, identity); error != 0) return error;
   const ssize_t count =

@@ -42,7 +42,9 @@ UniqueFd open_without_access_times(int path_fd) noexcept {
 std::int32_t DataPassthroughTable::attach(Handle& handle) noexcept {
   const std::lock_guard lock(mutex_of(*handle.inode));
   DataMode& mode = handle.inode->data_mode;
-  if (mode.opens++ == 0 && mode.backing.value() == 0 && fuse_fd_ >= 0) {
+  const bool first = mode.opens++ == 0;
+  if (first && handle.append_only) mode.backing = {};
+  if (first && !handle.append_only && mode.backing.value() == 0 && fuse_fd_ >= 0) {
     const int error = register_backing(*handle.inode, mode);
     if (error != 0) report_refusal(error);
   }
@@ -60,8 +62,8 @@ void DataPassthroughTable::detach(Handle& handle) noexcept {
 int DataPassthroughTable::register_backing(const Inode& inode, DataMode& mode) const noexcept {
   // The kernel writes with the rights of whoever registers (backing_file_write_iter()), and leaves
   // it to the backing filesystem to clear set-ID bits.
-  const WithoutSetIdRights without;
-  if (without.error() != 0) return without.error();
+  const StrangersRights rights;
+  if (rights.error() != 0) return rights.error();
   UniqueFd noatime;
   if (keep_access_times_) {
     noatime = open_without_access_times(inode.fd());

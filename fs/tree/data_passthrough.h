@@ -7,15 +7,17 @@
 ///   1. All open handles of one inode are registered with the kernel or none is: it fails a mixed
 ///      open with EIO (fuse_file_io_open). The first open decides, until the last handle is gone.
 ///      One may ask besides that its reads and writes come to the daemon (FOPEN_DIRECT_IO), as for
-///      files with set-ID bits; mmap then still goes to the backing file.
+///      files with set-ID bits; mmap then still goes to the backing file. Append-only files are
+///      never registered by the first open: the kernel does not know that they are.
 ///   2. An inode has one backing id, whatever the number of its handles: the kernel refuses a
 ///      second (fuse_inode_uncached_io_start gives EBUSY).
 ///   3. What is registered is the inode's O_PATH descriptor, or one made for it: read-only, or on a
 ///      mount of its own that has noatime, since the kernel goes by the flags of that mount. The
 ///      kernel pins a registered file until it is unregistered; a handle's own would keep its write
 ///      access alive too long, and so would a read-only one keep leases away: that is unregistered
-///      with the last handle. The kernel writes with the rights of the thread that registers:
-///      CAP_FSETID is not among them, so that what is written loses its set-ID bits.
+///      with the last handle. The kernel writes with the rights of the thread that registers,
+///      which are a stranger's: what is written loses its set-ID bits, and takes nothing that the
+///      filesystem keeps for root.
 #pragma once
 
 #include <array>
@@ -42,7 +44,7 @@ class DataPassthroughTable {
   /// That descriptor is about to be closed, which ends every registration.
   void disconnect() noexcept { fuse_fd_.store(-1); }
 
-  /// Counts a new handle and sets its `passthrough`. Returns the backing id for the OPEN reply, or
+  /// Counts a new handle and sets its `passthrough`; its `append_only` is set. Returns the backing id for the OPEN reply, or
   /// 0 if the daemon is to read and write. Each call needs one detach().
   std::int32_t attach(Handle& handle) noexcept;
 

@@ -45,6 +45,7 @@ struct Handle : boost::intrusive::list_base_hook<> {
   const UniqueFd fd;
   const int flags;           ///< as the caller gave them to open(2)
   bool passthrough = false;  ///< the kernel reads and writes the backing file itself
+  bool append_only = false;  ///< the file was so (chattr +a) when it was opened
   std::unique_ptr<LockAttachment> locks;
 };
 

@@ -93,6 +93,7 @@ int Filesystem::rename(fuse_req_t req, fuse_ino_t parent, const char* name, fuse
   InodePtr to;
   if (const int error = inodes_.acquire(parent, from); error != 0) return error;
   if (const int error = inodes_.acquire(new_parent, to); error != 0) return error;
+  const AllocatesAs allocates(fuse_req_ctx(req)->uid);  // the folder may grow
   std::optional<CallerIdentity> identity;
   if (const int error = guard_names(req, *from, identity); error != 0) return error;
   if (const int error = guard_names(req, *to, identity); error != 0) return error;
