@@ -300,7 +300,7 @@ void LockOps::mend_guess(LockedFile& file, Handle& handle, std::uint64_t cookie)
 // release of the last handle maybe.
 template <typename Task>  // NOLINTNEXTLINE(performance-unnecessary-value-param)
 void LockOps::in_order(std::shared_ptr<LockedFile> file, Task&& task) {
-  file->strand.run([overtakable = !file->local, task = std::forward<Task>(task)] {
+  file->strand.run([overtakable = file->may_take_long(), task = std::forward<Task>(task)] {
     // With its place in the strand, a request to a slow backing need not hold up those of others.
     if (overtakable) CurrentRequest::allow_overtaking();
     task();
@@ -330,7 +330,7 @@ LockOps::Asked LockOps::asked(const LockRequest& request) noexcept {
 bool LockOps::answer_at_once(LockRequest& request) noexcept {
   Asked ask = asked(request);
   HandleLocks* const locks = HandleLocks::of(*ask.handle);
-  if (locks == nullptr || !locks->file->local) return false;
+  if (locks == nullptr || locks->file->may_take_long()) return false;
   // It may be released as soon as the answer is out, but for this.
   const std::shared_ptr<LockedFile> file = locks->file;
   std::optional<int> result;

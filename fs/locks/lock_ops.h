@@ -70,8 +70,13 @@ struct LockedFile {
         remote(std::move(remote_calls)),
         descriptions(std::move(lock_descriptions)) {}
 
+  /// Requests of other files should not wait for those of this one.
+  [[nodiscard]] bool may_take_long() const noexcept {
+    return !local || (descriptions != nullptr && descriptions->slow());
+  }
+
   const std::shared_ptr<lockmgr::FileLocks> locks;
-  const bool local;                           ///< calls to the backing take microseconds
+  const bool local;  ///< calls to the backing take microseconds, unless it has very many locks
   const std::shared_ptr<RemoteCalls> remote;  ///< null unless calls to the backing may stall
   const std::shared_ptr<LockDescriptions> descriptions;  ///< null where nothing is carried
   Strand strand;

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <new>
 #include <tuple>
 #include <utility>
@@ -21,6 +22,9 @@ using lockmgr::Range;
 // -- descriptions --------------------------------------------------------------------------------
 
 namespace {
+
+/// What a set() may take with the thread that reads requests. Some 3,000 locks on a file take that.
+constexpr auto kSlow = std::chrono::microseconds(200);
 
 /// A descriptor or -errno.
 int open_for_locks(int path_fd, int flags) {
@@ -135,6 +139,7 @@ void LockDescriptions::shared_go_home(const Range& range, Index from) noexcept {
 // -- set -----------------------------------------------------------------------------------------
 
 int LockDescriptions::set(int path_fd, const Range& range, Mode mode) noexcept try {
+  const auto began = std::chrono::steady_clock::now();
   const std::lock_guard lock(mutex_);
   const auto attempt = [&] {
     switch (mode) {
@@ -152,6 +157,8 @@ int LockDescriptions::set(int path_fd, const Range& range, Mode mode) noexcept t
   close_unused();
   // What was refused may have moved shared locks from a wait to where they are in its way.
   end_stuck(range, error == 0 ? mode : Mode::kShared);
+  const bool slow = std::chrono::steady_clock::now() - began > (slow_ ? kSlow / 2 : kSlow);
+  if (slow != slow_) slow_ = slow;
   return error;
 } catch (const std::bad_alloc&) {
   return ENOLCK;

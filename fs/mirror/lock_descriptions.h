@@ -68,6 +68,9 @@ class LockDescriptions {
   int wait(WaitId id, int path_fd, const lockmgr::Range& range, lockmgr::Mode mode,
            bool yield_first, const std::atomic<bool>& recalled) noexcept;
 
+  /// The last set() took so long that others should not wait for the next: the kernel looks through
+  /// all locks of a file one by one (posix_lock_inode()). Does not block.
+  [[nodiscard]] bool slow() const noexcept { return slow_.load(std::memory_order_relaxed); }
   /// Nothing has been opened yet, so there is nothing to let go of. Does not block.
   [[nodiscard]] bool untouched() const noexcept { return !touched_; }
   /// To be called when `writers` has become 0.
@@ -124,6 +127,7 @@ class LockDescriptions {
   WaitThreads& threads_;
   const std::atomic<std::uint32_t>* const writers_;
   std::atomic<bool> touched_{false};  ///< something was opened
+  std::atomic<bool> slow_{false};
 
   std::mutex mutex_;  ///< guards what follows
   std::vector<Description> descriptions_;
