@@ -152,6 +152,7 @@ void run_handover_benchmarks(Report& report, const Settings& settings);
 void run_client_benchmarks(Report& report, const Settings& settings);
 void run_waiter_benchmarks(Report& report, const Settings& settings);
 void run_mirror_benchmarks(Report& report, const Settings& settings);
+void run_innocent_benchmarks(Report& report, const Settings& settings);
 void run_metadata_benchmarks(Report& report, const Settings& settings);
 void run_tree_benchmarks(Report& report, const Settings& settings);
 void run_data_benchmarks(Report& report, const Settings& settings);

@@ -30,8 +30,8 @@ using lockfs::bench::Settings;
 constexpr const char* kUsage =
     "usage: lockfs_bench [options]\n"
     "\n"
-    "  --only=GROUPS    only lock, handover, clients, waiters, mirror, metadata, trees, data or\n"
-    "                   footprint, or several of them with commas between; with --against\n"
+    "  --only=GROUPS    only lock, handover, clients, waiters, mirror, innocent, metadata, trees,\n"
+    "                   data or footprint, or several with commas between; with --against\n"
     "                   manager too\n"
     "  --against=BIN    compare with the build whose programs are in the folder BIN: each group "
     "in\n"
@@ -47,12 +47,13 @@ struct Group {
   int passes;  ///< at most so many of two builds
 };
 
-constexpr std::array<Group, 10> kGroups = {{
+constexpr std::array<Group, 11> kGroups = {{
     {"lock", lockfs::bench::run_lock_benchmarks, 60},
     {"handover", lockfs::bench::run_handover_benchmarks, 40},
     {"clients", lockfs::bench::run_client_benchmarks, 20},
     {"waiters", lockfs::bench::run_waiter_benchmarks, 20},
     {"mirror", lockfs::bench::run_mirror_benchmarks, 20},
+    {"innocent", lockfs::bench::run_innocent_benchmarks, 8},
     {"metadata", lockfs::bench::run_metadata_benchmarks, 60},
     {"trees", lockfs::bench::run_tree_benchmarks, 20},
     {"data", lockfs::bench::run_data_benchmarks, 20},
