@@ -140,6 +140,8 @@ int Filesystem::open_descriptor(fuse_req_t req, const Inode& inode, int flags, U
 }
 
 int Filesystem::open(fuse_req_t req, fuse_ino_t nodeid, fuse_file_info* fi) {
+  auto [refused, share] = take_share(req);
+  if (refused != 0) return refused;
   InodePtr inode;
   UniqueFd fd;
   if (const int error = inodes_.acquire(nodeid, inode); error != 0) return error;
@@ -152,7 +154,8 @@ int Filesystem::open(fuse_req_t req, fuse_ino_t nodeid, fuse_file_info* fi) {
   nfs_watch_.note_open(fuse_req_ctx(req)->pid, [&inode] { return inode->path(); });
   if (const int error = open_descriptor(req, *inode, fi->flags, fd); error != 0) return error;
   if (access_times_.keep) keep_access_time(fd.get());
-  auto handle = std::make_unique<Handle>(std::move(inode), std::move(fd), fi->flags);
+  auto handle =
+      std::make_unique<Handle>(std::move(share), std::move(inode), std::move(fd), fi->flags);
   handle->append_only = is_append_only(handle->fd.get());
   // Not by `st`: to open may take long, or set-ID bits away.
   const proto::OpenOut out = wire_open(*handle, passthrough_.attach(*handle));
@@ -166,6 +169,8 @@ int Filesystem::open(fuse_req_t req, fuse_ino_t nodeid, fuse_file_info* fi) {
 
 int Filesystem::create(fuse_req_t req, fuse_ino_t parent, const char* name, mode_t mode,
                        fuse_file_info* fi) {
+  auto [refused, share] = take_share(req);
+  if (refused != 0) return refused;
   InodePtr directory;
   if (const int error = inodes_.acquire(parent, directory); error != 0) return error;
   UniqueFd fd;
@@ -179,7 +184,7 @@ int Filesystem::create(fuse_req_t req, fuse_ino_t parent, const char* name, mode
   const int path_fd = reopen(fd.get(), O_PATH);
   if (path_fd < 0) return -path_fd;
   if (const int error = enter(UniqueFd(path_fd), entry); error != 0) return error;
-  auto handle = std::make_unique<Handle>(entry.inode, std::move(fd), fi->flags);
+  auto handle = std::make_unique<Handle>(std::move(share), entry.inode, std::move(fd), fi->flags);
   const std::int32_t backing_id = passthrough_.attach(*handle);  // before entry_param()
 
   struct {

@@ -44,8 +44,8 @@ class DataPassthroughTable {
   /// That descriptor is about to be closed, which ends every registration.
   void disconnect() noexcept { fuse_fd_.store(-1); }
 
-  /// Counts a new handle and sets its `passthrough`; its `append_only` is set. Returns the backing id for the OPEN reply, or
-  /// 0 if the daemon is to read and write. Each call needs one detach().
+  /// Counts a new handle and sets its `passthrough`; its `append_only` is set. Returns the backing
+  /// id for the OPEN reply, or 0 if the daemon is to read and write. Each call needs one detach().
   std::int32_t attach(Handle& handle) noexcept;
 
   /// The handle is going. Its inode keeps the backing id for the next open, as long as it keeps its

@@ -103,13 +103,15 @@ DirHandle& DirHandle::of(const fuse_file_info& fi) noexcept {
 }
 
 int Filesystem::opendir(fuse_req_t req, fuse_ino_t nodeid, fuse_file_info* fi) {
+  auto [refused, share] = take_share(req);
+  if (refused != 0) return refused;
   InodePtr inode;
   if (const int error = inodes_.acquire(nodeid, inode); error != 0) return error;
   UniqueFd fd(::openat(inode->fd(), ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (!fd) return errno;
   if (access_times_.keep || access_times_.keep_directories) keep_access_time(fd.get());
-  DirHandle* const given =
-      directories_.add(std::make_unique<DirHandle>(std::move(inode), std::move(fd)));
+  DirHandle* const given = directories_.add(
+      std::make_unique<DirHandle>(std::move(share), std::move(inode), std::move(fd)));
   fi->fh = reinterpret_cast<std::uintptr_t>(given);
   // The caller is gone: there will be no RELEASEDIR.
   if (fuse_reply_open(req, fi) != 0) directories_.remove(*given);

@@ -19,6 +19,20 @@ constexpr std::size_t kMaxPins = 50'000;
 constexpr rlim_t kDescriptorsWanted = 1 << 20;  // fs.nr_open's default
 /// Half a megabyte of the kernel's memory: what is pinned, and some open files.
 constexpr std::size_t kDescriptorsForeseen = 1 << 16;
+/// An open file takes its own descriptor and its inode's; one with locks takes one or two more.
+constexpr std::size_t kDescriptorsAFile = 2;
+
+/// Descriptors of inodes that nobody uses.
+std::size_t most_pins(std::size_t descriptors) noexcept {
+  constexpr std::size_t kFew = 8192;
+  return descriptors < kFew ? descriptors / 4 : std::min(descriptors / 2, kMaxPins);
+}
+
+/// Files that users may have open; an eighth is for the daemon itself, and for root.
+std::size_t most_open(std::size_t descriptors) noexcept {
+  return (descriptors - descriptors / 8 - most_pins(descriptors)) / kDescriptorsAFile;
+}
+
 constexpr auto kIdlePeriod = std::chrono::seconds(5);
 
 /// Raises the limit of open descriptors as far as allowed and returns it.
@@ -59,12 +73,26 @@ UniqueFd open_source(const std::string& source) {
 
 Filesystem::Filesystem(const Options& options)
     : options_(options),
+      descriptors_(provide_descriptors()),
+      shares_(most_open(descriptors_), options.allow_other),
       cache_times_{options.attr_timeout, options.entry_timeout, options.negative_timeout},
       access_times_{options.noatime, options.nodiratime},
       passthrough_(options.passthrough, access_times_.keep),
-      inodes_(open_source(options.source_path), std::min(provide_descriptors() / 2, kMaxPins)),
+      inodes_(open_source(options.source_path), most_pins(descriptors_)),
       nfs_watch_(options.source_path, options.mountpoint_path),
       housekeeper_([this](const std::stop_token& stop) { run_housekeeping(stop); }) {}
+
+std::pair<int, DescriptorShares::Share> Filesystem::take_share(fuse_req_t req) {
+  const uid_t uid = fuse_req_ctx(req)->uid;
+  auto share = shares_.take(uid);
+  if (share.first != 0 && !told_of_shares_.exchange(true)) {
+    spdlog::warn(
+        "open: uid {} has {} files open, which is its share of {} (the daemon's limit of "
+        "descriptors is {}): {} (errno {}); said once",
+        uid, shares_.of(uid), shares_.most(), descriptors_, std::strerror(ENFILE), ENFILE);
+  }
+  return share;
+}
 
 void Filesystem::run_housekeeping(const std::stop_token& stop) {
   nfs_watch_.look();

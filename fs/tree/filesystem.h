@@ -26,12 +26,14 @@
 #include <optional>
 #include <stop_token>
 #include <thread>
+#include <utility>
 
 #include "fs/base/credentials.h"
 #include "fs/loop/operations.h"
 #include "fs/nfs/nfs_watch.h"
 #include "fs/options/options.h"
 #include "fs/tree/data_passthrough.h"
+#include "fs/tree/descriptor_shares.h"
 #include "fs/tree/handle.h"
 #include "fs/tree/inode.h"
 #include "fs/tree/inode_table.h"
@@ -125,6 +127,8 @@ class Filesystem {
   int reply_entry(fuse_req_t req, const Entry& entry);
   int reply_attributes(fuse_req_t req, Inode& inode);
   [[nodiscard]] bool is_below_source(int directory) const noexcept;
+  /// What the caller has for one more open file, or ENFILE.
+  std::pair<int, DescriptorShares::Share> take_share(fuse_req_t req);
   void run_housekeeping(const std::stop_token& stop);
 
   // The handlers return 0 or an errno. Those that have more to say than "done" answer success
@@ -193,6 +197,9 @@ class Filesystem {
   int removexattr(fuse_req_t req, fuse_ino_t nodeid, const char* name);
 
   const Options& options_;
+  const std::size_t descriptors_;  ///< the process's limit
+  DescriptorShares shares_;        ///< before what the handles are in
+  std::atomic<bool> told_of_shares_{false};
   fuse_session* session_ = nullptr;
   CacheTimes cache_times_;
   AccessTimes access_times_;

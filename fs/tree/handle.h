@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "fs/base/unique_fd.h"
+#include "fs/tree/descriptor_shares.h"
 #include "fs/tree/inode.h"
 #include "fs/tree/lock_state.h"
 
@@ -22,8 +23,11 @@ namespace lockfs {
 /// the OPEN reply and RELEASE, except `locks`, which the lock operations guard.
 /// No lock is ever taken on `fd`.
 struct Handle : boost::intrusive::list_base_hook<> {
-  Handle(InodePtr file, UniqueFd descriptor, int open_flags) noexcept
-      : inode(std::move(file)), fd(std::move(descriptor)), flags(open_flags) {
+  Handle(DescriptorShares::Share part, InodePtr file, UniqueFd descriptor, int open_flags) noexcept
+      : share(std::move(part)),
+        inode(std::move(file)),
+        fd(std::move(descriptor)),
+        flags(open_flags) {
     if (writable()) ++inode->writers;
   }
   ~Handle() {
@@ -41,6 +45,7 @@ struct Handle : boost::intrusive::list_base_hook<> {
 
   static Handle& of(const fuse_file_info& fi) noexcept;
 
+  const DescriptorShares::Share share;
   const InodePtr inode;
   const UniqueFd fd;
   const int flags;           ///< as the caller gave them to open(2)
@@ -51,11 +56,12 @@ struct Handle : boost::intrusive::list_base_hook<> {
 
 /// An open directory, streamed with getdents64.
 struct DirHandle : boost::intrusive::list_base_hook<> {
-  DirHandle(InodePtr directory, UniqueFd descriptor) noexcept
-      : inode(std::move(directory)), fd(std::move(descriptor)) {}
+  DirHandle(DescriptorShares::Share part, InodePtr directory, UniqueFd descriptor) noexcept
+      : share(std::move(part)), inode(std::move(directory)), fd(std::move(descriptor)) {}
 
   static DirHandle& of(const fuse_file_info& fi) noexcept;
 
+  const DescriptorShares::Share share;
   const InodePtr inode;
   const UniqueFd fd;
 

@@ -421,6 +421,43 @@ TEST_F(FewDescriptorsUncachedTest, KnownFilesThatChangePlacesBehindTheMount) {
   EXPECT_GT(reused, 0) << "the test needs inode numbers that come back";
 }
 
+TEST_F(FewDescriptorsTest, OneUserDoesNotUseThemUp) {
+  LOCKFS_NOT_PLAIN();
+  constexpr uid_t kGreedy = 54321;
+  constexpr uid_t kOther = 54322;
+  write_file(mounted_ / "file", "contents");
+  ASSERT_EQ(::chmod((behind_ / "file").c_str(), 0666), 0);
+  const auto open_as = [&](uid_t uid, int most, std::vector<Fd>& fds) {
+    // The mount goes by whom the calling thread acts as.
+    EXPECT_EQ(::setresuid(static_cast<uid_t>(-1), uid, static_cast<uid_t>(-1)), 0);
+    int error = 0;
+    for (int i = 0; i < most && error == 0; ++i) {
+      Fd fd(::openat(mounted_.fd, "file", O_RDWR | O_CLOEXEC));
+      if (fd.ok()) {
+        fds.push_back(std::move(fd));
+      } else {
+        error = errno;
+      }
+    }
+    EXPECT_EQ(::setresuid(static_cast<uid_t>(-1), 0, static_cast<uid_t>(-1)), 0);
+    return error;
+  };
+  std::vector<Fd> greedy;
+  std::vector<Fd> others;
+  EXPECT_EQ(open_as(kGreedy, kLimit, greedy), ENFILE);
+  EXPECT_GT(greedy.size(), 40U);
+  EXPECT_EQ(open_as(kOther, 5, others), 0);
+  EXPECT_EQ(open_as(0, 20, others), 0);
+  // What he lets go of he gets again.
+  const std::size_t had = greedy.size();
+  greedy.clear();
+  others.clear();
+  EXPECT_TRUE(test::eventually([&] {
+    greedy.clear();
+    return open_as(kGreedy, kLimit, greedy) == ENFILE && greedy.size() == had;
+  }));
+}
+
 TEST_F(FewDescriptorsTest, RunningOutIsReportedAndPasses) {
   LOCKFS_NOT_PLAIN();
   write_file(mounted_ / "file", "contents");
