@@ -44,6 +44,8 @@ std::uint8_t note_of(lockmgr::Refusal refusal) {
   return static_cast<std::uint8_t>(1 + static_cast<int>(refusal));
 }
 lockmgr::Refusal refusal_of(std::uint8_t note) { return static_cast<lockmgr::Refusal>(note - 1); }
+/// The backing did not answer.
+constexpr std::uint8_t kUnanswered = UINT8_MAX;
 
 /// The backing of a mount whose locks are not carried to the files (mirror off).
 class UncarriedFile final : public lockmgr::NoBacking {
@@ -322,7 +324,8 @@ LockOps::Asked LockOps::asked(const LockRequest& request) noexcept {
   asked.mode = mode_of(static_cast<short>(what.lk.type));
   asked.wait = header.opcode == FUSE_SETLKW;
   asked.test = header.opcode == FUSE_GETLK;
-  asked.tried = request.note != 0;
+  asked.unanswered = request.note == kUnanswered;
+  asked.tried = request.note != 0 && !asked.unanswered;
   if (asked.tried) asked.refusal = refusal_of(request.note);
   return asked;
 }
@@ -344,7 +347,8 @@ bool LockOps::answer_at_once(LockRequest& request) noexcept {
     } catch (const std::bad_alloc&) {
       result = ENOLCK;
     }
-    if (result == EINPROGRESS) result.reset();
+    ask.unanswered = result == EINPROGRESS;
+    if (ask.unanswered) result.reset();
     if (!result) return;
     before_answer(ask, *result);
     const fuse_out_header answer{sizeof answer, -*result, request.header->unique};
@@ -352,7 +356,11 @@ bool LockOps::answer_at_once(LockRequest& request) noexcept {
     [[maybe_unused]] const ssize_t written =
         write_device(fuse_session_fd(session_), &answer, sizeof answer);
   });
-  if (ask.tried) request.note = note_of(ask.refusal);
+  if (ask.unanswered) {
+    request.note = kUnanswered;
+  } else if (ask.tried) {
+    request.note = note_of(ask.refusal);
+  }
   return result.has_value();
 }
 
@@ -393,8 +401,13 @@ void LockOps::carry_out(Asked asked) noexcept {
     const lockmgr::Request& request = *wanted;
     if (asked.taped == 0) asked.taped = tape_ask(*asked.handle, request);
     // A recording that began meanwhile is to have the whole story.
-    if (tape_.is_open()) asked.tried = false;
-    const auto now = asked.tried ? std::nullopt : decide(asked, request);
+    if (tape_.is_open()) asked.tried = asked.unanswered = false;
+    std::optional<int> now;
+    if (asked.unanswered) {
+      now = EINPROGRESS;
+    } else if (!asked.tried) {
+      now = decide(asked, request);
+    }
     if (now) {
       answer(asked, *now);
     } else {
@@ -446,7 +459,7 @@ void LockOps::answer(const Asked& asked, int error) noexcept {
     Asked again = asked;
     again.taped = 0;  // a request of its own, when it comes
     again.ticket = 0;
-    again.tried = false;
+    again.tried = again.unanswered = false;
     if (!put_off(again)) start(again);
     return;
   }

@@ -202,6 +202,7 @@ class LockOps final : public LockState, private lockmgr::Observer {
     lockmgr::Ticket ticket = 0;  ///< of one that may be parked
     bool tried = false;          ///< it cannot be decided at once
     lockmgr::Refusal refusal = lockmgr::Refusal::kNone;  ///< what the backing refused, if `tried`
+    bool unanswered = false;                             ///< the backing did not answer
     bool unclassified = false;  ///< put off until it is known whose lock it asks for
   };
 
