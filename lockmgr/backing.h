@@ -120,6 +120,9 @@ class Backing {
 
   virtual ~Backing() = default;
 
+  /// False: nothing is carried anywhere, and set() need not be called. Always the same.
+  virtual bool carries() const noexcept { return true; }
+
   /// Makes what is carried on `range` exactly `mode` (kNone: not locked), in one step as seen from
   /// outside and without waiting for a lock. Does not say kRefused to kNone.
   ///
@@ -172,6 +175,7 @@ class Backing {
 /// The backing of a manager that stands alone: nobody is outside.
 class NoBacking : public Backing {
  public:
+  bool carries() const noexcept override { return false; }
   Reply set(const Range&, Mode, const Carried&) noexcept override { return Reply::done(); }
   Reply test(const Range&, Mode, std::optional<OutsideLock>& found) noexcept override {
     found.reset();

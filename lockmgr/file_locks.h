@@ -249,9 +249,7 @@ class FileLocks final : public std::enable_shared_from_this<FileLocks>, public R
   /// How long a waiter stands behind one that stands still before it may pass.
   Clock::duration patience() const;
   /// Waiters that relent() looks at.
-  std::uint64_t queued() const {
-    return std::uint64_t{queue_.behind()} + outside_.aside() + outside_.leaving();
-  }
+  std::uint64_t queued() const { return std::uint64_t{queue_.behind()} + outside_.unsettled(); }
   const Policy& policy() const { return granted_.policy(); }
   Context& context() const { return reports_.context(); }
 

@@ -16,6 +16,8 @@ class ForwardingBacking : public Backing {
   /// `inner` must outlive the object and every wait.
   explicit ForwardingBacking(Backing& inner) : inner_(inner) {}
 
+  bool carries() const noexcept override { return inner_.carries(); }
+
   Reply set(const Range& range, Mode mode, const Carried& carried) noexcept override {
     return inner_.set(range, mode, carried);
   }

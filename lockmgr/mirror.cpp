@@ -56,6 +56,10 @@ std::optional<Range> Mirror::awaited_part(const Request& request) const {
 // -- changing what is carried --------------------------------------------------------------------
 
 Reply Mirror::set(Space space, const Range& range, Mode mode, bool unlocking) noexcept {
+  if (!carries_) {
+    remember(space, range, mode, Reply::done());
+    return Reply::done();
+  }
   // An exclusive lock may make the backing start afresh, without what waits have taken.
   outside_.disturb(space, mode == Mode::kExclusive ? kWholeFile : range);
   Context& context = reports_.context();

@@ -52,7 +52,11 @@ class Mirror {
   /// `outside` are the waits at this backing. All references must outlive the object.
   Mirror(std::unique_ptr<Backing> backing, const Granted& granted, Outside& outside,
          const Reports& reports)
-      : backing_(std::move(backing)), granted_(granted), outside_(outside), reports_(reports) {}
+      : backing_(std::move(backing)),
+        carries_(backing_->carries()),
+        granted_(granted),
+        outside_(outside),
+        reports_(reports) {}
   Mirror(const Mirror&) = delete;
   Mirror& operator=(const Mirror&) = delete;
 
@@ -133,6 +137,7 @@ class Mirror {
   Bounds& stale(Space space) { return stale_[static_cast<std::size_t>(space)]; }
 
   const std::unique_ptr<Backing> backing_;
+  const bool carries_;
   const Granted& granted_;
   Outside& outside_;
   const Reports& reports_;

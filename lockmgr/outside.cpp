@@ -82,14 +82,14 @@ void Outside::put_aside(Waiter& waiter, OutsideWait& wait) noexcept {
   waiter.place = Waiter::Place::kAside;
   waiter.outside = &wait;
   wait.aside.push_back(waiter);
-  ++aside_;
+  ++unsettled_;
 }
 
 void Outside::take_out(Waiter& waiter) noexcept {
   const bool aside = waiter.place == Waiter::Place::kAside;
   Waiter::PeerList& list = aside ? waiter.outside->aside : waiter.outside->attached;
   list.erase(Waiter::PeerList::s_iterator_to(waiter));
-  if (aside) --aside_;
+  if (aside) --unsettled_;
   waiter.outside = nullptr;
   waiter.place = Waiter::Place::kNowhere;
 }
@@ -98,18 +98,17 @@ void Outside::let_leave(Waiter& waiter, OutsideWait& wait, Outcomes& out) noexce
   out.finished.erase(Waiter::PeerList::s_iterator_to(waiter));
   waiter.outside = &wait;
   wait.leaving.push_back(waiter);
-  ++leaving_;
+  ++unsettled_;
 }
 
 void Outside::answer(Waiter& waiter, Outcomes& out) noexcept {
   waiter.outside->leaving.erase(Waiter::PeerList::s_iterator_to(waiter));
   waiter.outside = nullptr;
   out.finished.push_back(waiter);
-  --leaving_;
+  --unsettled_;
 }
 
 void Outside::answer_early(Clock::time_point time, Outcomes& out) noexcept {
-  if (leaving_ == 0) return;
   for (OutsideWait& wait : waits_) {
     while (!wait.leaving.empty() && wait.leaving.front().placed < time) {
       answer(wait.leaving.front(), out);
@@ -120,8 +119,7 @@ void Outside::answer_early(Clock::time_point time, Outcomes& out) noexcept {
 // -- invariants ----------------------------------------------------------------------------------
 
 const char* Outside::check(const Granted& granted) const {
-  std::uint32_t aside = 0;
-  std::uint32_t leaving = 0;
+  std::uint32_t unsettled = 0;
   const auto all_at = [](const OutsideWait& wait, const Waiter::PeerList& list,
                          Waiter::Place place) {
     return std::all_of(list.begin(), list.end(),
@@ -137,11 +135,9 @@ const char* Outside::check(const Granted& granted) const {
       return "a waiter outside points to another wait than the one it is with";
     }
     if (!wait.leaving.empty() && !wait.recalled) return "somebody leaves a wait that goes on";
-    aside += static_cast<std::uint32_t>(wait.aside.size());
-    leaving += static_cast<std::uint32_t>(wait.leaving.size());
+    unsettled += static_cast<std::uint32_t>(wait.aside.size() + wait.leaving.size());
   }
-  if (aside != aside_) return "the number of waiters aside has drifted";
-  if (leaving != leaving_) return "the number of those leaving has drifted";
+  if (unsettled != unsettled_) return "the number of those aside or leaving has drifted";
   const char* broken = nullptr;
   for (const LockTree* tree : granted.trees()) {
     if (waits_.empty()) return nullptr;

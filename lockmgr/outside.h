@@ -20,7 +20,7 @@
 ///     began.
 ///  2. A waiter is `outside` or `aside` exactly while it is in a list of the wait it points to.
 ///  3. A wait that serves nobody was recalled.
-///  4. aside() is the number of those that are `aside`, leaving() that of those that are leaving.
+///  4. unsettled() is the number of those that are `aside` or leaving.
 ///  5. Who is leaving is done, and the wait that it is with was recalled.
 #pragma once
 
@@ -75,10 +75,8 @@ class Outside {
   /// Nothing is under way.
   bool empty() const { return waits_.empty(); }
   const Waits& waits() const { return waits_; }
-  /// How many waiters are `aside`.
-  std::uint32_t aside() const { return aside_; }
-  /// How many are leaving.
-  std::uint32_t leaving() const { return leaving_; }
+  /// How many waiters are `aside` or leaving.
+  std::uint32_t unsettled() const { return unsettled_; }
   /// Changes whenever a wait begins or ends, or the mirror changes.
   std::uint32_t changes() const { return changes_; }
 
@@ -139,8 +137,7 @@ class Outside {
 
  private:
   Waits waits_;  ///< owns them
-  std::uint32_t aside_ = 0;
-  std::uint32_t leaving_ = 0;
+  std::uint32_t unsettled_ = 0;
   std::uint32_t changes_ = 0;
 };
 

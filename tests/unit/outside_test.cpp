@@ -109,13 +109,13 @@ TEST_F(OutsideTest, EndsWithItsWaiters) {
   OutsideWait& wait = begin(first);
   Waiter& aside = enter(ofd(2), {15, 19}, kX);
   outside.put_aside(aside, wait);
-  EXPECT_EQ(outside.aside(), 1U);
+  EXPECT_EQ(outside.unsettled(), 1U);
   const std::unique_ptr<OutsideWait> gone = outside.end(wait.id);
   EXPECT_TRUE(outside.empty());
   EXPECT_EQ(&gone->attached.front(), &first);
   outside.take_out(first);
   outside.take_out(aside);
-  EXPECT_EQ(outside.aside(), 0U);
+  EXPECT_EQ(outside.unsettled(), 0U);
   EXPECT_EQ(first.place, Place::kNowhere);
 }
 

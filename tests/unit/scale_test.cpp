@@ -20,6 +20,7 @@ constexpr Mode kU = Mode::kNone;
 /// Nobody outside; counts the calls.
 class CountingBacking final : public NoBacking {
  public:
+  bool carries() const noexcept override { return true; }
   std::uint64_t sets = 0;
 
   Reply set(const Range&, Mode, const Carried&) noexcept override {

@@ -182,6 +182,7 @@ TEST_F(ServerGraceTest, WaitsEndOnceWhenTheyAreRecalledOrAllIsSettled) {
 /// Remembers what it was told, and does something of the test's in between.
 class TestBacking final : public lockmgr::NoBacking {
  public:
+  bool carries() const noexcept override { return true; }
   struct Call {
     Range range;
     Mode mode;
