@@ -191,6 +191,7 @@ bool settle_process() {
   action.sa_handler = SIG_IGN;
   sigaction(SIGPIPE, &action, nullptr);
   sigaction(SIGXFSZ, &action, nullptr);  // EFBIG instead
+  sigaction(SIGIO, &action, nullptr);    // of a lease that is held for a moment only
   lift_limits();
   sigset_t none;
   sigemptyset(&none);

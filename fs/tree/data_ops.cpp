@@ -53,14 +53,6 @@ bool opens_for_ioctl(pid_t thread, int flags) noexcept {
   return call == SYS_ioctl || call == kIoctlCompat;
 }
 
-/// Whether the backing filesystem lets the file only be appended to (chattr +a).
-bool is_append_only(int fd) noexcept {
-  struct statx at {};
-  constexpr int kFlags = AT_EMPTY_PATH | AT_STATX_DONT_SYNC;
-  return ::statx(fd, "", kFlags, STATX_TYPE, &at) == 0 &&
-         (at.stx_attributes & STATX_ATTR_APPEND) != 0;
-}
-
 std::uint32_t nanoseconds(double seconds) noexcept {
   return static_cast<std::uint32_t>(
       (seconds - static_cast<double>(static_cast<std::uint64_t>(seconds))) * 1e9);
@@ -145,10 +137,10 @@ int Filesystem::open(fuse_req_t req, fuse_ino_t nodeid, fuse_file_info* fi) {
   InodePtr inode;
   UniqueFd fd;
   if (const int error = inodes_.acquire(nodeid, inode); error != 0) return error;
-  struct stat st {};
-  if (inode->type() == S_IFREG && ::fstat(inode->fd(), &st) == 0 &&
-      !(st.st_nlink == 0 && opens_for_ioctl(fuse_req_ctx(req)->pid, fi->flags)) &&
-      stale_names_.refuses(fuse_req_ctx(req)->pid, st.st_nlink, nodeid)) {
+  struct statx at {};
+  if (inode->type() == S_IFREG && ::statx(inode->fd(), "", AT_EMPTY_PATH, STATX_NLINK, &at) == 0 &&
+      !(at.stx_nlink == 0 && opens_for_ioctl(fuse_req_ctx(req)->pid, fi->flags)) &&
+      stale_names_.refuses(fuse_req_ctx(req)->pid, at.stx_nlink, nodeid)) {
     return ESTALE;
   }
   nfs_watch_.note_open(fuse_req_ctx(req)->pid, [&inode] { return inode->path(); });
@@ -156,8 +148,8 @@ int Filesystem::open(fuse_req_t req, fuse_ino_t nodeid, fuse_file_info* fi) {
   if (access_times_.keep) keep_access_time(fd.get());
   auto handle =
       std::make_unique<Handle>(std::move(share), std::move(inode), std::move(fd), fi->flags);
-  handle->append_only = is_append_only(handle->fd.get());
-  // Not by `st`: to open may take long, or set-ID bits away.
+  handle->append_only = (at.stx_attributes & STATX_ATTR_APPEND) != 0;
+  // By attributes read anew: to open may take long, or set-ID bits away.
   const proto::OpenOut out = wire_open(*handle, passthrough_.attach(*handle));
   if (handle->maps_backing()) forget_attributes(*handle->inode);
   Handle* const given = files_.add(std::move(handle));

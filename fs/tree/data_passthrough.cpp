@@ -49,13 +49,17 @@ std::int32_t DataPassthroughTable::attach(Handle& handle) noexcept {
     if (error != 0) report_refusal(error);
   }
   handle.passthrough = mode.backing.value() != 0;
-  if (handle.maps_backing()) handle.inode->mapped.store(true);
+  if (handle.maps_backing()) {
+    ++handle.inode->mappers;
+    ++handle.inode->mapped;
+  }
   return mode.backing.value();
 }
 
 void DataPassthroughTable::detach(Handle& handle) noexcept {
   const std::lock_guard lock(mutex_of(*handle.inode));
   DataMode& mode = handle.inode->data_mode;
+  if (handle.maps_backing()) --handle.inode->mappers;
   if (--mode.opens == 0 && mode.reads_backing) mode.backing = {};
 }
 

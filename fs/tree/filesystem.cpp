@@ -122,6 +122,20 @@ bool Filesystem::forget_attributes(Inode& inode) noexcept {
   return true;
 }
 
+/// Whether somebody may store to the backing file through a mapping. Once no open file can be
+/// mapped any more, a mapping that is left keeps the backing file open for writing, as does whoever
+/// else writes to it: then it cannot be leased for reading (check_conflicting_open()).
+bool Filesystem::may_be_mapped(Inode& inode) noexcept {
+  std::uint32_t opened = inode.mapped;
+  if (opened == 0) return false;
+  if (inode.mappers != 0) return true;
+  const UniqueFd fd(inode.reopen(O_RDONLY | O_NONBLOCK));
+  if (!fd || ::fcntl(fd.get(), F_SETLEASE, F_RDLCK) != 0) return true;
+  ::fcntl(fd.get(), F_SETLEASE, F_UNLCK);
+  // Unless it was opened meanwhile.
+  return !inode.mapped.compare_exchange_strong(opened, 0);
+}
+
 /// Files that may be mapped for passed-through writing are asked for each time: stores change the
 /// times of the backing file only. So are programs with set-ID bits when they are run: the
 /// kernel clears the bits of a file that it writes to (data passthrough) without learning of it.
@@ -132,7 +146,7 @@ bool Filesystem::forget_attributes(Inode& inode) noexcept {
 /// read: a lock granted later has the kernel notified.
 double Filesystem::attr_timeout(Inode& inode, const struct stat& st) const noexcept {
   const bool locked = locks_ != nullptr && locks_->in_use(inode);
-  const bool asked = locked || inode.mapped || has_set_id_bits(st);
+  const bool asked = locked || may_be_mapped(inode) || has_set_id_bits(st);
   return asked ? 0 : cache_times_.attr.load();
 }
 

@@ -121,6 +121,7 @@ class Filesystem {
   /// decides as for the caller whether a change takes these away.
   static int act_as_caller(fuse_req_t req, const Inode& inode,
                            std::optional<CallerIdentity>& identity);
+  static bool may_be_mapped(Inode& inode) noexcept;
   [[nodiscard]] double attr_timeout(Inode& inode, const struct stat& st) const noexcept;
   static int read_attributes(Inode& inode, struct stat& st) noexcept;
   [[nodiscard]] fuse_entry_param entry_param(const Entry& entry) const noexcept;

@@ -114,10 +114,11 @@ class Inode {
   /// How many open files (Handle) may write.
   std::atomic<std::uint32_t> writers{0};
 
-  /// Somebody may write to the backing file through a mapping, which nobody tells of: the kernel
-  /// puts the backing file in the place of the open one, whose end is not that of the mapping
-  /// (backing_file_mmap()). For good, since nothing tells of that either.
-  std::atomic<bool> mapped{false};
+  /// How many open files may be mapped for writing into the backing file, unseen, and how often one
+  /// was opened since it was last found that nobody can. A mapping outlives the open file: the
+  /// kernel puts the backing file in its place (backing_file_mmap()).
+  std::atomic<std::uint32_t> mappers{0};
+  std::atomic<std::uint32_t> mapped{0};
 
   /// Data that the daemon read or wrote may be in the kernel's page cache.
   std::atomic<bool> data_cached{false};

@@ -4,6 +4,7 @@
 #include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -39,8 +40,9 @@ class ReserveTest : public ::testing::TestWithParam<const char*> {
   }
 
   /// How many bytes `uid` can put into a new file, by write() or fallocate().
-  static long fill(const std::string& folder, uid_t uid, bool by_writing) {
+  long fill(const std::string& folder, uid_t uid, bool by_writing) const {
     const std::string path = folder + "/filled";
+    const auto before = free_blocks();
     int result[2];
     EXPECT_EQ(::pipe(result), 0);
     const pid_t child = ::fork();
@@ -67,8 +69,17 @@ class ReserveTest : public ::testing::TestWithParam<const char*> {
     int status = 0;
     EXPECT_EQ(::waitpid(child, &status, 0), child);
     EXPECT_EQ(::unlink(path.c_str()), 0) << std::strerror(errno);
-    ::sync();
+    // A file that is gone keeps its blocks for some seconds: the daemon has it open by its number.
+    EXPECT_TRUE(test::eventually([&] {
+      ::sync();
+      return free_blocks() + 8 >= before;
+    }));
     return done;
+  }
+  [[nodiscard]] fsblkcnt_t free_blocks() const {
+    struct statvfs status {};
+    EXPECT_EQ(::statvfs(fs_.source().c_str(), &status), 0);
+    return status.f_bfree;
   }
 
   test::Mount fs_;
