@@ -4,8 +4,8 @@
 /// Thread safety: each member is for any thread, by itself.
 ///
 /// Order in which mutexes are taken: `parking`, then that of a file (several only by a thread that
-/// holds `parking`), then those of the registry and the ledger, which are never held while another
-/// is taken.
+/// holds `parking`), then those of the registry, the searches and the ledger, which are never held
+/// while another is taken.
 ///
 /// Invariants:
 ///  1. Requests that take part in deadlock detection are parked under `parking`, so two that would

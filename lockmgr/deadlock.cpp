@@ -29,18 +29,15 @@ void WaitingOwners::Seen::add(const Range& range, const Visit& visit) {
   ranges_.emplace(whole.first, whole.last);
 }
 
-namespace {
-
 /// Whether a lock of `owner` is in the way of `mode` on `range`.
-bool holds_against(const Owner& owner, const Range& range, Mode mode) {
+bool WaitingOwners::holds_against(const Owner& owner, const Range& range, Mode mode) {
   for (auto at = owner.locks.from(range.first);
-       at != owner.locks.end() && at->range.first <= range.last; ++at) {
+       at != owner.locks.end() && at->range.first <= range.last && spend(); ++at) {
+    ++looks_;
     if (modes_conflict(at->mode, mode)) return true;
   }
   return false;
 }
-
-}  // namespace
 
 /// Appends the nodes whose locks on one file are in the way of such a request, but for those that
 /// another look there has found. REQUIRES: the file is locked.
@@ -56,7 +53,6 @@ void WaitingOwners::add_edges(const Granted& granted, File& file, const Leaves& 
     if (out.empty() || out.back() != node) out.push_back(node);
   };
   std::erase_if(looked.passed_by, [&](const OwnerId& id) {
-    ++looks_;
     const Owner* owner = granted.find_owner(id);
     if (!spend() || owner == nullptr || owner == leaves.self) return false;
     const auto node = node_of(*owner);
@@ -70,26 +66,33 @@ void WaitingOwners::add_edges(const Granted& granted, File& file, const Leaves& 
   if (own && (leaves.from == nullptr || *own != *leaves.from)) {
     looked.passed_by.insert(leaves.self->id);
   }
-  const auto look_at = [&](const LockTree& tree, Seen& seen) {
-    seen.add(request.range, [&](const Range& part) {
-      tree.for_each_overlap(part, reach_without(leaves.self), [&](const Lock& lock) {
-        ++looks_;
-        if (!spend()) return false;
-        if (lock.owner == leaves.self) return true;
-        const auto node = node_of(*lock.owner);
-        if (!node) return true;
-        if (policy.excludes(lock.owner->party(), leaves.party)) {
-          hand_out(*node);
-        } else {
-          looked.passed_by.insert(lock.owner->id);
-        }
-        return true;
-      });
+  const auto look_at = [&](const LockTree& tree, const Range& part) {
+    tree.for_each_overlap(part, reach_without(leaves.self), [&](const Lock& lock) {
+      ++looks_;
+      if (!spend()) return false;
+      if (lock.owner == leaves.self) return true;
+      const auto node = node_of(*lock.owner);
+      if (!node) return true;
+      if (policy.excludes(lock.owner->party(), leaves.party)) {
+        hand_out(*node);
+      } else {
+        looked.passed_by.insert(lock.owner->id);
+      }
+      return true;
     });
   };
   const LockSpace& space = granted.space_of(request.owner);
-  look_at(space.exclusive, looked.exclusive);
-  if (request.mode == Mode::kExclusive) look_at(space.shared, looked.shared);
+  if (request.mode == Mode::kExclusive) {
+    // Exclusive ones again: a shared lock that becomes exclusive while the search roams was in the
+    // way all the time.
+    looked.shared.add(request.range, [&](const Range& part) {
+      look_at(space.exclusive, part);
+      look_at(space.shared, part);
+    });
+    looked.exclusive.add(request.range, [](const Range&) {});
+  } else {
+    looked.exclusive.add(request.range, [&](const Range& part) { look_at(space.exclusive, part); });
+  }
 }
 
 WaitingOwners::Nodes WaitingOwners::find_cycle(const FileLocks& file, const Owner& owner,
@@ -105,7 +108,7 @@ WaitingOwners::Nodes WaitingOwners::find_cycle(const Waiter& waiter) {
   Policy policy;
   {
     const std::lock_guard lock(waiter.file->mutex_);
-    if (waiter.place == Waiter::Place::kDone) return {};
+    if (!waiter.is_parked()) return {};
     policy = waiter.file->policy();
     add_edges(waiter.file->granted_, entry(*waiter.file),
               {nullptr, waiter.party(), waiter.owner, waiter.request}, blockers);
@@ -142,7 +145,7 @@ void WaitingOwners::waits_for(WaitGraph::Node node, Nodes& out) {
     File& file = entry(*waiter->file);
     std::unique_lock<std::mutex> lock;
     if (home_ == nullptr) lock = std::unique_lock(waiter->file->mutex_);
-    if (waiter->place == Waiter::Place::kDone || waiter->place == Waiter::Place::kNowhere) continue;
+    if (!waiter->is_parked()) continue;
     add_edges(waiter->file->granted_, file,
               {&node, waiter->party(), waiter->owner, waiter->request}, out);
   }
@@ -176,15 +179,22 @@ bool FileLocks::closes_cycle(const Owner& owner, const Request& request, std::ui
 
 bool FileLocks::search(Waiter& waiter) {
   const Registry& registry = context().registry;
-  WaitingOwners roaming(nullptr, registry, {.before = waiter.enrolled});
+  std::uint64_t enrolled = 0;
+  {
+    // It may still be about to be parked, or to be refused that.
+    const std::lock_guard lock(mutex_);
+    if (!waiter.is_parked()) return true;
+    enrolled = waiter.enrolled;
+  }
+  WaitingOwners roaming(nullptr, registry, {.before = enrolled});
   auto cycle = roaming.find_cycle(waiter);
   context().counters.add(Counter::kDeadlockLooks, roaming.looks());
   if (cycle.empty()) return true;
   std::sort(cycle.begin(), cycle.end());
   Change change(*this);
   change.serialise_parking();
-  if (waiter.place == Waiter::Place::kDone) return true;
-  WaitingOwners standing(this, registry, {.before = waiter.enrolled, .only = &cycle});
+  if (!waiter.is_parked()) return true;
+  WaitingOwners standing(this, registry, {.before = enrolled, .only = &cycle});
   const auto confirmed = standing.find_cycle(*this, *waiter.owner, waiter.request);
   context().counters.add(Counter::kDeadlockLooks, standing.looks());
   if (confirmed.empty()) return false;

@@ -1,6 +1,8 @@
 /// Whom parked requests wait for, over all files: the edges of the wait-for graph, as one search
-/// needs them. A lock is looked at once for all who wait for its bytes: where thousands hold a file
-/// and thousands wait for it, a search takes their sum, not their product.
+/// needs them. A lock is looked at once for all who wait for its bytes (twice where some wait in
+/// one mode and some in the other): where thousands hold a file and thousands wait for it, a search
+/// takes their sum, not their product. Owners whom others pass by are looked at for each that
+/// waits.
 ///
 /// Example: 1 to 3,000 share file A, and each waits to have file B alone, which 3,001 to 6,000
 /// share. Whoever asks for A is in the way of 3,000; the first of them leads to all holders of B,
@@ -11,8 +13,8 @@
 /// One that takes longer is given up (exhausted()); the request is parked, and a further search
 /// made for it (Searches), each file locked only while one waiter's edges are collected. A cycle is
 /// there to stay until somebody in it gives up, so that search finds it if there is one; what it
-/// finds may have been pieced together from different moments, and is looked at again while all
-/// stands still.
+/// finds may have been pieced together from different moments, and those in it are looked at again
+/// while all stands still.
 ///
 /// Thread safety: used by one thread.
 ///
@@ -98,6 +100,7 @@ class WaitingOwners final : public WaitGraph::Source {
   };
 
   File& entry(const FileLocks& file);
+  bool holds_against(const Owner& owner, const Range& range, Mode mode);
   void add_edges(const Granted& granted, File& file, const Leaves& leaves, Nodes& out);
   Nodes path_from(const Nodes& blockers, const Policy& policy, const Party& party,
                   const Caller& caller);

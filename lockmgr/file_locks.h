@@ -18,8 +18,8 @@
 /// Beside it: leases, policy_switch and deadlock (the search over all files); reports and pages say
 /// what is there.
 ///
-/// Thread safety: all public methods may be called from any thread; each takes mutex_. None blocks
-/// longer than a non-blocking call of the backing takes.
+/// Thread safety: all public methods may be called from any thread; each takes mutex_, but for
+/// announce(). None but search() takes longer than a non-blocking call of the backing.
 ///
 /// Invariants (verified after each change when LOCKMGR_CHECK_INVARIANTS is defined): those of the
 /// parts, and
@@ -165,8 +165,9 @@ class FileLocks final : public std::enable_shared_from_this<FileLocks>, public R
   /// held.
   void refuse_cycles(PolicySwitch& report, Waiter::PeerList& due) noexcept;
   /// Looks whether a parked request closes a cycle, and refuses it then. Returns false when that
-  /// cannot be told, since locks came and went meanwhile. Takes long where many wait; holds no
-  /// mutex for longer than one waiter's edges take. May throw std::bad_alloc.
+  /// cannot be told, since locks came and went meanwhile. Takes long where many wait; holds mutexes
+  /// for longer than one waiter's edges take only to look again at a cycle that was found. May
+  /// throw std::bad_alloc.
   [[nodiscard]] bool search(Waiter& waiter);
   /// Calls the completions of those who are done. REQUIRES: the caller holds no mutex of this
   /// library.

@@ -71,14 +71,17 @@ void LockManager::relent(Clock::time_point now) noexcept {
   }
 }
 
-void LockManager::search() noexcept {
+bool LockManager::search() noexcept {
   const std::shared_ptr<Waiter> waiter = context_.searches.take();
-  if (waiter == nullptr) return;
+  if (waiter == nullptr) return true;
   try {
-    if (!waiter->file->search(*waiter)) context_.searches.add(waiter);
+    if (waiter->file->search(*waiter)) return true;
+    context_.searches.add(waiter);
+    return false;
   } catch (const std::bad_alloc&) {
     // Not to know is no reason to let it wait for ever.
     waiter->file->cancel(*waiter, ENOLCK, FileLocks::Answer::kOnceWithdrawn);
+    return true;
   }
 }
 

@@ -86,8 +86,10 @@ class LockManager {
   /// Where very many wait, a request is parked before it is known whether it closes a cycle. While
   /// has_searches() is true, which changes when a request is parked, search() is to be called: it
   /// looks for one such request, and refuses it with EDEADLK if it does. Takes as long as the graph
-  /// of who waits for whom is large, and hinders nobody meanwhile.
-  void search() noexcept;
+  /// of who waits for whom is large, and hinders others only while a cycle that was found is looked
+  /// at again. Returns false when that could not be told, since locks came and went, and is put off
+  /// once more: a pause does no harm then.
+  bool search() noexcept;
   bool has_searches() const noexcept { return context_.searches.count() != 0; }
   /// How many waiters and locks a request is held up for instead, at most; by default 1,000.
   void set_short_search(std::uint64_t most) noexcept { context_.short_search = most; }

@@ -2,7 +2,8 @@
 /// waits to an owner whose lock it waits for. The graph is not stored; a Source produces the edges
 /// of a node on demand, so nothing has to be kept up to date while locks come and go.
 ///
-/// Thread safety: stateless. The Source must present one unchanging graph during a search.
+/// Thread safety: stateless. A path is certain where the Source presents one unchanging graph
+/// during a search; else its edges were there at different moments.
 #pragma once
 
 #include <cstdint>

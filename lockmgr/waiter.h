@@ -59,6 +59,8 @@ struct Waiter {
   Tally tally;
 
   Party party() const { return {request.owner, process}; }
+  /// Neither about to be parked nor decided.
+  bool is_parked() const { return place != Place::kNowhere && place != Place::kDone; }
 
   Owner* owner = nullptr;
   Opened* opened = nullptr;

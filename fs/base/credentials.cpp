@@ -161,7 +161,9 @@ int CallerIdentity::take(fuse_req_t req, Powers powers) {
   ::umask(caller.umask);
   if (!own.root || (caller.uid == 0 && caller.gid == 0)) return 0;
 
+  // What may throw comes first: the thread must not be left with half an identity.
   const auto groups = groups_of(req);
+  const std::uint64_t held = powers == Powers::kOwn ? capabilities_of(caller.pid) : 0;
   switched_ = true;
   if (const int error = set_groups(groups); error != 0) return error;
   if (const int error = set_owner(caller.uid, caller.gid); error != 0) return error;
@@ -169,7 +171,6 @@ int CallerIdentity::take(fuse_req_t req, Powers powers) {
   Capabilities reduced = own.capabilities;
   reduced.remove(CAP_FSETID);
   if (powers == Powers::kOwn) {
-    const std::uint64_t held = capabilities_of(caller.pid);
     for (const unsigned power : kPowersOverOthers) {
       if ((held >> power & 1) == 0) reduced.remove(power);
     }
@@ -183,7 +184,12 @@ CallerIdentity::~CallerIdentity() {
   if (own.capabilities.write() != 0 || set_owner(0, 0) != 0 || set_groups({}) != 0) std::abort();
 }
 
-AllocatesAs::AllocatesAs(uid_t uid) noexcept : switched_(own.root && uid != 0) {
+bool has_capability(pid_t tid, unsigned capability) {
+  return (capabilities_of(tid) >> capability & 1) != 0;
+}
+
+AllocatesAs::AllocatesAs(uid_t uid, bool local) noexcept
+    : switched_(own.root && local && uid != 0) {
   if (switched_) ::setfsuid(uid);
 }
 
@@ -191,8 +197,9 @@ AllocatesAs::~AllocatesAs() {
   if (switched_) ::setfsuid(0);
 }
 
-StrangersRights::StrangersRights() noexcept
-    : error_(!own.prepared ? EPERM
+StrangersRights::StrangersRights(bool local) noexcept
+    : nobody_(kNobody, local),
+      error_(!own.prepared ? EPERM
              : own.root    ? drop_set_id_rights()
                            : 0) {}
 

@@ -45,12 +45,19 @@ class CallerIdentity {
   int error_;
 };
 
+/// Whether the thread has a capability over what belongs to the daemon's user namespace. False if
+/// it cannot be seen. Throws std::bad_alloc.
+bool has_capability(pid_t tid, unsigned capability);
+
 /// While it lives what the calling thread allocates is not taken from what a filesystem keeps for
 /// root, unless `uid` is root's: ext4 goes by the user besides CAP_SYS_RESOURCE
-/// (ext4_has_free_clusters()). Does nothing in a daemon that isn't root.
+/// (ext4_has_free_clusters()). Does nothing in a daemon that isn't root, nor where a server decides
+/// by the ids that are sent to it.
 class AllocatesAs {
  public:
-  explicit AllocatesAs(uid_t uid) noexcept;
+  AllocatesAs(uid_t uid, bool local) noexcept;
+  template <typename Device>
+  AllocatesAs(uid_t uid, const Device& device) noexcept : AllocatesAs(uid, device.is_local()) {}
   AllocatesAs(const AllocatesAs&) = delete;
   AllocatesAs& operator=(const AllocatesAs&) = delete;
   ~AllocatesAs();
@@ -67,7 +74,8 @@ inline constexpr uid_t kNobody = 65534;
 /// whoever writes. Does nothing in a daemon that isn't root.
 class StrangersRights {
  public:
-  StrangersRights() noexcept;
+  /// `local`: as for AllocatesAs.
+  explicit StrangersRights(bool local) noexcept;
   StrangersRights(const StrangersRights&) = delete;
   StrangersRights& operator=(const StrangersRights&) = delete;
   ~StrangersRights();
@@ -76,7 +84,7 @@ class StrangersRights {
   [[nodiscard]] int error() const noexcept { return error_; }
 
  private:
-  const AllocatesAs nobody_{kNobody};
+  const AllocatesAs nobody_;
   int error_;
 };
 

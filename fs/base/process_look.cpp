@@ -72,7 +72,6 @@ constexpr auto kOwnerCalls = std::to_array<long>({
     16,
     95,
     182,
-    198,
     207,
     212,
     298,

@@ -23,6 +23,7 @@
 #include <sstream>
 #include <system_error>
 
+#include "fs/base/unique_fd.h"
 #include "fs/daemon/source_mounts.h"
 
 namespace lockfs {
@@ -40,8 +41,17 @@ std::optional<std::string> read_file(const std::string& path) {
 /// answered from the kernel's attribute cache. Returns an errno.
 int stat_now(const std::string& path, struct statx& out) {
   constexpr int kFlags = AT_STATX_FORCE_SYNC | AT_NO_AUTOMOUNT;
-  constexpr unsigned kWanted = STATX_BASIC_STATS | STATX_MNT_ID;
-  return statx(AT_FDCWD, path.c_str(), kFlags, kWanted, &out) == 0 ? 0 : errno;
+  return statx(AT_FDCWD, path.c_str(), kFlags, STATX_BASIC_STATS, &out) == 0 ? 0 : errno;
+}
+
+/// The mount that a folder is on; 0 if that cannot be told. Opened as it will be later, which
+/// brings an automount about.
+std::uint64_t mount_of(const std::string& path) {
+  const UniqueFd fd(open(path.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+  struct statx at {};
+  const bool told = fd && statx(fd.get(), "", AT_EMPTY_PATH, STATX_MNT_ID, &at) == 0 &&
+                    (at.stx_mask & STATX_MNT_ID) != 0;
+  return told ? at.stx_mnt_id : 0;
 }
 
 bool same_file(const struct statx& a, const struct statx& b) {
@@ -378,7 +388,7 @@ std::string check_start(Options& options, const Machine& machine) {
   if (!error.empty()) return error;
   options.source_path = source.path;
   options.mountpoint_path = mountpoint.path;
-  if ((source.status.stx_mask & STATX_MNT_ID) != 0) options.source_mount = source.status.stx_mnt_id;
+  options.source_mount = mount_of(source.path);
   if (options.fsname.empty()) options.fsname = source.path;
 
   error = check_relation(options, source, mountpoint);

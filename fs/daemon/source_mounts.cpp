@@ -65,8 +65,8 @@ Restrictors restrictors_of(const std::vector<MountEntry>& mounts, std::uint64_t 
   const auto add = [&](const MountEntry& mount) {
     members.insert(mount.id);
     for (std::size_t i = 0; i < kRestrictions; ++i) {
-      if (found[i].empty() && has_word(mount.options, restrictions()[i].name)) {
-        found[i] = mount.mount_point;
+      if (has_word(mount.options, restrictions()[i].name)) {
+        found[i].emplace(mount.id, mount.mount_point);
       }
     }
   };
@@ -97,7 +97,7 @@ void heed_source_mounts(Options& options, const std::string& mountinfo) {
     if (found[i].empty() || options.*each.wanted || options.*each.opposite_is_asked) continue;
     if (each.attribute == MOUNT_ATTR_NOSYMFOLLOW && !may_mount()) continue;
     options.*each.wanted = true;
-    auto& [names, opposites] = told[found[i]];
+    auto& [names, opposites] = told[found[i].begin()->second];
     const char* comma = names.empty() ? "" : ",";
     names.append(comma).append(each.name);
     opposites.append(comma).append(each.opposite);
@@ -122,8 +122,13 @@ SourceMounts::SourceMounts(const Options& options) : options_(options) {
     }
   }
   if (options.source_mount == 0) return;
-  seen_ =
+  // What has a flag already needs none; the others are looked at anew, since mounts may have come
+  // since heed_source_mounts().
+  const Restrictors now =
       restrictors_of(read_mounts(std::string(kTable)), options.source_mount, options.source_path);
+  for (std::size_t i = 0; i < kRestrictions; ++i) {
+    if (options.*restrictions()[i].wanted) seen_[i] = now[i];
+  }
   table_.reset(::open(kTable.data(), O_RDONLY | O_CLOEXEC));
   stop_.reset(::eventfd(0, EFD_CLOEXEC));
   if (!table_ || !stop_) {
@@ -157,24 +162,28 @@ void SourceMounts::watch() {
 
 /// Restricts the mount for what has come since the last look.
 void SourceMounts::follow() {
-  const Restrictors now =
-      restrictors_of(read_mounts(std::string(kTable)), options_.source_mount, options_.source_path);
+  const std::vector<MountEntry> mounts = read_mounts(std::string(kTable));
+  if (mounts.empty()) return;  // it could not be read
+  Restrictors now = restrictors_of(mounts, options_.source_mount, options_.source_path);
   for (std::size_t i = 0; i < kRestrictions; ++i) {
     const Restriction& each = restrictions()[i];
-    const bool is_new = !now[i].empty() && now[i] != seen_[i];
-    if (!is_new || options_.*each.opposite_is_asked) continue;
-    if (const int error = restrict_mount(each.attribute); error != 0) {
-      spdlog::error("mount: '{}' is mounted {} now, and '{}' is not: {} (errno {})", now[i],
-                    each.name, options_.mountpoint_path, std::strerror(error), error);
-    } else {
+    const auto is_new = [&](const auto& mount) { return !seen_[i].contains(mount.first); };
+    const auto first = std::find_if(now[i].begin(), now[i].end(), is_new);
+    if (first != now[i].end() && !(options_.*each.opposite_is_asked)) {
+      const std::string& point = first->second;
+      if (const int error = restrict_mount(each.attribute); error != 0) {
+        spdlog::error("mount: '{}' is mounted {} now, and '{}' is not: {} (errno {})", point,
+                      each.name, options_.mountpoint_path, std::strerror(error), error);
+        continue;  // tried again with the next change
+      }
       spdlog::warn(
           "mount: '{}' is mounted {} now, and so is all of '{}'; to take that away: "
           "mount -o remount,{} {}",
-          now[i], each.name, options_.mountpoint_path, each.opposite,
+          point, each.name, options_.mountpoint_path, each.opposite,
           shell_quote(options_.mountpoint_path));
     }
+    seen_[i] = std::move(now[i]);
   }
-  seen_ = now;
 }
 
 /// Returns 0 or an errno. Asks the daemon nothing.

@@ -7,12 +7,13 @@
 /// Thread safety: the functions have no state. A SourceMounts is made and destroyed by one thread.
 ///
 /// Invariants:
-///  1. A flag is put on at most once for what forbids it, so that an administrator's remount that
+///  1. A flag is put on once for each mount that has it, so that an administrator's remount that
 ///     takes it away stands until something else is mounted.
 #pragma once
 
 #include <array>
 #include <cstdint>
+#include <map>
 #include <string>
 #include <string_view>
 #include <thread>
@@ -35,8 +36,8 @@ struct Restriction {
 inline constexpr std::size_t kRestrictions = 4;
 const std::array<Restriction, kRestrictions>& restrictions();
 
-/// Where in the source each restriction is found, in their order: a mount point; empty: nowhere.
-using Restrictors = std::array<std::string, kRestrictions>;
+/// Where in the source each restriction is found, in their order: mount points by STATX_MNT_ID.
+using Restrictors = std::array<std::map<std::uint64_t, std::string>, kRestrictions>;
 
 /// Looks at the mount `source_mount` and all that is mounted on it at `source` or below.
 Restrictors restrictors_of(const std::vector<MountEntry>& mounts, std::uint64_t source_mount,

@@ -36,6 +36,8 @@ using lockmgr::Mode;
 using lockmgr::OwnerType;
 
 constexpr auto kQueueLook = std::chrono::milliseconds(250);
+/// Before a search for a cycle is made again among locks that came and went.
+constexpr auto kSearchPause = std::chrono::milliseconds(10);
 /// How often to look at threads that run although they wait for an answer.
 constexpr auto kClassLook = std::chrono::milliseconds(1);
 
@@ -108,8 +110,13 @@ struct LockHandlers {
 
   static void interrupt(fuse_req_t req, void* ticket) {
     CurrentRequest::allow_overtaking();  // the file may be busy with a slow backing
-    const Tape::Cause cause(LockOps::of(req).tape_);
-    LockOps::of(req).manager_.cancel(reinterpret_cast<lockmgr::Ticket>(ticket), EINTR);
+    LockOps& ops = LockOps::of(req);
+    {
+      const Tape::Cause cause(ops.tape_);
+      ops.manager_.cancel(reinterpret_cast<lockmgr::Ticket>(ticket), EINTR);
+    }
+    // Who gave up may have to be answered by the watcher, and have been the last to wait.
+    ops.wake_queue_watcher();
   }
 };
 
@@ -130,8 +137,9 @@ LockOps& LockOps::of(fuse_req_t req) noexcept {
 }
 
 HandleLocks::HandleLocks(LockOps& lock_ops, const Handle& handle,
-                         std::shared_ptr<LockedFile> locked)
-    : ops(lock_ops),
+                         std::shared_ptr<LockedFile> locked, DescriptorShares::Share part)
+    : share(std::move(part)),
+      ops(lock_ops),
       inode(*handle.inode),
       file(std::move(locked)),
       opened(handle.readable(), handle.writable()) {}
@@ -151,15 +159,19 @@ LockOps::LockOps(const Options& options, Filesystem& filesystem)
   searcher_ = std::thread([this] { search_cycles(); });
 }
 
-LockOps::~LockOps() {
+LockOps::~LockOps() { end_threads(); }
+
+/// They hold files for moments at a time.
+void LockOps::end_threads() noexcept {
   {
     const std::lock_guard lock(queue_mutex_);
     ended_ = true;
   }
   queue_changed_.notify_all();
   search_due_.notify_all();
-  queue_watcher_.join();
-  searcher_.join();
+  for (std::thread* thread : {&queue_watcher_, &searcher_}) {
+    if (thread->joinable()) thread->join();
+  }
 }
 
 void LockOps::shut_down() noexcept {
@@ -213,8 +225,11 @@ std::shared_ptr<LockedFile> LockOps::make_file(Inode& inode, InodePtr reference)
   return file;
 }
 
-HandleLocks& LockOps::locks_of(Handle& handle) {
-  if (HandleLocks* const there = HandleLocks::of(handle)) return *there;
+/// Null: the user has used up his share of descriptors. Throws std::bad_alloc.
+HandleLocks* LockOps::locks_of(Handle& handle, uid_t uid) {
+  if (HandleLocks* const there = HandleLocks::of(handle)) return there;
+  auto [refused, share] = filesystem_.take_share(uid);
+  if (refused != 0) return nullptr;
   Inode& inode = *handle.inode;
   std::shared_ptr<LockedFile> file;
   {
@@ -226,12 +241,12 @@ HandleLocks& LockOps::locks_of(Handle& handle) {
     ++file->handles;
   }
   try {
-    handle.locks = std::make_unique<HandleLocks>(*this, handle, file);
+    handle.locks = std::make_unique<HandleLocks>(*this, handle, file, std::move(share));
   } catch (const std::bad_alloc&) {
     leave(inode, *file);
     throw;
   }
-  return *HandleLocks::of(handle);
+  return HandleLocks::of(handle);
 }
 
 /// A handle with locks has gone. The last one takes the LockedFile with it, and so the reference
@@ -378,8 +393,12 @@ std::optional<int> LockOps::decide(Asked& asked, const lockmgr::Request& request
 
 void LockOps::start(const Asked& asked) noexcept {
   try {
-    HandleLocks& locks = locks_of(*asked.handle);
-    in_order(locks.file, [this, asked] { carry_out(asked); });
+    HandleLocks* const locks = locks_of(*asked.handle, asked.caller.uid);
+    if (locks == nullptr) {
+      fuse_reply_err(asked.req, ENOLCK);
+      return;
+    }
+    in_order(locks->file, [this, asked] { carry_out(asked); });
   } catch (const std::bad_alloc&) {
     fuse_reply_err(asked.req, ENOLCK);
   }
@@ -443,8 +462,7 @@ void LockOps::carry_out_waiting(Asked asked, lockmgr::Request request) noexcept 
     if (now) {
       answer(asked, *now);
     } else {
-      { const std::lock_guard lock(queue_mutex_); }  // the watcher either waits or looks again
-      queue_changed_.notify_one();
+      wake_queue_watcher();
       if (manager_.has_searches()) search_due_.notify_one();
     }
   } catch (const std::bad_alloc&) {
@@ -570,32 +588,36 @@ void LockOps::before_answer(const Asked& asked, int error) noexcept {
   Inode& inode = *asked.handle->inode;
   inode.granted_at.store(coarse_now(), std::memory_order_relaxed);
   drop_cached_data(inode);
-  const bool dropped = filesystem_.forget_attributes(inode);
-  if (!asked.handle->passthrough) tell_size(*asked.handle, dropped);
+  filesystem_.forget_attributes(inode);
+  if (!asked.handle->passthrough) tell_size(*asked.handle);
 }
 
 /// A mapping ends where the kernel takes the file to end (filemap_fault()), which it does not ask
 /// about: whoever maps a file that has grown would get SIGBUS. The one notification that makes it
-/// know a larger size brings data (fuse_notify_store()): the last page. `forgot`: it was told of
-/// attributes since the last grant, and may have believed a smaller size.
-void LockOps::tell_size(const Handle& handle, bool forgot) noexcept {
-  constexpr std::int64_t kPage = 4096;
+/// know a larger size brings data (fuse_notify_store()): the last byte. Not where the backing may
+/// keep one waiting for it.
+void LockOps::tell_size(const Handle& handle) noexcept {
   Inode& inode = *handle.inode;
-  const CurrentRequest::Blocking blocking;
   struct stat st {};
-  if (inode.type() != S_IFREG || ::fstat(inode.fd(), &st) != 0 || st.st_size == 0) return;
-  if (inode.granted_size.exchange(st.st_size) == st.st_size && !forgot) return;
-  const std::int64_t start = (st.st_size - 1) / kPage * kPage;
-  const auto length = static_cast<std::size_t>(st.st_size - start);
-  std::array<char, kPage> page;
-  UniqueFd readable;
-  if (!handle.readable()) readable.reset(inode.reopen(O_RDONLY | O_NONBLOCK));
-  const int fd = handle.readable() ? handle.fd.get() : readable.get();
-  if (::pread(fd, page.data(), length, start) != static_cast<ssize_t>(length)) return;
-  fuse_bufvec data = FUSE_BUFVEC_INIT(length);
-  data.buf[0].mem = page.data();
+  if (inode.type() != S_IFREG || inode.device().may_stall()) return;
+  if (::fstat(inode.fd(), &st) != 0 || st.st_size <= inode.known_size) return;
+  UniqueFd own;
+  if (!handle.readable()) {
+    constexpr int kFlags = O_RDONLY | O_NONBLOCK;
+    own.reset(inode.reopen(kFlags | O_NOATIME));
+    if (!own) own.reset(inode.reopen(kFlags));
+  }
+  char last = 0;
+  const off_t at = st.st_size - 1;
+  if (::pread(handle.readable() ? handle.fd.get() : own.get(), &last, 1, at) != 1) return;
+  fuse_bufvec data = FUSE_BUFVEC_INIT(1);
+  data.buf[0].mem = &last;
   inode.data_cached.store(true);
-  fuse_lowlevel_notify_store(session_, inode.nodeid(), start, &data, fuse_buf_copy_flags{});
+  // Waits for the page if it is being read or written, which other threads must serve.
+  const CurrentRequest::Blocking blocking;
+  const int error =
+      fuse_lowlevel_notify_store(session_, inode.nodeid(), at, &data, fuse_buf_copy_flags{});
+  if (error == 0) inode.raise_known_size(st.st_size);
 }
 
 void LockOps::drop_cached_data(Inode& inode) noexcept {
@@ -603,6 +625,11 @@ void LockOps::drop_cached_data(Inode& inode) noexcept {
   // Waits for pages that are being read or written, which other threads must serve.
   const CurrentRequest::Blocking blocking;
   fuse_lowlevel_notify_inval_inode(session_, inode.nodeid(), 0, 0);
+}
+
+void LockOps::wake_queue_watcher() noexcept {
+  { const std::lock_guard lock(queue_mutex_); }  // the watcher either waits or looks again
+  queue_changed_.notify_one();
 }
 
 void LockOps::watch_queues() {
@@ -641,11 +668,14 @@ void LockOps::search_cycles() {
       continue;
     }
     lock.unlock();
+    bool told = false;
     {
       const Tape::Cause cause(tape_);
-      manager_.search();
+      told = manager_.search();
     }
+    wake_queue_watcher();  // as in LockHandlers::interrupt()
     lock.lock();
+    if (!told) search_due_.wait_for(lock, kSearchPause, [this] { return ended_; });
   }
 }
 

@@ -101,7 +101,8 @@ class InodeLocks final : public LockAttachment {
 /// request is still in order; `classes` is used within the strand only.
 class HandleLocks final : public LockAttachment {
  public:
-  HandleLocks(LockOps& ops, const Handle& handle, std::shared_ptr<LockedFile> locked);
+  HandleLocks(LockOps& ops, const Handle& handle, std::shared_ptr<LockedFile> locked,
+              DescriptorShares::Share part);
   ~HandleLocks() override;
 
   /// Of an open file; null while no lock was asked for through it.
@@ -114,6 +115,7 @@ class HandleLocks final : public LockAttachment {
     lockmgr::OwnerType type;
   };
 
+  const DescriptorShares::Share share;  ///< what the file has open for its locks
   LockOps& ops;
   Inode& inode;
   const std::shared_ptr<LockedFile> file;
@@ -245,7 +247,7 @@ class LockOps final : public LockState, private lockmgr::Observer {
   void mend_guess(LockedFile& file, Handle& handle, std::uint64_t cookie) noexcept;
   void put_off_unclassified(Asked asked) noexcept;
   void classify_again() noexcept;
-  HandleLocks& locks_of(Handle& handle);
+  HandleLocks* locks_of(Handle& handle, uid_t uid);
   std::shared_ptr<LockedFile> find(Inode& inode) noexcept;
   std::shared_ptr<LockedFile> make_file(Inode& inode, InodePtr reference);
   void leave(Inode& inode, LockedFile& file) noexcept;
@@ -253,10 +255,12 @@ class LockOps final : public LockState, private lockmgr::Observer {
   template <typename Task>
   void in_order(std::shared_ptr<LockedFile> file, Task&& task);
 
-  void tell_size(const Handle& handle, bool forgot) noexcept;
+  void tell_size(const Handle& handle) noexcept;
   void drop_cached_data(Inode& inode) noexcept;
   void watch_queues();
   void search_cycles();
+  void wake_queue_watcher() noexcept;
+  void end_threads() noexcept;
 
   void limit_reached(const lockmgr::FileLocks& file, const lockmgr::Request& request,
                      lockmgr::Limit limit, std::uint64_t value) override;

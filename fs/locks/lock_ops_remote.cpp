@@ -244,6 +244,7 @@ void LockOps::release_exiting() noexcept {
 }
 
 void LockOps::drain() noexcept {
+  end_threads();
   std::unique_lock lock(put_off_mutex_);
   apart_done_.wait(lock, [this] { return apart_ == 0; });
   lock.unlock();

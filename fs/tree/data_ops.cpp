@@ -132,7 +132,7 @@ int Filesystem::open_descriptor(fuse_req_t req, const Inode& inode, int flags, U
 }
 
 int Filesystem::open(fuse_req_t req, fuse_ino_t nodeid, fuse_file_info* fi) {
-  auto [refused, share] = take_share(req);
+  auto [refused, share] = take_share(fuse_req_ctx(req)->uid);
   if (refused != 0) return refused;
   InodePtr inode;
   UniqueFd fd;
@@ -151,6 +151,12 @@ int Filesystem::open(fuse_req_t req, fuse_ino_t nodeid, fuse_file_info* fi) {
   handle->append_only = (at.stx_attributes & STATX_ATTR_APPEND) != 0;
   // By attributes read anew: to open may take long, or set-ID bits away.
   const proto::OpenOut out = wire_open(*handle, passthrough_.attach(*handle));
+  // It was opened by somebody before it was append-only, so that it is passed through: it could be
+  // mapped for writing.
+  if (handle->append_only && handle->maps_backing()) {
+    passthrough_.detach(*handle);
+    return EPERM;
+  }
   if (handle->maps_backing()) forget_attributes(*handle->inode);
   Handle* const given = files_.add(std::move(handle));
   if (fuse_reply_buf(req, reinterpret_cast<const char*>(&out), sizeof out) != 0) {
@@ -161,7 +167,7 @@ int Filesystem::open(fuse_req_t req, fuse_ino_t nodeid, fuse_file_info* fi) {
 
 int Filesystem::create(fuse_req_t req, fuse_ino_t parent, const char* name, mode_t mode,
                        fuse_file_info* fi) {
-  auto [refused, share] = take_share(req);
+  auto [refused, share] = take_share(fuse_req_ctx(req)->uid);
   if (refused != 0) return refused;
   InodePtr directory;
   if (const int error = inodes_.acquire(parent, directory); error != 0) return error;
@@ -242,7 +248,8 @@ int Filesystem::write(fuse_req_t req, fuse_ino_t /*nodeid*/, const char* data, s
   const bool appends = (fi->flags & O_APPEND) != 0 && fi->writepage == 0;
   const Handle& handle = Handle::of(*fi);
   // Pages are written back by whoever comes by.
-  const AllocatesAs allocates(fi->writepage == 0 ? fuse_req_ctx(req)->uid : kNobody);
+  const AllocatesAs allocates(fi->writepage == 0 ? fuse_req_ctx(req)->uid : kNobody,
+                              handle.inode->device());
   std::optional<CallerIdentity> identity;
   if (CurrentRequest::clears_set_id_bits()) {
     if (const int error = act_as_caller(req, *handle.inode, identity); error != 0) return error;
@@ -251,6 +258,7 @@ int Filesystem::write(fuse_req_t req, fuse_ino_t /*nodeid*/, const char* data, s
   iovec part{const_cast<char*>(data), size};
   const ssize_t count = ::pwritev2(handle.fd.get(), &part, 1, offset, appends ? RWF_APPEND : 0);
   if (count < 0) return errno;
+  handle.inode->raise_known_size(offset + count);
   // The times of a store to a mapping: the kernel does not expect them to change now.
   if (fi->writepage != 0) forget_attributes(*handle.inode);
   fuse_reply_write(req, static_cast<size_t>(count));
@@ -265,10 +273,12 @@ int Filesystem::fsync(fuse_req_t /*req*/, fuse_ino_t /*nodeid*/, int datasync, f
 int Filesystem::fallocate(fuse_req_t req, fuse_ino_t /*nodeid*/, int mode, off_t offset,
                           off_t length, fuse_file_info* fi) {
   const Handle& handle = Handle::of(*fi);
-  const AllocatesAs allocates(fuse_req_ctx(req)->uid);
+  const AllocatesAs allocates(fuse_req_ctx(req)->uid, handle.inode->device());
   std::optional<CallerIdentity> identity;
   if (const int error = act_as_caller(req, *handle.inode, identity); error != 0) return error;
-  return ::fallocate(handle.fd.get(), mode, offset, length) == 0 ? 0 : errno;
+  if (::fallocate(handle.fd.get(), mode, offset, length) != 0) return errno;
+  if ((mode & FALLOC_FL_KEEP_SIZE) == 0) handle.inode->raise_known_size(offset + length);
+  return 0;
 }
 
 int Filesystem::copy_file_range(fuse_req_t req, fuse_ino_t /*nodeid_in*/, off_t offset_in,
@@ -276,13 +286,14 @@ int Filesystem::copy_file_range(fuse_req_t req, fuse_ino_t /*nodeid_in*/, off_t 
                                 fuse_file_info* fi_out, size_t length, int flags) {
   constexpr size_t kMaxLength = 1U << 30;  // the reply has 32 bits for the count
   const Handle& to = Handle::of(*fi_out);
-  const AllocatesAs allocates(fuse_req_ctx(req)->uid);
+  const AllocatesAs allocates(fuse_req_ctx(req)->uid, to.inode->device());
   std::optional<CallerIdentity> identity;
   if (const int error = act_as_caller(req, *to.inode, identity); error != 0) return error;
   const ssize_t count =
       ::copy_file_range(Handle::of(*fi_in).fd.get(), &offset_in, to.fd.get(), &offset_out,
                         std::min(length, kMaxLength), static_cast<unsigned>(flags));
   if (count < 0) return errno;
+  to.inode->raise_known_size(offset_out);  // where the call has moved it
   fuse_reply_write(req, static_cast<size_t>(count));
   return 0;
 }

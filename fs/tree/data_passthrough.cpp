@@ -11,6 +11,7 @@
 
 #include "fs/base/credentials.h"
 #include "fs/loop/fuse_protocol.h"
+#include "fs/tree/device.h"
 
 namespace lockfs {
 namespace {
@@ -66,7 +67,7 @@ void DataPassthroughTable::detach(Handle& handle) noexcept {
 int DataPassthroughTable::register_backing(const Inode& inode, DataMode& mode) const noexcept {
   // The kernel writes with the rights of whoever registers (backing_file_write_iter()), and leaves
   // it to the backing filesystem to clear set-ID bits.
-  const StrangersRights rights;
+  const StrangersRights rights(inode.device().is_local());
   if (rights.error() != 0) return rights.error();
   UniqueFd noatime;
   if (keep_access_times_) {

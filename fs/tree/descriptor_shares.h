@@ -1,9 +1,10 @@
-/// How many files each user may have open through the mount: the daemon has descriptors for only so
-/// many. Whoever comes last, however many others there are, gets some: a user may take more as long
-/// as at least a third of what he has is left for the others. Root may take all, and what is kept
-/// for the daemon itself.
+/// How many files each user may have open through the mount, and how many with locks, which count
+/// once more: the daemon has descriptors for only so many. A user may take more as long as at least
+/// a third of what he has is left for the others. Root may take all, and what is kept for the
+/// daemon itself.
 ///
-/// Example: of 1,000 the first user gets 750, a second one 187, a third one 46.
+/// Example: of 1,000 one user alone gets 750, a second one then 188, a third one 47. It takes some
+/// ten who agree to leave nothing.
 ///
 /// Thread safety: take() and give() may be called from any thread.
 ///

@@ -103,7 +103,7 @@ DirHandle& DirHandle::of(const fuse_file_info& fi) noexcept {
 }
 
 int Filesystem::opendir(fuse_req_t req, fuse_ino_t nodeid, fuse_file_info* fi) {
-  auto [refused, share] = take_share(req);
+  auto [refused, share] = take_share(fuse_req_ctx(req)->uid);
   if (refused != 0) return refused;
   InodePtr inode;
   if (const int error = inodes_.acquire(nodeid, inode); error != 0) return error;

@@ -19,7 +19,7 @@ constexpr std::size_t kMaxPins = 50'000;
 constexpr rlim_t kDescriptorsWanted = 1 << 20;  // fs.nr_open's default
 /// Half a megabyte of the kernel's memory: what is pinned, and some open files.
 constexpr std::size_t kDescriptorsForeseen = 1 << 16;
-/// An open file takes its own descriptor and its inode's; one with locks takes one or two more.
+/// An open file takes its own descriptor and its inode's; its locks take as many again.
 constexpr std::size_t kDescriptorsAFile = 2;
 
 /// Descriptors of inodes that nobody uses.
@@ -82,8 +82,7 @@ Filesystem::Filesystem(const Options& options)
       nfs_watch_(options.source_path, options.mountpoint_path),
       housekeeper_([this](const std::stop_token& stop) { run_housekeeping(stop); }) {}
 
-std::pair<int, DescriptorShares::Share> Filesystem::take_share(fuse_req_t req) {
-  const uid_t uid = fuse_req_ctx(req)->uid;
+std::pair<int, DescriptorShares::Share> Filesystem::take_share(uid_t uid) {
   auto share = shares_.take(uid);
   if (share.first != 0 && !told_of_shares_.exchange(true)) {
     spdlog::warn(
@@ -111,6 +110,7 @@ void Filesystem::set_kernel_passthrough(bool granted, int fuse_fd) noexcept {
 int Filesystem::read_attributes(Inode& inode, struct stat& st) noexcept {
   inode.attr_cached.store(true);
   if (::fstat(inode.fd(), &st) != 0) return errno;
+  inode.lower_known_size(st.st_size);
   st.st_ino = inode.device().shown_ino(st.st_ino);
   return 0;
 }
@@ -263,6 +263,7 @@ bool Filesystem::is_below_source(int directory) const noexcept {
 
 fuse_entry_param Filesystem::entry_param(const Entry& entry) const noexcept {
   fuse_entry_param param{};
+  entry.inode->lower_known_size(entry.st.st_size);
   param.ino = entry.inode->nodeid();
   param.generation = param.ino == FUSE_ROOT_ID ? 0 : entry.inode->generation();
   param.attr = entry.st;

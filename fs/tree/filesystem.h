@@ -92,6 +92,10 @@ class Filesystem {
   };
   [[nodiscard]] AccessTimes& access_times() noexcept { return access_times_; }
 
+  /// What a user has for one more open file, or for the locks of one, or ENFILE. Throws
+  /// std::bad_alloc.
+  std::pair<int, DescriptorShares::Share> take_share(uid_t uid);
+
   /// Who knows which files have locks; before the first request. It must outlive the last one.
   void set_lock_state(LockState* locks) noexcept { locks_ = locks; }
 
@@ -128,8 +132,6 @@ class Filesystem {
   int reply_entry(fuse_req_t req, const Entry& entry);
   int reply_attributes(fuse_req_t req, Inode& inode);
   [[nodiscard]] bool is_below_source(int directory) const noexcept;
-  /// What the caller has for one more open file, or ENFILE.
-  std::pair<int, DescriptorShares::Share> take_share(fuse_req_t req);
   void run_housekeeping(const std::stop_token& stop);
 
   // The handlers return 0 or an errno. Those that have more to say than "done" answer success

@@ -123,8 +123,19 @@ class Inode {
   /// Data that the daemon read or wrote may be in the kernel's page cache.
   std::atomic<bool> data_cached{false};
 
-  /// The size that a grant last made the kernel know.
-  std::atomic<std::int64_t> granted_size{0};
+  /// The kernel takes the file to be at least as long. Attributes that it is told may be dropped on
+  /// the way, and so can lower it, but not raise it.
+  std::atomic<std::int64_t> known_size{0};
+  void raise_known_size(std::int64_t size) noexcept {
+    std::int64_t known = known_size.load();
+    while (known < size && !known_size.compare_exchange_weak(known, size)) {
+    }
+  }
+  void lower_known_size(std::int64_t size) noexcept {
+    std::int64_t known = known_size.load();
+    while (known > size && !known_size.compare_exchange_weak(known, size)) {
+    }
+  }
 
   DataMode data_mode;
 

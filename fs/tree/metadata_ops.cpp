@@ -1,6 +1,7 @@
 /// INIT, names to inodes, attributes.
 
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <sys/statvfs.h>
 
 #include <array>
@@ -55,14 +56,14 @@ constexpr int kAnyTime =
 /// What a SETATTR that sets nothing is about. With HANDLE_KILLPRIV_V2 the kernel says nothing more
 /// of chown(-1, -1), nor before a write that takes set-ID bits or a capability away
 /// (__remove_privs()). Returns 0 or an errno; `same_owner`: it is chown() by whoever may.
-int settle_empty_change(fuse_req_t req, const Inode& inode, bool& same_owner) noexcept {
+int settle_empty_change(fuse_req_t req, const Inode& inode, bool& same_owner) {
   const fuse_ctx& caller = *fuse_req_ctx(req);
   const Errand errand = errand_of(caller.pid);
   // The write itself takes the bits away, or leaves them to root.
   if (errand == Errand::kChangesData) return 0;
   struct stat st {};
   if (::fstat(inode.fd(), &st) != 0) return errno;
-  same_owner = caller.uid == 0 || caller.uid == st.st_uid;
+  same_owner = caller.uid == 0 || caller.uid == st.st_uid || has_capability(caller.pid, CAP_FOWNER);
   // As setattr_prepare() does where it knows that the mode is to change.
   const bool refused = !same_owner && errand == Errand::kChangesOwner && has_set_id_bits(st);
   return refused ? EPERM : 0;
@@ -148,6 +149,7 @@ int Filesystem::setattr(fuse_req_t req, fuse_ino_t nodeid, struct stat* attr, in
     if (const int error = act_as_caller(req, *inode, identity); error != 0) return error;
   }
   if (const int error = apply(*inode, *attr, to_set, handle); error != 0) return error;
+  if ((to_set & FUSE_SET_ATTR_SIZE) != 0) inode->raise_known_size(attr->st_size);
   return reply_attributes(req, *inode);
 }
 

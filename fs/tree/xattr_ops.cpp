@@ -1,6 +1,7 @@
 /// Extended attributes and, as system.posix_acl_*, access control lists. All go through the path of
 /// the O_PATH descriptor, which leads to a symbolic link itself, not to its target.
 
+#include <linux/capability.h>
 #include <linux/limits.h>
 #include <sys/xattr.h>
 
@@ -51,7 +52,7 @@ int Filesystem::setxattr(fuse_req_t req, fuse_ino_t nodeid, const char* name, co
                          size_t size, int flags) {
   InodePtr inode;
   if (const int error = inodes_.acquire(nodeid, inode); error != 0) return error;
-  const AllocatesAs allocates(fuse_req_ctx(req)->uid);
+  const AllocatesAs allocates(fuse_req_ctx(req)->uid, inode->device());
   // An ACL set by somebody outside the file's group clears the set-group-ID bit.
   std::optional<CallerIdentity> identity;
   if (std::string_view(name).starts_with("system.posix_acl_")) identity.emplace(req);
@@ -88,8 +89,9 @@ int Filesystem::removexattr(fuse_req_t req, fuse_ino_t nodeid, const char* name)
   if (caller.uid != 0 && std::string_view(name) == "security.capability") {
     struct stat st {};
     if (::fstat(inode->fd(), &st) != 0) return errno;
-    const bool is_owner = st.st_uid == caller.uid;
-    if (!is_owner && errand_of(caller.pid) == Errand::kChangesOwner) return EPERM;
+    const bool may = st.st_uid == caller.uid || has_capability(caller.pid, CAP_CHOWN) ||
+                     has_capability(caller.pid, CAP_FOWNER);
+    if (!may && errand_of(caller.pid) == Errand::kChangesOwner) return EPERM;
   }
   return ::removexattr(ProcPath(inode->fd()).c_str(), name) == 0 ? 0 : errno;
 }

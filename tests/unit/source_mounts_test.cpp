@@ -17,8 +17,9 @@ std::string found_in(const std::string& lines) {
   const auto found = restrictors_of(parse_mountinfo(lines), kRoot, "/data");
   std::string text;
   for (std::size_t i = 0; i < kRestrictions; ++i) {
-    if (found[i].empty()) continue;
-    text += (text.empty() ? "" : " ") + std::string(restrictions()[i].name) + ":" + found[i];
+    for (const auto& [id, mount_point] : found[i]) {
+      text += (text.empty() ? "" : " ") + std::string(restrictions()[i].name) + ":" + mount_point;
+    }
   }
   return text;
 }

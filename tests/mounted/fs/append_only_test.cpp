@@ -92,10 +92,29 @@ TEST_P(AppendOnlyTest, AlsoWhereItWasOpenBefore) {
   ASSERT_TRUE(test::eventually([&] {
     // The kernel lets go of what was closed a moment later.
     const UniqueFd fd(open_log(O_RDWR | O_APPEND));
+    if (!fd.valid()) return false;
     void* const at = ::mmap(nullptr, 11, PROT_READ | PROT_WRITE, MAP_SHARED, fd.get(), 0);
     if (at != MAP_FAILED) ::munmap(at, 11);
     return at == MAP_FAILED;
   }));
+}
+
+// Where somebody has had it open since before, it is passed through; then it is not opened so that
+// it could be mapped.
+TEST_P(AppendOnlyTest, AlsoWhileItIsOpenSinceBefore) {
+  set_append_only(false);
+  const UniqueFd reader(open_log(O_RDONLY));
+  set_append_only(true);
+  const UniqueFd both(open_log(O_RDWR | O_APPEND));
+  if (both.valid()) {
+    EXPECT_EQ(::mmap(nullptr, 11, PROT_READ | PROT_WRITE, MAP_SHARED, both.get(), 0), MAP_FAILED);
+  } else {
+    EXPECT_EQ(errno, EPERM);
+  }
+  const UniqueFd writer(open_log(O_WRONLY | O_APPEND));
+  ASSERT_TRUE(writer.valid()) << std::strerror(errno);
+  EXPECT_EQ(::write(writer.get(), "second\n", 7), 7);
+  EXPECT_EQ(contents(), "first line\nsecond\n");
 }
 
 INSTANTIATE_TEST_SUITE_P(Passthrough, AppendOnlyTest, ::testing::Values("auto", "off"),
