@@ -317,11 +317,18 @@ void LockOps::mend_guess(LockedFile& file, Handle& handle, std::uint64_t cookie)
 // release of the last handle maybe.
 template <typename Task>  // NOLINTNEXTLINE(performance-unnecessary-value-param)
 void LockOps::in_order(std::shared_ptr<LockedFile> file, Task&& task) {
-  file->strand.run([overtakable = file->may_take_long(), task = std::forward<Task>(task)] {
-    // With its place in the strand, a request to a slow backing need not hold up those of others.
-    if (overtakable) CurrentRequest::allow_overtaking();
-    task();
-  });
+  file->strand.run(
+      [local = file->local, slow = file->may_take_long(), task = std::forward<Task>(task)] {
+        // With its place in the strand, a request to a slow backing need not hold up those of
+        // others. Where it is known to take long the lead goes at once, not when the watchdog finds
+        // it does.
+        if (local && slow) {
+          const CurrentRequest::Blocking gives_up_lead;
+        } else if (slow) {
+          CurrentRequest::allow_overtaking();
+        }
+        task();
+      });
 }
 
 LockOps::Asked LockOps::asked(const LockRequest& request) noexcept {
