@@ -161,10 +161,12 @@ std::vector<LockedRange> all_locks_held_by(pid_t pid) {
                                            << ", expected" << text_of(wanted);
     }
   }
-  // Other programs' locks come and go meanwhile and can shift lines out of sight, so one good look
-  // is enough here; the table above is exact.
+  // Other programs' locks come and go meanwhile and can shift lines out of sight, or show them
+  // twice, of a table of thousands in nearly every look; so one good look is enough here. The table
+  // above is exact.
+  constexpr int kLooks = 200;
   std::vector<LockedRange> shown;
-  for (int look = 0; look < 20; ++look) {
+  for (int look = 0; look < kLooks; ++look) {
     shown = merged(proc_locks_of(path));
     if (shown == wanted) return ::testing::AssertionSuccess();
   }
