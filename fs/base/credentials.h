@@ -52,12 +52,10 @@ bool has_capability(pid_t tid, unsigned capability);
 /// While it lives what the calling thread allocates is not taken from what a filesystem keeps for
 /// root, unless `uid` is root's: ext4 goes by the user besides CAP_SYS_RESOURCE
 /// (ext4_has_free_clusters()). Does nothing in a daemon that isn't root, nor where a server decides
-/// by the ids that are sent to it.
+/// by the ids that are sent to it (not `local`).
 class AllocatesAs {
  public:
   AllocatesAs(uid_t uid, bool local) noexcept;
-  template <typename Device>
-  AllocatesAs(uid_t uid, const Device& device) noexcept : AllocatesAs(uid, device.is_local()) {}
   AllocatesAs(const AllocatesAs&) = delete;
   AllocatesAs& operator=(const AllocatesAs&) = delete;
   ~AllocatesAs();

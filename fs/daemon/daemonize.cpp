@@ -162,10 +162,6 @@ int run_child(const ServeFunction& serve, int reports, int output, bool keep_std
   return status;
 }
 
-}  // namespace
-
-namespace {
-
 /// Limits that a process has for its own sake would bound everybody who uses the mount.
 void lift_limits() noexcept {
   for (const int resource : {RLIMIT_FSIZE, RLIMIT_CPU}) {

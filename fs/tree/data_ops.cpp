@@ -249,7 +249,7 @@ int Filesystem::write(fuse_req_t req, fuse_ino_t /*nodeid*/, const char* data, s
   const Handle& handle = Handle::of(*fi);
   // Pages are written back by whoever comes by.
   const AllocatesAs allocates(fi->writepage == 0 ? fuse_req_ctx(req)->uid : kNobody,
-                              handle.inode->device());
+                              handle.inode->device().is_local());
   std::optional<CallerIdentity> identity;
   if (CurrentRequest::clears_set_id_bits()) {
     if (const int error = act_as_caller(req, *handle.inode, identity); error != 0) return error;
@@ -273,7 +273,7 @@ int Filesystem::fsync(fuse_req_t /*req*/, fuse_ino_t /*nodeid*/, int datasync, f
 int Filesystem::fallocate(fuse_req_t req, fuse_ino_t /*nodeid*/, int mode, off_t offset,
                           off_t length, fuse_file_info* fi) {
   const Handle& handle = Handle::of(*fi);
-  const AllocatesAs allocates(fuse_req_ctx(req)->uid, handle.inode->device());
+  const AllocatesAs allocates(fuse_req_ctx(req)->uid, handle.inode->device().is_local());
   std::optional<CallerIdentity> identity;
   if (const int error = act_as_caller(req, *handle.inode, identity); error != 0) return error;
   if (::fallocate(handle.fd.get(), mode, offset, length) != 0) return errno;
@@ -286,7 +286,7 @@ int Filesystem::copy_file_range(fuse_req_t req, fuse_ino_t /*nodeid_in*/, off_t 
                                 fuse_file_info* fi_out, size_t length, int flags) {
   constexpr size_t kMaxLength = 1U << 30;  // the reply has 32 bits for the count
   const Handle& to = Handle::of(*fi_out);
-  const AllocatesAs allocates(fuse_req_ctx(req)->uid, to.inode->device());
+  const AllocatesAs allocates(fuse_req_ctx(req)->uid, to.inode->device().is_local());
   std::optional<CallerIdentity> identity;
   if (const int error = act_as_caller(req, *to.inode, identity); error != 0) return error;
   const ssize_t count =

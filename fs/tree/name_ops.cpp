@@ -49,7 +49,7 @@ int Filesystem::link(fuse_req_t req, fuse_ino_t nodeid, fuse_ino_t parent, const
   InodePtr directory;
   if (const int error = inodes_.acquire(nodeid, entry.inode); error != 0) return error;
   if (const int error = inodes_.acquire(parent, directory); error != 0) return error;
-  const AllocatesAs allocates(fuse_req_ctx(req)->uid, directory->device());
+  const AllocatesAs allocates(fuse_req_ctx(req)->uid, directory->device().is_local());
   if (::linkat(AT_FDCWD, ProcPath(entry.inode->fd()).c_str(), directory->fd(), name,
                AT_SYMLINK_FOLLOW) != 0) {
     return errno;
@@ -94,7 +94,8 @@ int Filesystem::rename(fuse_req_t req, fuse_ino_t parent, const char* name, fuse
   InodePtr to;
   if (const int error = inodes_.acquire(parent, from); error != 0) return error;
   if (const int error = inodes_.acquire(new_parent, to); error != 0) return error;
-  const AllocatesAs allocates(fuse_req_ctx(req)->uid, to->device());  // the folder may grow
+  const AllocatesAs allocates(fuse_req_ctx(req)->uid,
+                              to->device().is_local());  // the folder may grow
   std::optional<CallerIdentity> identity;
   if (const int error = guard_names(req, *from, identity); error != 0) return error;
   if (const int error = guard_names(req, *to, identity); error != 0) return error;

@@ -52,7 +52,7 @@ int Filesystem::setxattr(fuse_req_t req, fuse_ino_t nodeid, const char* name, co
                          size_t size, int flags) {
   InodePtr inode;
   if (const int error = inodes_.acquire(nodeid, inode); error != 0) return error;
-  const AllocatesAs allocates(fuse_req_ctx(req)->uid, inode->device());
+  const AllocatesAs allocates(fuse_req_ctx(req)->uid, inode->device().is_local());
   // An ACL set by somebody outside the file's group clears the set-group-ID bit.
   std::optional<CallerIdentity> identity;
   if (std::string_view(name).starts_with("system.posix_acl_")) identity.emplace(req);
