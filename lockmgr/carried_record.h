@@ -51,6 +51,9 @@ class CarriedRecord {
   /// What it carries within `range` is not known until it is told anew.
   void doubt(const Range& range) noexcept { doubtful_.add(range); }
 
+  /// Whether there is anything within which it is not known.
+  bool is_doubtful() const { return lost_ || !doubtful_.empty(); }
+
   /// False when it is known to carry something else than `mode` somewhere within `range`.
   bool agrees(const Range& range, Mode mode) const {
     if (lost_ || doubtful_.overlaps(range)) return true;

@@ -3,9 +3,11 @@
 #include <algorithm>
 #include <cerrno>
 #include <iterator>
+#include <utility>
 
 #include "lockmgr/change.h"
 #include "lockmgr/file_locks.h"
+#include "lockmgr/outsiders.h"
 #include "lockmgr/wait_nodes.h"
 
 namespace lockmgr {
@@ -41,10 +43,16 @@ bool WaitingOwners::holds_against(const Owner& owner, const Range& range, Mode m
 
 /// Appends the nodes whose locks on one file are in the way of such a request, but for those that
 /// another look there has found. REQUIRES: the file is locked.
-void WaitingOwners::add_edges(const Granted& granted, File& file, const Leaves& leaves,
+void WaitingOwners::add_edges(const FileLocks& locks, File& file, const Leaves& leaves,
                               Nodes& out) {
+  const Granted& granted = locks.granted_;
   const Policy& policy = granted.policy();
   const Request& request = leaves.request;
+  if (scope_.outsiders != nullptr && policy.space_of(request.owner.type) == Space::kRecords) {
+    scope_.outsiders->for_each_holder(
+        locks.key(), request.range, request.mode,
+        [&out](pid_t process) { out.push_back(Outsiders::node_of(process)); });
+  }
   Looked& looked = file.looked[static_cast<std::size_t>(policy.space_of(request.owner.type))];
   const auto node_of = [&policy](const Owner& owner) {
     return holder_node(policy, owner.party(), owner.caller);
@@ -97,10 +105,9 @@ void WaitingOwners::add_edges(const Granted& granted, File& file, const Leaves& 
 
 WaitingOwners::Nodes WaitingOwners::find_cycle(const FileLocks& file, const Owner& owner,
                                                const Request& request) {
-  const Granted& granted = file.granted_;
   Nodes blockers;
-  add_edges(granted, entry(file), {nullptr, owner.party(), &owner, request}, blockers);
-  return path_from(blockers, granted.policy(), owner.party(), request.caller);
+  add_edges(file, entry(file), {nullptr, owner.party(), &owner, request}, blockers);
+  return path_from(blockers, file.policy(), owner.party(), request.caller);
 }
 
 WaitingOwners::Nodes WaitingOwners::find_cycle(const Waiter& waiter) {
@@ -110,7 +117,7 @@ WaitingOwners::Nodes WaitingOwners::find_cycle(const Waiter& waiter) {
     const std::lock_guard lock(waiter.file->mutex_);
     if (!waiter.is_parked()) return {};
     policy = waiter.file->policy();
-    add_edges(waiter.file->granted_, entry(*waiter.file),
+    add_edges(*waiter.file, entry(*waiter.file),
               {nullptr, waiter.party(), waiter.owner, waiter.request}, blockers);
   }
   return path_from(blockers, policy, waiter.party(), waiter.request.caller);
@@ -135,6 +142,10 @@ void WaitingOwners::waits_for(WaitGraph::Node node, Nodes& out) {
       !std::binary_search(scope_.only->begin(), scope_.only->end(), node)) {
     return;
   }
+  if (const auto process = Outsiders::process_of(node); process && scope_.outsiders != nullptr) {
+    leave_outsider(*process, out);
+    return;
+  }
   const bool whole = registry_.waiters_at(node, scope_.most, [&](const auto& waiter) {
     // Of those that came later each has a search of its own.
     if (waiter->enrolled < scope_.before) waiters_.push_back(waiter);
@@ -146,10 +157,35 @@ void WaitingOwners::waits_for(WaitGraph::Node node, Nodes& out) {
     std::unique_lock<std::mutex> lock;
     if (home_ == nullptr) lock = std::unique_lock(waiter->file->mutex_);
     if (!waiter->is_parked()) continue;
-    add_edges(waiter->file->granted_, file,
-              {&node, waiter->party(), waiter->owner, waiter->request}, out);
+    add_edges(*waiter->file, file, {&node, waiter->party(), waiter->owner, waiter->request}, out);
   }
   waiters_.clear();
+}
+
+/// A process outside waits for what is carried for owners here, and for others outside.
+void WaitingOwners::leave_outsider(pid_t process, Nodes& out) {
+  scope_.outsiders->for_each_awaited(process, [&](const OutsiderLock& wait) {
+    if (!spend()) return;
+    scope_.outsiders->for_each_holder(wait.file, wait.range, wait.mode, [&](pid_t other) {
+      if (other != process) out.push_back(Outsiders::node_of(other));
+    });
+    const FileLocks* const locks = scope_.outsiders->find(wait.file);
+    if (locks == nullptr) return;
+    entry(*locks);
+    std::unique_lock<std::mutex> lock;
+    if (home_ == nullptr) lock = std::unique_lock(locks->mutex_);
+    const Granted& granted = locks->granted_;
+    const auto look_at = [&](const LockTree& tree) {
+      tree.for_each_overlap(wait.range, kFullReach, [&](const Lock& held) {
+        ++looks_;
+        const auto node = holder_node(granted.policy(), held.owner->party(), held.owner->caller);
+        if (node && (out.empty() || out.back() != *node)) out.push_back(*node);
+        return spend();
+      });
+    };
+    look_at(granted.space(Space::kRecords).exclusive);
+    if (wait.mode == Mode::kExclusive) look_at(granted.space(Space::kRecords).shared);
+  });
 }
 
 /// The entry of a file, which is locked from then on unless none is to be.
@@ -178,23 +214,34 @@ bool FileLocks::closes_cycle(const Owner& owner, const Request& request, std::ui
 }
 
 bool FileLocks::search(Waiter& waiter) {
-  const Registry& registry = context().registry;
+  auto cycle = find_cycle(waiter, nullptr);
+  return cycle.empty() || refuse_in_cycle(waiter, std::move(cycle), nullptr);
+}
+
+/// The cycle that a parked request closes with those that were parked before it; empty: none.
+WaitGraph::Nodes FileLocks::find_cycle(const Waiter& waiter, const Outsiders* outsiders) {
   std::uint64_t enrolled = 0;
   {
     // It may still be about to be parked, or to be refused that.
     const std::lock_guard lock(mutex_);
-    if (!waiter.is_parked()) return true;
+    if (!waiter.is_parked()) return {};
     enrolled = waiter.enrolled;
   }
-  WaitingOwners roaming(nullptr, registry, {.before = enrolled});
+  WaitingOwners roaming(nullptr, context().registry, {.before = enrolled, .outsiders = outsiders});
   auto cycle = roaming.find_cycle(waiter);
   context().counters.add(Counter::kDeadlockLooks, roaming.looks());
-  if (cycle.empty()) return true;
+  return cycle;
+}
+
+/// Looks at a cycle again while all stands still. False: it is there no longer.
+bool FileLocks::refuse_in_cycle(Waiter& waiter, WaitGraph::Nodes cycle,
+                                const Outsiders* outsiders) {
   std::sort(cycle.begin(), cycle.end());
   Change change(*this);
   change.serialise_parking();
   if (!waiter.is_parked()) return true;
-  WaitingOwners standing(this, registry, {.before = enrolled, .only = &cycle});
+  WaitingOwners standing(this, context().registry,
+                         {.before = waiter.enrolled, .only = &cycle, .outsiders = outsiders});
   const auto confirmed = standing.find_cycle(*this, *waiter.owner, waiter.request);
   context().counters.add(Counter::kDeadlockLooks, standing.looks());
   if (confirmed.empty()) return false;

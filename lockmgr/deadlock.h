@@ -40,16 +40,18 @@
 namespace lockmgr {
 
 class FileLocks;
+class Outsiders;
 
 class WaitingOwners final : public WaitGraph::Source {
  public:
-  using Nodes = std::vector<WaitGraph::Node>;
+  using Nodes = WaitGraph::Nodes;
 
   /// What a search leaves out.
   struct Scope {
     std::uint64_t most = UINT64_MAX;    ///< waiters and locks to look at
     std::uint64_t before = UINT64_MAX;  ///< Waiter::enrolled from here on: they were not there yet
     const Nodes* only = nullptr;        ///< only these, sorted, are asked whom they wait for
+    const Outsiders* outsiders = nullptr;  ///< null: nobody is seen outside
   };
 
   /// For one search. `home`: the file that the caller has locked, and others are to stay locked;
@@ -101,7 +103,8 @@ class WaitingOwners final : public WaitGraph::Source {
 
   File& entry(const FileLocks& file);
   bool holds_against(const Owner& owner, const Range& range, Mode mode);
-  void add_edges(const Granted& granted, File& file, const Leaves& leaves, Nodes& out);
+  void add_edges(const FileLocks& locks, File& file, const Leaves& leaves, Nodes& out);
+  void leave_outsider(pid_t process, Nodes& out);
   Nodes path_from(const Nodes& blockers, const Policy& policy, const Party& party,
                   const Caller& caller);
   bool spend() {

@@ -51,6 +51,8 @@
 
 namespace lockmgr {
 
+class Outsiders;
+
 /// What the backing did not give when a request that is to wait was tried: it need not be asked
 /// again to park the request, since a wait begins with that question. For the next call about the
 /// request.
@@ -169,6 +171,9 @@ class FileLocks final : public std::enable_shared_from_this<FileLocks>, public R
   /// for longer than one waiter's edges take only to look again at a cycle that was found. May
   /// throw std::bad_alloc.
   [[nodiscard]] bool search(Waiter& waiter);
+  /// The two steps of search(), also for cycles through outsiders (null: nobody is seen outside).
+  [[nodiscard]] WaitGraph::Nodes find_cycle(const Waiter& waiter, const Outsiders* outsiders);
+  bool refuse_in_cycle(Waiter& waiter, WaitGraph::Nodes cycle, const Outsiders* outsiders);
   /// Calls the completions of those who are done. REQUIRES: the caller holds no mutex of this
   /// library.
   static void announce(Waiter::PeerList& due) noexcept;

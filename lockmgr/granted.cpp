@@ -340,7 +340,13 @@ const char* Granted::check_owner(const Owner& owner) const {
   }
   if (owner.tally.charged() != owner.locks.size()) return "an owner's tally has drifted";
   if (owner.idle() != owner.kept) return "an idle owner is not kept, or a kept one not idle";
-  return nullptr;
+  if (!owner.kept) return nullptr;
+  if (owner.opened == nullptr) return "an idle owner is kept by nobody";
+  const OwnerList& kept = owner.opened->idle_;
+  if (kept.size() > kIdleOwnersKept) return "an open file keeps too many idle owners";
+  return std::any_of(kept.begin(), kept.end(), [&owner](const Owner& o) { return &o == &owner; })
+             ? nullptr
+             : "an idle owner is not among those that its open file keeps";
 }
 
 const char* Granted::check() const {

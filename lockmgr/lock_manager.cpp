@@ -5,6 +5,7 @@
 #include <thread>
 
 #include "lockmgr/file_locks.h"
+#include "lockmgr/outsiders.h"
 
 namespace lockmgr {
 
@@ -83,6 +84,34 @@ bool LockManager::search() noexcept {
     waiter->file->cancel(*waiter, ENOLCK, FileLocks::Answer::kOnceWithdrawn);
     return true;
   }
+}
+
+bool LockManager::search_outside(Outsiders outsiders) noexcept try {
+  std::map<Ticket, WaitGraph::Nodes> seen;
+  if (!outsiders.nobody_waits()) {
+    for (const auto& file : files()) {
+      if (outsiders.know(file->key())) outsiders.enter(file->key(), file);
+    }
+  }
+  outsiders.for_each_file([&](FileLocks& file) {
+    for (const WaitView& view : file.waiters()) {
+      if (view.place != Waiter::Place::kOutside) continue;
+      const std::shared_ptr<Waiter> waiter = context_.registry.find(view.ticket);
+      if (waiter == nullptr) continue;
+      WaitGraph::Nodes cycle = file.find_cycle(*waiter, &outsiders);
+      if (cycle.empty()) continue;
+      const auto before = seen_outside_.find(view.ticket);
+      if (before == seen_outside_.end() || before->second != cycle) {
+        seen.emplace(view.ticket, std::move(cycle));
+      } else {
+        file.refuse_in_cycle(*waiter, std::move(cycle), &outsiders);
+      }
+    }
+  });
+  seen_outside_.swap(seen);
+  return !seen_outside_.empty();
+} catch (const std::bad_alloc&) {
+  return true;
 }
 
 std::vector<std::shared_ptr<FileLocks>> LockManager::files() const {

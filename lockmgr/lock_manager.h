@@ -18,6 +18,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <vector>
 
@@ -32,10 +33,12 @@
 #include "lockmgr/policy.h"
 #include "lockmgr/policy_switch.h"
 #include "lockmgr/registry.h"
+#include "lockmgr/wait_graph.h"
 
 namespace lockmgr {
 
 class FileLocks;
+class Outsiders;
 
 class LockManager {
  public:
@@ -90,6 +93,12 @@ class LockManager {
   /// at again. Returns false when that could not be told, since locks came and went, and is put off
   /// once more: a pause does no harm then.
   bool search() noexcept;
+  /// Looks for cycles that lead through outsiders, who are as a look at the backings has just shown
+  /// them. One that two looks in a row have shown is there: the request in it that was parked last
+  /// is refused with EDEADLK. Returns whether another look should come soon. To be called by one
+  /// thread at a time, while requests wait outside. Takes as long as the graph is large, and
+  /// hinders others only while a cycle is looked at again.
+  bool search_outside(Outsiders outsiders) noexcept;
   bool has_searches() const noexcept { return context_.searches.count() != 0; }
   /// How many waiters and locks a request is held up for instead, at most; by default 1,000.
   void set_short_search(std::uint64_t most) noexcept { context_.short_search = most; }
@@ -134,6 +143,9 @@ class LockManager {
  private:
   Context context_;
   std::atomic<bool> leases_;  ///< Policy::has_lease() of the policy in force
+  /// The cycles that the last look has shown, by the request that closes each; for
+  /// search_outside().
+  std::map<Ticket, WaitGraph::Nodes> seen_outside_;
 };
 
 }  // namespace lockmgr

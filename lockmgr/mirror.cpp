@@ -237,6 +237,9 @@ const char* Mirror::check() const {
   const CarriedRecord& told = told_[static_cast<std::size_t>(Space::kFlocks)];
   const Mode wanted = granted_.policy().guards() ? granted_.strongest() : Mode::kNone;
   if (!told.agrees(kWholeFile, wanted)) return "the guard is not the strongest mode granted";
+  if (guard_ != wanted && !(guard_ == Mode::kNone && told.is_doubtful())) {
+    return "guard() is not what the backing carries";
+  }
 #endif
   return nullptr;
 }

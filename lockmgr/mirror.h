@@ -17,7 +17,8 @@
 ///     beyond that where a wait under way has taken its lock. (Verified in builds with
 ///     LOCKMGR_CHECK_INVARIANTS, which remember what the backing was told.)
 ///  1. guard() is the strongest mode granted if the policy guards (Policy::guards()), else none;
-///     the backing carries it as a flock of the whole file.
+///     the backing carries it as a flock of the whole file: except while the backing refuses or
+///     does not answer, when guard() is none and repair() tries again.
 #pragma once
 
 #include <array>

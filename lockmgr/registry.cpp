@@ -88,6 +88,12 @@ std::shared_ptr<Waiter> Registry::find_to_cancel(Ticket ticket, int error) noexc
   return it->second.waiter;
 }
 
+std::shared_ptr<Waiter> Registry::find(Ticket ticket) const noexcept {
+  const std::lock_guard guard(mutex_);
+  const auto it = tickets_.find(ticket);
+  return it == tickets_.end() ? nullptr : it->second.waiter;
+}
+
 std::shared_ptr<Waiter> Registry::any_waiter() const noexcept {
   const std::lock_guard guard(mutex_);
   for (const auto& [ticket, slot] : tickets_) {

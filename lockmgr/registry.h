@@ -83,6 +83,8 @@ class Registry {
   void strike(const Waiter& waiter) noexcept;
   /// The request of that name if it is parked. One that is about to be is answered `error` instead.
   std::shared_ptr<Waiter> find_to_cancel(Ticket ticket, int error) noexcept;
+  /// The request of that name if it is parked, or null.
+  std::shared_ptr<Waiter> find(Ticket ticket) const noexcept;
   /// Some parked request, or null.
   std::shared_ptr<Waiter> any_waiter() const noexcept;
   /// Calls visit(std::shared_ptr<Waiter>) for the parked requests whose edges lead from `node`,

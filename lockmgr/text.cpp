@@ -1,8 +1,10 @@
 #include "lockmgr/text.h"
 
 #include <array>
+#include <charconv>
 #include <cinttypes>
 #include <cstdio>
+#include <system_error>
 
 namespace lockmgr {
 
@@ -27,6 +29,20 @@ std::string text_of(const OwnerId& id) {
   std::array<char, 17> cookie{};
   std::snprintf(cookie.data(), cookie.size(), "%016" PRIx64, id.cookie);
   return std::string(to_string(id.type)) + ':' + cookie.data();
+}
+
+std::optional<OwnerId> owner_from(std::string_view text) noexcept {
+  const std::size_t colon = text.find(':');
+  if (colon == std::string_view::npos) return std::nullopt;
+  const std::string_view cookie = text.substr(colon + 1);
+  for (const OwnerType type : {OwnerType::kProcess, OwnerType::kOpenFile, OwnerType::kFlock}) {
+    if (text.substr(0, colon) != to_string(type)) continue;
+    OwnerId id{type, 0};
+    const char* const end = cookie.data() + cookie.size();
+    const auto [at, error] = std::from_chars(cookie.data(), end, id.cookie, 16);
+    if (error == std::errc() && at == end) return id;
+  }
+  return std::nullopt;
 }
 
 }  // namespace lockmgr

@@ -15,6 +15,7 @@ namespace lockmgr {
 class WaitGraph {
  public:
   using Node = std::uint64_t;
+  using Nodes = std::vector<Node>;
 
   class Source {
    public:

@@ -6,8 +6,11 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <map>
 #include <memory>
 #include <string_view>
+
+#include "fs/base/process_look.h"
 
 namespace lockfs {
 
@@ -104,6 +107,26 @@ std::vector<ino_t> inodes_waited_for() {
   });
   std::sort(found.begin(), found.end());
   found.erase(std::unique(found.begin(), found.end()), found.end());
+  return found;
+}
+
+std::vector<LockLine> posix_locks_of_others() {
+  std::vector<LockLine> found;
+  for_each_line("/proc/locks", [&](const char* line) {
+    const auto lock = parse_lock_line(line);
+    if (lock && lock->type == LockLine::Type::kPosix && lock->pid > 0 && lock->pid != getpid()) {
+      found.push_back(*lock);
+    }
+    return true;
+  });
+  std::map<pid_t, bool> servers;
+  std::erase_if(found, [&](const LockLine& lock) {
+    const auto [at, is_new] = servers.try_emplace(lock.pid);
+    if (is_new) at->second = has_no_memory(lock.pid);
+    return at->second;
+  });
+  std::stable_partition(found.begin(), found.end(),
+                        [](const LockLine& lock) { return lock.waiting; });
   return found;
 }
 

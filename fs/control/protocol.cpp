@@ -47,16 +47,7 @@ lockmgr::Range range_in(const Json& request) {
 std::optional<lockmgr::OwnerId> owner_in(const Json& request) {
   const auto text = text_in(request, "owner");
   if (!text) return std::nullopt;
-  const auto colon = text->find(':');
-  const std::string type = text->substr(0, colon);
-  const std::string digits = colon == std::string::npos ? "" : text->substr(colon + 1);
-  for (const auto known :
-       {lockmgr::OwnerType::kProcess, lockmgr::OwnerType::kOpenFile, lockmgr::OwnerType::kFlock}) {
-    if (type == lockmgr::to_string(known) && !digits.empty() && digits.size() <= 16 &&
-        digits.find_first_not_of("0123456789abcdef") == std::string::npos) {
-      return lockmgr::OwnerId{known, std::strtoull(digits.c_str(), nullptr, 16)};
-    }
-  }
+  if (const auto owner = lockmgr::owner_from(*text)) return owner;
   fail("'owner' is not TYPE:COOKIE as 'list' shows it");
 }
 

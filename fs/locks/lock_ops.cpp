@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 #include <linux/fuse.h>
+#include <sys/sysmacros.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -12,6 +13,7 @@
 #include <string>
 #include <utility>
 
+#include "fs/base/proc_locks.h"
 #include "fs/loop/current_request.h"
 #include "fs/loop/device_calls.h"
 #include "fs/mirror/grace_backing.h"
@@ -19,6 +21,7 @@
 #include "fs/options/logging.h"
 #include "fs/record/taped_backing.h"
 #include "fs/tree/filesystem.h"
+#include "lockmgr/outsiders.h"
 #include "lockmgr/text.h"
 
 namespace lockfs {
@@ -36,6 +39,8 @@ using lockmgr::Mode;
 using lockmgr::OwnerType;
 
 constexpr auto kQueueLook = std::chrono::milliseconds(250);
+/// How many times as long as a look at outsiders' waits the pause behind it is.
+constexpr int kOutsideCostFactor = 20;
 /// Before a search for a cycle is made again among locks that came and went.
 constexpr auto kSearchPause = std::chrono::milliseconds(10);
 /// How often to look at threads that run although they wait for an answer.
@@ -320,10 +325,9 @@ void LockOps::in_order(std::shared_ptr<LockedFile> file, Task&& task) {
   file->strand.run(
       [local = file->local, slow = file->may_take_long(), task = std::forward<Task>(task)] {
         // With its place in the strand, a request to a slow backing need not hold up those of
-        // others. Where it is known to take long the lead goes at once, not when the watchdog finds
-        // it does.
+        // others. Where it is known to take long that is not left to the watchdog to find.
         if (local && slow) {
-          const CurrentRequest::Blocking gives_up_lead;
+          CurrentRequest::give_way();
         } else if (slow) {
           CurrentRequest::allow_overtaking();
         }
@@ -634,7 +638,10 @@ void LockOps::drop_cached_data(Inode& inode) noexcept {
   fuse_lowlevel_notify_inval_inode(session_, inode.nodeid(), 0, 0);
 }
 
+/// Costs nothing where it is awake, looking from time to time.
 void LockOps::wake_queue_watcher() noexcept {
+  // Both write to it: either the watcher sees who waits, or this sees that it rests.
+  if (watcher_rests_.fetch_or(0) == 0) return;
   { const std::lock_guard lock(queue_mutex_); }  // the watcher either waits or looks again
   queue_changed_.notify_one();
 }
@@ -643,12 +650,14 @@ void LockOps::watch_queues() {
   auto looked = std::chrono::steady_clock::now();
   std::unique_lock lock(queue_mutex_);
   while (!ended_) {
+    watcher_rests_.exchange(1);
     const bool waiters = manager_.ledger().waiters() != 0 || manager_.has_queued();
     const bool unclassified = unclassified_ != 0;
     if (!waiters && flushes_.empty() && !unclassified) {
       queue_changed_.wait(lock);
       continue;
     }
+    watcher_rests_.store(0);
     queue_changed_.wait_for(lock, unclassified ? kClassLook : kQueueLook,
                             [&] { return ended_ || (!unclassified && unclassified_ != 0); });
     if (unclassified) {
@@ -663,8 +672,33 @@ void LockOps::watch_queues() {
     if (!waiters) continue;
     lock.unlock();
     tape_tick();
+    search_outside();
     lock.lock();
   }
+}
+
+/// Cycles that lead through local programs outside. To read the table of locks may take long, and
+/// hinders everybody who locks meanwhile: there are pauses of many times that.
+void LockOps::search_outside() noexcept try {
+  const auto began = std::chrono::steady_clock::now();
+  if (manager_.outside_waits() == 0 || began < outside_due_) return;
+  std::vector<lockmgr::OutsiderLock> found;
+  for (const LockLine& line : posix_locks_of_others()) {
+    if (found.empty() && !line.waiting) break;  // nobody waits, so there is no cycle
+    found.push_back({{makedev(line.dev_major, line.dev_minor), line.ino},
+                     line.pid,
+                     line.range,
+                     line.mode,
+                     line.waiting});
+  }
+  {
+    const Tape::Cause cause(tape_);
+    manager_.search_outside(lockmgr::Outsiders(found));
+  }
+  const auto ended = std::chrono::steady_clock::now();
+  outside_due_ = ended + kOutsideCostFactor * (ended - began);
+} catch (const std::bad_alloc&) {
+  return;  // the next look comes soon
 }
 
 void LockOps::search_cycles() {

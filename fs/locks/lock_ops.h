@@ -259,6 +259,7 @@ class LockOps final : public LockState, private lockmgr::Observer {
   void drop_cached_data(Inode& inode) noexcept;
   void watch_queues();
   void search_cycles();
+  void search_outside() noexcept;
   void wake_queue_watcher() noexcept;
   void end_threads() noexcept;
 
@@ -300,7 +301,8 @@ class LockOps final : public LockState, private lockmgr::Observer {
 
   std::mutex queue_mutex_;
   std::condition_variable queue_changed_;
-  bool ended_ = false;  ///< guarded by queue_mutex_
+  std::atomic<int> watcher_rests_{0};  ///< nobody waits; changed with queue_mutex_ held
+  bool ended_ = false;                 ///< guarded by queue_mutex_
   struct Flush {
     fuse_req_t req = nullptr;
     pid_t caller = 0;
@@ -310,6 +312,7 @@ class LockOps final : public LockState, private lockmgr::Observer {
   std::uint64_t next_flush_ = 1;            ///< guarded by queue_mutex_
   /// While anybody waits: LockManager::relent(), release_exiting(), classify_again().
   std::thread queue_watcher_;
+  std::chrono::steady_clock::time_point outside_due_;  ///< of search_outside(); the watcher's
   std::condition_variable search_due_;
   std::thread searcher_;  ///< LockManager::search()
 };

@@ -27,6 +27,10 @@ class CurrentRequest {
   /// follows may block: the next request may be read before this one is finished.
   static void allow_overtaking();
 
+  /// As allow_overtaking(), where what follows is known to take long: if the kernel has another
+  /// request already, another thread takes the lead now.
+  static void give_way();
+
   /// As allow_overtaking(), but certain to block: another thread takes the lead now. While it
   /// lives, the thread does not count as one of the workers, since what it waits for may need one.
   class Blocking {

@@ -359,6 +359,17 @@ void CurrentRequest::allow_overtaking() {
   }
 }
 
+void CurrentRequest::give_way() {
+  if (RequestLoop::role_.loop == nullptr || !RequestLoop::role_.leads) return;
+  RequestLoop& loop = *RequestLoop::role_.loop;
+  // A lone client's thread stays beside him.
+  if (loop.request_waits()) {
+    loop.give_up_lead();
+  } else {
+    allow_overtaking();
+  }
+}
+
 CurrentRequest::Blocking::Blocking() : loop_(RequestLoop::role_.loop) {
   if (loop_ == nullptr) return;
   {

@@ -6,6 +6,7 @@
 ///  1. No two entries overlap: each byte is held through one description.
 ///  2. Neighbours without a gap differ in mode or description.
 ///  3. count(by) is the number of entries through `by`.
+///  4. While `only_` is there the tree is empty.
 #pragma once
 
 #include <cstddef>
@@ -35,14 +36,27 @@ class HeldRanges {
     if (counts_.size() < count) counts_.resize(count);
   }
 
-  /// Takes the memory that one set() can need; false when there is none.
-  [[nodiscard]] bool prepare() noexcept { return tree_.prepare(2); }
+  /// Takes the memory that set() with the same arguments can need; false when there is none.
+  [[nodiscard]] bool prepare(const lockmgr::Range& range, lockmgr::Mode mode,
+                             std::uint32_t by) noexcept {
+    if (!tree_.empty()) return tree_.prepare(2);
+    return stays_few({range, by, mode}) || tree_.prepare(3);
+  }
 
   /// `range` is held in exactly `mode` (kNone: not at all), through `by`. REQUIRES: prepare() has
-  /// succeeded since the last one.
+  /// succeeded for it since the last one.
   void set(const lockmgr::Range& range, lockmgr::Mode mode, std::uint32_t by) noexcept {
-    cut(range);
     HeldRange held{range, by, mode};
+    if (tree_.empty()) {
+      if (stays_few(held)) {
+        set_only(held);
+        return;
+      }
+      tree_.insert(*only_);
+      only_.reset();
+    }
+    if (set_simply(held)) return;
+    cut(range);
     if (mode == lockmgr::Mode::kNone) {
       erase_all(range);
       return;
@@ -67,21 +81,28 @@ class HeldRanges {
 
   /// The first entry that overlaps `range`, cut to it.
   [[nodiscard]] std::optional<HeldRange> first_in(const lockmgr::Range& range) const {
-    const auto at = tree_.from(range.first);
-    if (at == tree_.end() || !at->range.overlaps(range)) return std::nullopt;
-    return HeldRange{lockmgr::common(at->range, range), at->by, at->mode};
+    std::optional<HeldRange> found;
+    for_each_in(range, [&found](const HeldRange& held) {
+      found = held;
+      return false;
+    });
+    return found;
   }
 
   /// Calls visit(entry, cut to `range`) in order until it returns false. `visit` must not change
   /// anything.
   template <typename Visit>
   void for_each_in(const lockmgr::Range& range, const Visit& visit) const {
+    if (only_) {
+      if (only_->range.overlaps(range)) visit(part_of(*only_, range));
+      return;
+    }
     for (auto at = tree_.from(range.first); at != tree_.end() && at->range.overlaps(range); ++at) {
-      if (!visit(HeldRange{lockmgr::common(at->range, range), at->by, at->mode})) return;
+      if (!visit(part_of(*at, range))) return;
     }
   }
 
-  [[nodiscard]] bool empty() const { return tree_.empty(); }
+  [[nodiscard]] bool empty() const { return !only_ && tree_.empty(); }
   /// How many entries are held through `by`.
   [[nodiscard]] std::size_t count(std::uint32_t by) const { return counts_[by]; }
 
@@ -100,6 +121,54 @@ class HeldRanges {
     static Key key(const HeldRange& held) { return held.range.first; }
     static lockmgr::Offset first(Key key) { return key; }
   };
+
+  static HeldRange part_of(const HeldRange& held, const lockmgr::Range& range) {
+    return {lockmgr::common(held.range, range), held.by, held.mode};
+  }
+
+  /// Whether, with no more than one entry now, there will be no more than one. REQUIRES: the tree
+  /// is empty.
+  [[nodiscard]] bool stays_few(const HeldRange& held) const {
+    if (!only_ || held.range.contains(only_->range)) return true;
+    return held.mode == lockmgr::Mode::kNone
+               ? !held.range.overlaps(only_->range)
+               : held.range.touches(only_->range) && held.continues(*only_);
+  }
+  /// REQUIRES: stays_few().
+  void set_only(HeldRange held) noexcept {
+    const bool comes = held.mode != lockmgr::Mode::kNone;
+    if (only_) {
+      if (!held.range.contains(only_->range)) {
+        if (comes) only_->range = lockmgr::hull(only_->range, held.range);
+        return;
+      }
+      --counts_[only_->by];
+      only_.reset();
+    }
+    if (!comes) return;
+    ++counts_[held.by];
+    only_ = held;
+  }
+
+  /// Where one entry as it is comes or goes, which is most often so.
+  bool set_simply(const HeldRange& held) noexcept {
+    const auto& [first, last] = held.range;
+    const bool goes = held.mode == lockmgr::Mode::kNone;
+    const auto at = tree_.from(goes || first == 0 ? first : first - 1);
+    const bool touches =
+        at != tree_.end() && (at->range.first <= last || at->range.first - 1 == last);
+    if (goes) {
+      if (touches && at->range == held.range) {
+        --counts_[at->by];
+        tree_.erase(lockmgr::Offset{first});
+        return true;
+      }
+    } else if (!touches) {
+      insert(held);
+      return true;
+    }
+    return false;
+  }
 
   /// No entry reaches over an end of `range` any longer.
   void cut(const lockmgr::Range& range) noexcept {
@@ -139,6 +208,7 @@ class HeldRanges {
     return is_it ? std::optional(*found) : std::nullopt;
   }
 
+  std::optional<HeldRange> only_;  ///< most files have one
   lockmgr::RangeTree<Traits> tree_;
   std::vector<std::uint32_t> counts_;
 };

@@ -68,8 +68,8 @@ class LockDescriptions {
   int wait(WaitId id, int path_fd, const lockmgr::Range& range, lockmgr::Mode mode,
            bool yield_first, const std::atomic<bool>& recalled) noexcept;
 
-  /// The last set() took so long that others should not wait for the next: the kernel looks through
-  /// all locks of a file one by one (posix_lock_inode()). Does not block.
+  /// The last set() that was timed took so long that others should not wait for the next: the
+  /// kernel looks through all locks of a file one by one (posix_lock_inode()). Does not block.
   [[nodiscard]] bool slow() const noexcept { return slow_.load(std::memory_order_relaxed); }
   /// Nothing has been opened yet, so there is nothing to let go of. Does not block.
   [[nodiscard]] bool untouched() const noexcept { return !touched_; }
@@ -135,6 +135,7 @@ class LockDescriptions {
   Index exclusive_ = kNobody;  ///< where exclusive locks are taken
   HeldRanges held_;
   std::vector<Wait> waits_;    ///< under way
+  std::uint32_t sets_ = 0;     ///< counts calls of set()
   std::uint64_t changes_ = 0;  ///< counts what may change the sum of the descriptions
 };
 

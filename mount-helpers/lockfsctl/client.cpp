@@ -96,8 +96,6 @@ Client::Client(const std::string& socket) : fd_(connect_to(socket)) {
               m.at("version").get<std::string>(),
               m.at("pid").get<int>(),
               m.at("mirror").get<bool>(),
-              m.value("separate_spaces", false),
-              m.value("same_process_exempt", false),
               m.at("uptime_s").get<std::int64_t>()};
   } catch (const Json::exception& error) {
     close(fd_);

@@ -24,8 +24,6 @@ struct MountInfo {
   std::string version;
   int pid = 0;
   bool mirror = true;
-  bool separate_spaces = false;      ///< flock and record locks do not see each other
-  bool same_process_exempt = false;  ///< nor do those of one process
   std::int64_t uptime_s = 0;
 };
 

@@ -34,20 +34,21 @@ Record record_of(const Json& json, std::size_t file) {
 }
 
 /// The cookie of "TYPE:COOKIE".
-std::string cookie_of(const Record& r) { return r.owner.substr(r.owner.find(':') + 1); }
+/// Who has a lock, or waits, through the mount.
+lockmgr::Party party_of(const Record& r) {
+  return {lockmgr::owner_from(r.owner).value_or(lockmgr::OwnerId{}), r.pid};
+}
 
 }  // namespace
 
 bool Snapshot::stands_in_the_way(const Record& lock, const Record& wait) const {
   if (!lock.overlaps(wait) || (!lock.exclusive && !wait.exclusive)) return false;
-  if (lock.outside) return lock.type != "flock";  // a flock on the source is no record lock
-  if (lock.owner == wait.owner) return false;
-  // As lockmgr::Policy::excludes() has it.
-  if ((lock.type == "flock") == (wait.type == "flock")) return true;
-  if (mount.separate_spaces) return false;
-  if (mount.same_process_exempt && lock.pid != 0 && lock.pid == wait.pid) return false;
-  // The flock and the OFD locks of one open file go together.
-  return cookie_of(lock) != cookie_of(wait) || lock.type == "posix" || wait.type == "posix";
+  const lockmgr::Party asker = party_of(wait);
+  if (lock.outside) {
+    const bool as_flock = policy.space_of(asker.owner.type) == lockmgr::Space::kFlocks;
+    return lock.type == "flock" ? as_flock || policy.guards() : !as_flock;
+  }
+  return policy.excludes(party_of(lock), asker);
 }
 
 std::size_t Snapshot::waiters_behind(const Record& lock) const {
@@ -58,6 +59,10 @@ std::size_t Snapshot::waiters_behind(const Record& lock) const {
 Snapshot take_snapshot(Target& target, bool outsiders) {
   Snapshot s;
   s.mount = target.client.mount();
+  if (const std::string error = lockmgr::Policy::parse(s.mount.policy, {}, s.policy);
+      !error.empty()) {
+    throw Error(fmt::format("the mount's policy cannot be understood: {}", error));
+  }
   try {
     target.client.call("list", target.filter, [&](const Json& line) {
       if (const auto it = line.find("file"); it != line.end()) {

@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "lockmgr/policy.h"
 #include "mount-helpers/lockfsctl/client.h"
 
 namespace lockfs::ctl {
@@ -55,6 +56,7 @@ struct Record {
 
 struct Snapshot {
   MountInfo mount;
+  lockmgr::Policy policy;  ///< in force
   std::vector<File> files;
   std::vector<Record> locks;  ///< granted; the outsiders' at the end of each file
   std::vector<Record> waits;

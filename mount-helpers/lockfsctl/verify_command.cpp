@@ -23,7 +23,7 @@ using Missing = std::tuple<std::string, std::int64_t, std::int64_t, bool>;
 void find_missing(const Snapshot& s, const Record& r, const std::set<std::string>& devices,
                   const std::vector<ProcLock>& table, std::set<Missing>& out) {
   const File& file = s.files[r.file];
-  const char* kind = s.mount.separate_spaces && r.type == "flock" ? "FLOCK" : "OFDLCK";
+  const char* kind = s.policy.separates_flocks() && r.type == "flock" ? "FLOCK" : "OFDLCK";
   std::vector<std::pair<std::int64_t, std::int64_t>> covered;
   for (const ProcLock& lock : table) {
     if (lock.type == kind && !lock.waiting && lock.inode == file.inode &&

@@ -78,26 +78,25 @@ void lock_much(const std::string& folder, int locks, int threads) {
   }
 }
 
-std::atomic<int> ready{0};
-
 /// `size` owners share one file and wait for another that as many share; twelve more ask for the
 /// first over and over: whom each waits for is looked at in search of a deadlock.
 void wait_much(const std::string& folder, int size) {
   const std::string first = folder + "/attacked";
   const std::string second = folder + "/attacked-too";
+  static pthread_barrier_t all_share;
+  pthread_barrier_init(&all_share, nullptr, 2 * static_cast<unsigned>(size) + 1);
   for (int i = 0; i < 2 * size; ++i) {
     start_owner([=] {
       const bool waits = i < size;
       const int held = open_file(waits ? first : second);
       const int wanted = open_file(second);
       if (!posix(held, F_RDLCK, false, 0, 0)) std::perror("attack: share");
-      ++ready;
-      while (ready < 2 * size) usleep(1000);
+      pthread_barrier_wait(&all_share);
       if (waits) posix(wanted, F_WRLCK, true, 0, 0);
       while (true) pause();
     });
   }
-  while (ready < 2 * size) usleep(1000);
+  pthread_barrier_wait(&all_share);
   usleep(500'000);
   struct sigaction action = {};
   action.sa_handler = [](int) {};

@@ -141,6 +141,14 @@ UniqueFd daemon_descriptor(pid_t daemon, const std::string& file, bool with_lock
   return {};
 }
 
+TEST_F(Socket, OneRecordingAtATime) {
+  ControlPeer first(socket());
+  EXPECT_EQ(first.call("record", {{"hash_paths", 1}})["code"], "bad_request");
+  EXPECT_EQ(first.call("record")["recording"], true);
+  ControlPeer second(socket());
+  EXPECT_EQ(second.call("record")["code"], "busy");
+}
+
 TEST_F(Socket, VerifyFindsALockThatTheBackingLost) {
   make_file("f");
   Locker holder(in_mount("f"));

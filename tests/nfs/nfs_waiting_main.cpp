@@ -135,6 +135,55 @@ void show_lost_waiters(Report& report) {
   }
 }
 
+// -- no cycle -------------------------------------------------------------------------------------
+
+/// One program on the mount holds byte 1, another waits for byte 2, which the client holds: the
+/// client, who then asks for byte 1, waits for the first alone, and closes no cycle.
+void wait_across(Report& report, Grid& grid, const std::string& version, Kind holds, Kind waits) {
+  const std::string what =
+      "mount holds by " + short_name(holds) + ", another waits by " + short_name(waits);
+  constexpr Range kFirst{1, 1};
+  constexpr Range kSecond{2, 1};
+  const std::string file = new_file();
+  Party holder(local_site(), file);
+  Party waiter(local_site(), file);
+  Party client(client_site('A', version), file);
+  int error = holder.actor.try_lock(holder.fd, holds, Mode::kExclusive, kFirst);
+  if (error == 0) {
+    error = client.actor.try_lock(client.fd, Kind::kPosix, Mode::kExclusive, kSecond);
+  }
+  if (error != 0) {
+    report.wrong(what + ": one of the holders got " + outcome_of(error));
+    return;
+  }
+  waiter.actor.start_lock(waiter.fd, waits, Mode::kExclusive, kSecond);
+  const auto waiter_waits = waiter.actor.waits();
+  client.actor.start_lock(client.fd, Kind::kPosix, Mode::kExclusive, kFirst);
+  const auto client_waits = client.actor.waits();
+  nap(1);  // an answer that comes late is wrong, too
+  const bool early = client.actor.has_result();
+  holder.unlock(holds);
+  const std::string outcome = outcome_of(client.actor.result());
+  client.unlock(Kind::kPosix);
+  const std::string last = outcome_of(waiter.actor.result());
+  grid.expect(version, what + ": the client waits", waiter_waits && client_waits && !early,
+              outcome);
+  grid.expect(version, what + ": then the client gets", outcome, "granted");
+  grid.expect(version, what + ": then the waiter gets", last, "granted");
+}
+
+void show_no_false_cycles(Report& report) {
+  report.title("Waits on both sides that are no cycle");
+  Grid grid(report);
+  for (const std::string& version : versions()) {
+    for (const Kind holds : {Kind::kPosix, Kind::kOfd}) {
+      for (const Kind waits : {Kind::kPosix, Kind::kOfd}) {
+        wait_across(report, grid, version, holds, waits);
+      }
+    }
+  }
+}
+
 // -- many at once ---------------------------------------------------------------------------------
 
 constexpr int kMostContenders = 8;
@@ -302,6 +351,7 @@ int main() {
   return run([](Report& report) {
     show_hand_over(report);
     show_lost_waiters(report);
+    show_no_false_cycles(report);
     show_service(report);
     show_freed_owners(report);
   });

@@ -4,9 +4,11 @@
 
 #include <cerrno>
 #include <chrono>
+#include <string>
 #include <string_view>
 #include <vector>
 
+#include "lockmgr/explain.h"
 #include "lockmgr/policy.h"
 #include "lockmgr/waiter_order.h"
 #include "tests/unit/world.h"
@@ -23,9 +25,54 @@ Policy policy_of(std::string_view text) {
   return policy;
 }
 
+/// Who can meet: each type of owner of two processes and two open files.
+std::vector<Party> parties() {
+  std::vector<Party> all;
+  for (const OwnerType type : {OwnerType::kProcess, OwnerType::kOpenFile, OwnerType::kFlock}) {
+    for (const std::uint64_t cookie : {1U, 2U}) {
+      for (const pid_t process : {100, 200}) all.push_back({{type, cookie}, process});
+    }
+  }
+  return all;
+}
+
 struct PolicyWorld : World {
   explicit PolicyWorld(std::string_view text) : World({}, 1, policy_of(text)) {}
 };
+
+// -- whose locks exclude each other
+// ----------------------------------------------------------------
+
+// A value of an axis that lets two owners pass each other is named to whom asks why.
+TEST(Explain, NamesTheAxisThatDecides) {
+  const Policy usual;
+  for (const Axis& axis : Policy::axes()) {
+    for (const AxisValue& value : axis.values) {
+      Policy policy;
+      if (!axis.set(policy, value.name)) continue;  // stands for numbers
+      for (const Party& held : parties()) {
+        for (const Party& asker : parties()) {
+          if (policy.excludes(held, asker) == usual.excludes(held, asker)) continue;
+          Hypothesis h;
+          h.request = {asker.owner, {asker.process, asker.process, 0}, {0, 9}, kX, false};
+          h.readable = h.writable = true;
+          LockView lock;
+          lock.owner = held.owner;
+          lock.caller.pid = held.process;
+          lock.range = {0, 9};
+          lock.mode = kX;
+          h.locks.push_back(lock);
+          const Explanation told = explain(policy, "", h);
+          ASSERT_EQ(told.obstacles.size(), 1U);
+          EXPECT_NE(
+              told.obstacles[0].why.find(std::string(axis.name) + '=' + std::string(value.name)),
+              std::string::npos)
+              << told.obstacles[0].why;
+        }
+      }
+    }
+  }
+}
 
 // -- conflict space
 // --------------------------------------------------------------------------------

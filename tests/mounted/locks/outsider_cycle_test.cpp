@@ -114,6 +114,58 @@ TEST_P(OutsiderCycleTest, TwoUpgradesAreACycle) {
   EXPECT_EQ(upgrades.result(), 0);
 }
 
+/// A circle through a program outside that waits already: whoever asks here last is told, if he is
+/// a process. Open files are in no circle, as among themselves.
+TEST_P(OutsiderCycleTest, ACycleThroughAProgramOutside) {
+  Locker holds(inside());
+  Locker outsider(outside());
+  ASSERT_EQ(holds.handle_signal(SIGUSR1), 0);
+  ASSERT_EQ(holds.lock(GetParam(), kExclusive, {1, 1}), 0);
+  ASSERT_EQ(outsider.lock(kPosix, kExclusive, {2, 1}), 0);
+  outsider.start_lock(kPosix, kExclusive, {1, 1});
+  ASSERT_TRUE(outsider.waits());
+  holds.start_lock(GetParam(), kExclusive, {2, 1});
+  if (GetParam() == kPosix) {
+    EXPECT_EQ(holds.result(), EDEADLK);
+  } else {
+    EXPECT_TRUE(holds.waits());
+    ASSERT_EQ(holds.interrupt(SIGUSR1), 0);
+    EXPECT_EQ(holds.result(), EINTR);
+  }
+  EXPECT_TRUE(outsider.waits());
+  EXPECT_EQ(holds.unlock(GetParam(), {1, 1}), 0);
+  EXPECT_EQ(outsider.result(), 0);
+}
+
+/// Over two files, two programs here and one outside, who asks last.
+TEST_P(OutsiderCycleTest, ALongerCycleThatTheProgramOutsideCloses) {
+  if (GetParam() != kPosix) return;
+  ASSERT_TRUE(write_file(fs_.in_source("b"), "text"));
+  Locker first(inside());
+  Locker second(fs_.in_mount("b"));
+  Locker outsider(outside());
+  const int other = outsider.open(fs_.in_source("b"), O_RDWR);
+  ASSERT_GE(other, 0);
+  const int beside = first.open(fs_.in_mount("b"), O_RDWR);
+  ASSERT_GE(beside, 0);
+  ASSERT_EQ(first.lock(kPosix, kExclusive, {1, 1}), 0);
+  ASSERT_EQ(second.lock(kPosix, kExclusive, {1, 1}), 0);
+  ASSERT_EQ(outsider.lock(other, kPosix, kExclusive, {9, 1}), 0);
+  first.start_lock(beside, kPosix, kExclusive, {1, 1});  // the second's
+  ASSERT_TRUE(first.waits());
+  second.start_lock(kPosix, kExclusive, {9, 1});  // the outsider's
+  ASSERT_TRUE(second.waits());
+  outsider.start_lock(kPosix, kExclusive, {1, 1});  // the first's
+  // The kernel does not know, but those who wait here: the last of them is told.
+  EXPECT_EQ(second.result(), EDEADLK);
+  EXPECT_TRUE(first.waits());
+  EXPECT_TRUE(outsider.waits());
+  EXPECT_EQ(second.unlock(kPosix), 0);
+  EXPECT_EQ(first.result(), 0);
+  EXPECT_EQ(first.unlock(kPosix, {1, 1}), 0);
+  EXPECT_EQ(outsider.result(), 0);
+}
+
 /// The backing may still give the lock to a wait that it is only about to withdraw.
 TEST_P(OutsiderCycleTest, WhoGivesUpLeavesNothingBehind) {
   constexpr int kRounds = 60;

@@ -4,10 +4,16 @@
 
 #include <fcntl.h>
 #include <sched.h>
+#include <sys/ptrace.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
+#include <array>
+#include <atomic>
 #include <csignal>
+#include <functional>
 #include <string>
+#include <thread>
 
 #include "tests/mounted/locks/lock_test.h"
 
@@ -51,6 +57,9 @@ class OwnerClassTest : public ::testing::Test {
     return result;
   }
 
+  /// The next waiters each get `disturb`, run in a process with the waiter's id, meanwhile.
+  void disturb_waiters(int rounds, const std::function<int(pid_t)>& disturb);
+
   Mount fs_;
 };
 
@@ -81,10 +90,10 @@ TEST_F(OwnerClassTest, OfAThreadThatStarves) {
   EXPECT_EQ(hog.wait(), 128 + SIGKILL);
 }
 
-/// A thread whose wait is interrupted again and again.
-TEST_F(OwnerClassTest, OfAWaiterThatGetsSignals) {
+/// A thread whose wait is disturbed again and again, until it ends.
+void OwnerClassTest::disturb_waiters(int rounds, const std::function<int(pid_t)>& disturb) {
   Locker holder(fs_.in_mount("a"));
-  for (int round = 0; round < scaled(30, 4); ++round) {
+  for (int round = 0; round < rounds; ++round) {
     ASSERT_EQ(holder.try_lock(kFlock, kExclusive), 0);
     Process waits([path = fs_.in_mount("a"), flags = round % 2 == 0 ? 0 : SA_RESTART] {
       struct sigaction action {};
@@ -96,17 +105,114 @@ TEST_F(OwnerClassTest, OfAWaiterThatGetsSignals) {
     // It is in fcntl(), or between two of them.
     const std::string call = "/proc/" + std::to_string(waits.pid()) + "/syscall";
     ASSERT_TRUE(eventually([&] { return read_file(call).starts_with("72 "); }));
-    Process pesters([whom = waits.pid()] {
-      while (::kill(whom, SIGUSR1) == 0) {
-      }
-      return 0;
-    });
+    Process pesters([whom = waits.pid(), &disturb] { return disturb(whom); });
     for (int i = 0; i < 200; ++i) ::sched_yield();
     ASSERT_EQ(holder.unlock(kFlock), 0);
     ASSERT_EQ(waits.wait(), 0) << "round " << round;
     pesters.kill(SIGKILL);
     ASSERT_NE(pesters.wait(), -1);
   }
+}
+
+TEST_F(OwnerClassTest, OfAWaiterThatGetsSignals) {
+  disturb_waiters(scaled(30, 4), [](pid_t whom) {
+    while (::kill(whom, SIGUSR1) == 0) {
+    }
+    return 0;
+  });
+}
+
+TEST_F(OwnerClassTest, OfAWaiterThatIsStoppedAndContinued) {
+  disturb_waiters(scaled(20, 4), [](pid_t whom) {
+    while (::kill(whom, SIGSTOP) == 0 && ::kill(whom, SIGCONT) == 0) {
+    }
+    return 0;
+  });
+}
+
+TEST_F(OwnerClassTest, OfAWaiterThatIsTraced) {
+  disturb_waiters(scaled(20, 4), [](pid_t whom) {
+    int status = 0;
+    if (::ptrace(PTRACE_SEIZE, whom, nullptr, nullptr) != 0) return 1;
+    while (::ptrace(PTRACE_INTERRUPT, whom, nullptr, nullptr) == 0 &&
+           ::waitpid(whom, &status, __WALL) == whom && WIFSTOPPED(status)) {
+      ::ptrace(PTRACE_CONT, whom, nullptr, nullptr);
+    }
+    return 0;
+  });
+}
+
+/// Each step of a traced thread's system calls is held up.
+TEST_F(OwnerClassTest, OfAThreadWhoseSystemCallsAreTraced) {
+  Process asks([path = fs_.in_mount("a")] {
+    ::raise(SIGSTOP);
+    return check_ownership(path, F_SETLK);
+  });
+  int status = 0;
+  ASSERT_EQ(::waitpid(asks.pid(), &status, WUNTRACED), asks.pid());
+  ASSERT_EQ(::ptrace(PTRACE_SEIZE, asks.pid(), nullptr, nullptr), 0);
+  ASSERT_EQ(::kill(asks.pid(), SIGCONT), 0);
+  siginfo_t next{};
+  // Its end is left to Process::wait().
+  while (::waitid(P_PID, static_cast<id_t>(asks.pid()), &next, WEXITED | WSTOPPED | WNOWAIT) == 0 &&
+         next.si_code != CLD_EXITED && next.si_code != CLD_KILLED) {
+    ASSERT_EQ(::waitpid(asks.pid(), &status, __WALL), asks.pid());
+    ::ptrace(PTRACE_SYSCALL, asks.pid(), nullptr, nullptr);
+  }
+  EXPECT_EQ(asks.wait(), 0);
+}
+
+/// Of a process that has the memory of another, which stands still.
+TEST_F(OwnerClassTest, OfAChildOfVfork) {
+  Process parent([path = fs_.in_mount("a")] {
+    int result = kCannotAsk;
+    std::array<char, 65536> stack;
+    struct Task {
+      const std::string& path;
+      int& result;
+    } task{path, result};
+    const pid_t child = ::clone(
+        [](void* argument) {
+          auto& todo = *static_cast<Task*>(argument);
+          todo.result = check_ownership(todo.path, F_SETLK);
+          ::_exit(0);
+          return 0;
+        },
+        stack.data() + stack.size(), CLONE_VM | CLONE_VFORK | SIGCHLD, &task);
+    int status = 0;
+    if (child < 0 || ::waitpid(child, &status, 0) != child) return kCannotAsk;
+    return result;
+  });
+  EXPECT_EQ(parent.wait(), 0);
+}
+
+/// Of threads of one process, each on descriptors of its own, at once with one that does OFD locks.
+TEST_F(OwnerClassTest, OfThreadsOfOneProcess) {
+  Process process([path = fs_.in_mount("a")] {
+    std::atomic<int> wrong{0};
+    std::atomic<bool> end{false};
+    std::thread open_files([&] {
+      const int fd = ::open(path.c_str(), O_RDWR);
+      while (!end) {
+        struct flock far {};
+        far.l_type = F_WRLCK;
+        far.l_start = 1000;
+        far.l_len = 1;
+        if (::fcntl(fd, F_OFD_SETLK, &far) != 0) wrong = kCannotAsk;
+      }
+      ::close(fd);
+    });
+    for (int round = 0; round < scaled(200, 20); ++round) {
+      std::thread asks([&] {
+        if (const int result = check_ownership(path, F_SETLK); result != 0) wrong = result;
+      });
+      asks.join();
+    }
+    end = true;
+    open_files.join();
+    return wrong.load();
+  });
+  EXPECT_EQ(process.wait(), 0);
 }
 
 }  // namespace
