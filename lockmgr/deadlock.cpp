@@ -214,12 +214,13 @@ bool FileLocks::closes_cycle(const Owner& owner, const Request& request, std::ui
 }
 
 bool FileLocks::search(Waiter& waiter) {
-  auto cycle = find_cycle(waiter, nullptr);
+  auto cycle = find_cycle(waiter, With::kEarlier, nullptr);
   return cycle.empty() || refuse_in_cycle(waiter, std::move(cycle), nullptr);
 }
 
-/// The cycle that a parked request closes with those that were parked before it; empty: none.
-WaitGraph::Nodes FileLocks::find_cycle(const Waiter& waiter, const Outsiders* outsiders) {
+/// The cycle that a parked request is in; empty: none.
+WaitGraph::Nodes FileLocks::find_cycle(const Waiter& waiter, With with,
+                                       const Outsiders* outsiders) {
   std::uint64_t enrolled = 0;
   {
     // It may still be about to be parked, or to be refused that.
@@ -227,7 +228,9 @@ WaitGraph::Nodes FileLocks::find_cycle(const Waiter& waiter, const Outsiders* ou
     if (!waiter.is_parked()) return {};
     enrolled = waiter.enrolled;
   }
-  WaitingOwners roaming(nullptr, context().registry, {.before = enrolled, .outsiders = outsiders});
+  WaitingOwners roaming(
+      nullptr, context().registry,
+      {.before = with == With::kAll ? UINT64_MAX : enrolled, .outsiders = outsiders});
   auto cycle = roaming.find_cycle(waiter);
   context().counters.add(Counter::kDeadlockLooks, roaming.looks());
   return cycle;

@@ -1,8 +1,10 @@
 #include "lockmgr/lock_manager.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <new>
 #include <thread>
+#include <vector>
 
 #include "lockmgr/file_locks.h"
 #include "lockmgr/outsiders.h"
@@ -86,6 +88,26 @@ bool LockManager::search() noexcept {
   }
 }
 
+/// The request that was parked last of those in a cycle in which `waiter` is, and `cycle` as that
+/// closes it; empty: it is none any more. May throw std::bad_alloc.
+std::shared_ptr<Waiter> LockManager::last_in(WaitGraph::Nodes& cycle,
+                                             const std::shared_ptr<Waiter>& waiter,
+                                             const Outsiders& outsiders) const {
+  std::vector<std::shared_ptr<Waiter>> in_it{waiter};
+  for (const WaitGraph::Node node : cycle) {
+    context_.registry.waiters_at(node, UINT64_MAX,
+                                 [&](const auto& other) { in_it.push_back(other); });
+  }
+  std::sort(in_it.begin(), in_it.end(),
+            [](const auto& a, const auto& b) { return a->enrolled > b->enrolled; });
+  cycle.clear();
+  for (const auto& candidate : in_it) {
+    cycle = candidate->file->find_cycle(*candidate, FileLocks::With::kEarlier, &outsiders);
+    if (!cycle.empty()) return candidate;
+  }
+  return waiter;
+}
+
 bool LockManager::search_outside(Outsiders outsiders) noexcept try {
   std::map<Ticket, WaitGraph::Nodes> seen;
   if (!outsiders.nobody_waits()) {
@@ -98,13 +120,14 @@ bool LockManager::search_outside(Outsiders outsiders) noexcept try {
       if (view.place != Waiter::Place::kOutside) continue;
       const std::shared_ptr<Waiter> waiter = context_.registry.find(view.ticket);
       if (waiter == nullptr) continue;
-      WaitGraph::Nodes cycle = file.find_cycle(*waiter, &outsiders);
+      WaitGraph::Nodes cycle = file.find_cycle(*waiter, FileLocks::With::kAll, &outsiders);
+      const std::shared_ptr<Waiter> last = last_in(cycle, waiter, outsiders);
       if (cycle.empty()) continue;
-      const auto before = seen_outside_.find(view.ticket);
+      const auto before = seen_outside_.find(last->ticket);
       if (before == seen_outside_.end() || before->second != cycle) {
-        seen.emplace(view.ticket, std::move(cycle));
+        seen.emplace(last->ticket, std::move(cycle));
       } else {
-        file.refuse_in_cycle(*waiter, std::move(cycle), &outsiders);
+        last->file->refuse_in_cycle(*last, std::move(cycle), &outsiders);
       }
     }
   });

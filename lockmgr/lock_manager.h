@@ -141,6 +141,9 @@ class LockManager {
   const char* check() const;
 
  private:
+  std::shared_ptr<Waiter> last_in(WaitGraph::Nodes& cycle, const std::shared_ptr<Waiter>& waiter,
+                                  const Outsiders& outsiders) const;
+
   Context context_;
   std::atomic<bool> leases_;  ///< Policy::has_lease() of the policy in force
   /// The cycles that the last look has shown, by the request that closes each; for

@@ -10,12 +10,11 @@
 
 #include <sys/types.h>
 
-#include <algorithm>
 #include <cstdint>
 #include <map>
 #include <memory>
 #include <optional>
-#include <tuple>
+#include <set>
 #include <utility>
 #include <vector>
 
@@ -41,6 +40,7 @@ class Outsiders {
   /// May throw std::bad_alloc, as all that follows.
   explicit Outsiders(const std::vector<OutsiderLock>& locks) {
     for (const OutsiderLock& lock : locks) {
+      known_.insert(name_of(lock.file));
       if (lock.awaited) {
         awaited_[lock.process].push_back(lock);
       } else {
@@ -66,13 +66,7 @@ class Outsiders {
     for (const auto& [name, file] : files_) visit(*file);
   }
   /// Whether somebody holds or awaits something there.
-  [[nodiscard]] bool know(const FileKey& key) const {
-    return held_.contains(name_of(key)) ||
-           std::any_of(awaited_.begin(), awaited_.end(), [&](const auto& entry) {
-             return std::any_of(entry.second.begin(), entry.second.end(),
-                                [&](const auto& l) { return name_of(l.file) == name_of(key); });
-           });
-  }
+  [[nodiscard]] bool know(const FileKey& key) const { return known_.contains(name_of(key)); }
 
   /// Calls visit(process) for each that holds what is in the way of `mode` on `range`.
   template <typename Visit>
@@ -107,6 +101,7 @@ class Outsiders {
   static Name name_of(const FileKey& key) { return {key.device, key.inode}; }
   static constexpr WaitGraph::Node kTag = 0xffffffff00000000;
 
+  std::set<Name> known_;
   std::map<Name, std::vector<OutsiderLock>> held_;
   std::map<pid_t, std::vector<OutsiderLock>> awaited_;
   std::map<Name, std::shared_ptr<FileLocks>> files_;

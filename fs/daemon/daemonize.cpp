@@ -188,6 +188,8 @@ bool settle_process() {
   sigaction(SIGPIPE, &action, nullptr);
   sigaction(SIGXFSZ, &action, nullptr);  // EFBIG instead
   sigaction(SIGIO, &action, nullptr);    // of a lease that is held for a moment only
+  // Asks other daemons to write down how they are; here the mount would be gone.
+  sigaction(SIGUSR1, &action, nullptr);
   lift_limits();
   sigset_t none;
   sigemptyset(&none);

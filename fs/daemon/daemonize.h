@@ -19,8 +19,8 @@ using ServeFunction = std::function<int(const ReadyFunction& on_ready)>;
 
 /// Opens /dev/null for those of the descriptors 0 to 2 that are closed, so that no file opened
 /// later takes their place, and undoes signal settings a caller may have left behind (a blocked
-/// SIGTERM, an ignored SIGCHLD). SIGPIPE, SIGXFSZ and SIGIO are ignored, limits on the size of
-/// files and on CPU time lifted as far as allowed. Returns whether that worked.
+/// SIGTERM, an ignored SIGCHLD). SIGPIPE, SIGXFSZ, SIGIO and SIGUSR1 are ignored, limits on the
+/// size of files and on CPU time lifted as far as allowed. Returns whether that worked.
 bool settle_process();
 
 /// Calls `serve` here. Returns its exit status. A service manager that waits for the mount

@@ -301,7 +301,7 @@ class LockOps final : public LockState, private lockmgr::Observer {
 
   std::mutex queue_mutex_;
   std::condition_variable queue_changed_;
-  std::atomic<int> watcher_rests_{0};  ///< nobody waits; changed with queue_mutex_ held
+  std::atomic<int> watcher_rests_{0};  ///< 1: it may sleep until it is woken
   bool ended_ = false;                 ///< guarded by queue_mutex_
   struct Flush {
     fuse_req_t req = nullptr;

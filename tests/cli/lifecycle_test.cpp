@@ -130,6 +130,15 @@ TEST_F(Lifecycle, StartsWithSignalsBlockedAndIgnored) {
   EXPECT_TRUE(mounts_on(mount()).empty());
 }
 
+TEST_F(Lifecycle, GoesOnAfterASignalThatMeansNothingToIt) {
+  const pid_t daemon = start({source(), mount()}, mount());
+  ASSERT_GT(daemon, 0);
+  ASSERT_EQ(kill(daemon, SIGUSR1), 0);
+  expect_usable(mount());
+  ASSERT_EQ(kill(daemon, SIGTERM), 0);
+  EXPECT_TRUE(wait_gone({daemon}));
+}
+
 class EndingSignal : public Lifecycle, public ::testing::WithParamInterface<int> {};
 
 TEST_P(EndingSignal, EndsTheBackgroundDaemon) {

@@ -122,5 +122,26 @@ TEST(OutsideCycles, OverFilesAndSeveralOutside) {
   EXPECT_TRUE(first->granted());
 }
 
+// The one that waits outside is not the last: that waits for him.
+TEST(OutsideCycles, TheLastNeedNotBeTheOneThatWaitsOutside) {
+  OutsideWorld w(2);
+  ASSERT_EQ(w.lock(process(2), {2, 2}, kX), 0);
+  w.outsider_holds(kProgram, {9, 9}, kX);
+  w.outsider_awaits(kProgram, {2, 2}, kX);
+  w.use_file(1);
+  ASSERT_EQ(w.lock(process(1), {1, 1}, kX), 0);
+  w.use_file(0);
+  const auto first = w.wait(process(1), {9, 9}, kX);
+  EXPECT_FALSE(w.look());
+  w.use_file(1);
+  const auto second = w.wait(process(2), {1, 1}, kX);
+  EXPECT_TRUE(w.look());
+  EXPECT_EQ(second->error, EDEADLK);
+  EXPECT_TRUE(first->waiting());
+  w.use_file(0);
+  w.cancel(first);
+  w.deliver();
+}
+
 }  // namespace
 }  // namespace lockmgr
