@@ -25,7 +25,7 @@ enum class Counter : std::uint8_t {
   kBackingErrors,  ///< of these, failed other than by conflict
   kOutsideWaits,   ///< waits for outsiders begun
   kBypasses,       ///< waiters granted out of turn since those ahead stood still
-  kRevocations,    ///< locks, or parts of some, taken away by FileLocks::revoke()
+  kRevocations,    ///< locks, or parts of some, taken away: by FileLocks::revoke(), or a lease
   kCount,
 };
 

@@ -638,11 +638,39 @@ void FileLocks::carry_anew() noexcept {
 
 // -- invariants ----------------------------------------------------------------------------------
 
+/// Invariant 1, once the parts are in order.
+const char* FileLocks::check_place(const Waiter& w) const {
+  if (w.blocked_hook.linked() != (w.place == Waiter::Place::kBlocked)) {
+    return "the tree of blocked waiters does not have those that are blocked";
+  }
+  const Waiter::PeerList* list = nullptr;
+  switch (w.place) {
+    case Waiter::Place::kBehind:
+      list = &w.ahead->followers;
+      break;
+    case Waiter::Place::kOutside:
+    case Waiter::Place::kAside:
+      if (w.outside == nullptr) return "a waiter is outside without a wait";
+      list = w.place == Waiter::Place::kOutside ? &w.outside->attached : &w.outside->aside;
+      break;
+    default:
+      return w.peer_hook.is_linked() ? "a waiter is in a list without belonging there" : nullptr;
+  }
+  return std::any_of(list->begin(), list->end(), [&w](const Waiter& each) { return &each == &w; })
+             ? nullptr
+             : "a waiter is not in the list of its place";
+}
+
 const char* FileLocks::check_parts() const {
   if (const char* broken = granted_.check()) return broken;
   if (const char* broken = queue_.check(granted_)) return broken;
   if (const char* broken = outside_.check(granted_)) return broken;
-  return mirror_.check();
+  const char* broken = nullptr;
+  queue_.waiters().for_each([&](const Waiter& waiter) {
+    broken = check_place(waiter);
+    return broken == nullptr;
+  });
+  return broken != nullptr ? broken : mirror_.check();
 }
 
 const char* FileLocks::check() const {

@@ -18,12 +18,14 @@
 /// Beside it: leases, policy_switch and deadlock (the search over all files); reports and pages say
 /// what is there.
 ///
-/// Thread safety: all public methods may be called from any thread; each takes mutex_, but for
-/// announce(). None but search() takes longer than a non-blocking call of the backing.
+/// Thread safety: all public methods may be called from any thread, but for begin_with(); each
+/// takes mutex_ that looks at more than key() and backing(), but for announce(). None but search(),
+/// its two steps and audit() takes longer than a non-blocking call of the backing.
 ///
-/// Invariants (verified after each change when LOCKMGR_CHECK_INVARIANTS is defined): those of the
-/// parts, and
-///  1. A parked request is in the queue and in exactly one of the places of Waiter.
+/// Invariants (check() verifies them; so does each change, where LOCKMGR_CHECK_INVARIANTS is
+/// defined, while the manager has few locks): those of the parts, and
+///  1. A parked request is in the queue and in exactly one of the places of Waiter: in the list or
+///     tree of that place, and in no other.
 #pragma once
 
 #include <cstdint>
@@ -221,15 +223,17 @@ class FileLocks final : public std::enable_shared_from_this<FileLocks>, public R
   [[nodiscard]] int unlock_now(const Request& request, Outcomes& out) noexcept;
   static Refusal refusal_of(const Attempt& attempt);
   template <typename Waits>
-  std::optional<int> decide(Opened& opened, const Request& request, Refusal refusal, Outcomes& out,
-                            const Waits& waits);
+  [[nodiscard]] std::optional<int> decide(Opened& opened, const Request& request, Refusal refusal,
+                                          Outcomes& out, const Waits& waits);
   Attempt attempt(Owner& owner, const Request& request, const Turn& turn, Outcomes& out) noexcept;
   Attempt collision(OutsideWait& wait, const Request& request, std::uint64_t turn) const noexcept;
   void drop_refused_conversion(Owner& owner, const Request& request, Verdict verdict,
                                Outcomes& out) noexcept;
-  std::optional<int> answer(Owner& owner, const Request& request, const Attempt& attempt) noexcept;
-  std::optional<int> decide_or_park(Opened& opened, const Request& request, Ticket ticket,
-                                    Completion done, Refusal refusal) noexcept;
+  [[nodiscard]] std::optional<int> answer(Owner& owner, const Request& request,
+                                          const Attempt& attempt) noexcept;
+  [[nodiscard]] std::optional<int> decide_or_park(Opened& opened, const Request& request,
+                                                  Ticket ticket, Completion done,
+                                                  Refusal refusal) noexcept;
   [[nodiscard]] int admit(Owner& owner, Opened& opened, const Request& request, Ticket ticket,
                           Completion done, const Attempt& attempt, Outcomes& out) noexcept;
   void place(Waiter& waiter, const Attempt& attempt, Outcomes& out) noexcept;
@@ -263,6 +267,7 @@ class FileLocks final : public std::enable_shared_from_this<FileLocks>, public R
   const Policy& policy() const { return granted_.policy(); }
   Context& context() const { return reports_.context(); }
 
+  const char* check_place(const Waiter& waiter) const;
   const char* check_parts() const;
   void verify() const noexcept;
 

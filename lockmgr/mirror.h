@@ -18,7 +18,8 @@
 ///     LOCKMGR_CHECK_INVARIANTS, which remember what the backing was told.)
 ///  1. guard() is the strongest mode granted if the policy guards (Policy::guards()), else none;
 ///     the backing carries it as a flock of the whole file: except while the backing refuses or
-///     does not answer, when guard() is none and repair() tries again.
+///     does not answer, when guard() is none and repair() tries again. (Verified as invariant 0
+///     is.)
 #pragma once
 
 #include <array>

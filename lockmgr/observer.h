@@ -24,7 +24,7 @@ enum class EventKind : std::uint8_t {
   kDeadlock,  ///< refused with EDEADLK
   kGivenUp,   ///< a parked request ended without a grant
   kRelease,   ///< unlocked or closed by the owner
-  kRevoke,    ///< taken away by FileLocks::revoke()
+  kRevoke,    ///< taken away: by FileLocks::revoke(), or a lease
 };
 
 /// "grant", "wait", "refusal", "deadlock", "given_up", "release" or "revoke".

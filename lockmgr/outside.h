@@ -15,7 +15,7 @@
 /// Thread safety: guarded by the mutex of its file; takes none. A wait ends on a thread of the
 /// Backing, which takes that mutex first.
 ///
-/// Invariants (check() verifies them):
+/// Invariants (check() verifies them, and FileLocks that of 2 which concerns waiters in no list):
 ///  1. No granted lock collides with a wait under way, unless the policy was switched since it
 ///     began.
 ///  2. A waiter is `outside` or `aside` exactly while it is in a list of the wait it points to.

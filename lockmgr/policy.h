@@ -123,7 +123,7 @@ struct Policy {
 
   /// Checks the open mode a flock needs: 0, or EBADF as from an NFS client (nfs_flock(), since its
   /// server-side lock is a POSIX lock). The kernel checks the other types before anybody is asked.
-  int check_open_mode(OwnerType type, Mode mode, bool readable, bool writable) const;
+  [[nodiscard]] int check_open_mode(OwnerType type, Mode mode, bool readable, bool writable) const;
 
   /// Whether a blocking request queues behind a waiter it conflicts with and whose turn comes
   /// before its own, although nothing granted stands in its way.

@@ -41,8 +41,8 @@ struct WaitView {
 /// exactly once unless others with the same first byte come or go.
 struct PageMark {
   std::uint8_t tree = 0;   ///< exclusive locks come before shared ones
-  Offset first = 0;        ///< where to go on, ...
-  std::uint64_t skip = 0;  ///< ... after so many that begin there
+  Offset first = 0;        ///< the first byte of the next
+  std::uint64_t skip = 0;  ///< how many that begin there have been reported
 };
 
 /// Bytes at which the manager and the backing do not agree.

@@ -89,10 +89,10 @@ struct Waiter {
     std::uint64_t last = 0;
     std::uint64_t first = UINT64_MAX;
   };
-  Offset queue_reach = -1;    ///< summary in the first tree, with ...
-  Turns all_turns;            ///< ... all waiters of the subtree and ...
-  Turns exclusive_turns;      ///< ... those that want an exclusive lock
-  Offset blocked_reach = -1;  ///< summary in the second tree
+  Offset queue_reach = -1;    ///< summary in the tree of all: the last byte of the subtree
+  Turns all_turns;            ///< summary in the tree of all: turns of the subtree
+  Turns exclusive_turns;      ///< of these, the turns of those that want an exclusive lock
+  Offset blocked_reach = -1;  ///< summary in the tree of the blocked: the last byte of the subtree
 };
 
 struct QueueTreeTraits {

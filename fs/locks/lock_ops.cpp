@@ -474,7 +474,10 @@ void LockOps::carry_out_waiting(Asked asked, lockmgr::Request request) noexcept 
       answer(asked, *now);
     } else {
       wake_queue_watcher();
-      if (manager_.has_searches()) search_due_.notify_one();
+      if (manager_.has_searches()) {
+        { const std::lock_guard lock(queue_mutex_); }  // the searcher either waits or looks again
+        search_due_.notify_one();
+      }
     }
   } catch (const std::bad_alloc&) {
     fuse_reply_err(asked.req, ENOLCK);

@@ -8,7 +8,8 @@
 ///  1. Requests on one file reach the manager in the order in which they were read from the device
 ///     (LockedFile::strand).
 ///  2. Every request is answered exactly once: at once, by the manager's completion, or by an
-///     interrupt or the end, both of which go through the manager.
+///     interrupt or the end, which go through the manager where the request is parked, and take it
+///     out of put_off_ where it is put off.
 ///  3. Before a grant is answered, the kernel has dropped what it cached of the file: what the
 ///     holder reads next is what the last holder, here or elsewhere, left.
 ///  4. A backing that does not answer holds up a thread that serves requests for seconds only:

@@ -121,6 +121,7 @@ void LockOps::put_off_interrupted(std::uint64_t id) noexcept {
     if (it == put_off_.end()) return;
     asked = it->second;
     put_off_.erase(it);
+    if (asked.unclassified) --unclassified_;
   }
   answer(asked, EINTR);
 }

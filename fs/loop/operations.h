@@ -1,7 +1,8 @@
 /// The operations of a session: for each what carries it out, and how the request loop paces it.
 ///
-/// A handler can be entered in no other way, so a new one cannot be left without a pace; that each
-/// operation of the protocol has its own is what tests/unit/operations_test.cpp checks.
+/// A handler can be entered in no other way, so a new one cannot be left without a pace. An
+/// operation of the protocol that is entered with none is slow, which is right for all that do not
+/// keep an order; tests/unit/operations_test.cpp has those that are entered.
 ///
 /// Thread safety: none while it is filled; later a constant.
 #pragma once
@@ -28,7 +29,7 @@ enum class Pace : std::uint8_t {
 class Operations {
  public:
   Operations() {
-    paces_.fill(Pace::kQuick);  // for what the kernel may send and libfuse refuses (ENOSYS)
+    paces_.fill(Pace::kSlow);
     // libfuse answers these itself; what they concern has been read before.
     for (const fuse_opcode opcode : {FUSE_INTERRUPT, FUSE_DESTROY}) pace(opcode, Pace::kOrdered);
   }
@@ -44,7 +45,7 @@ class Operations {
   [[nodiscard]] const fuse_lowlevel_ops& table() const noexcept { return table_; }
 
   [[nodiscard]] Pace pace_of(std::uint32_t opcode) const noexcept {
-    return opcode < paces_.size() ? paces_[opcode] : Pace::kQuick;
+    return opcode < paces_.size() ? paces_[opcode] : Pace::kSlow;
   }
 
  private:

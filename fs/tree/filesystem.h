@@ -3,7 +3,8 @@
 ///
 /// Thread safety: handlers run on any number of threads at once, each prepared with
 /// prepare_worker_thread() (fs/base/credentials.h). No lock is held across a system call that may
-/// block, save an open directory's own.
+/// block, save an open directory's own and, while its data is registered for passthrough, one that
+/// an inode shares with others (DataPassthroughTable).
 ///
 /// Invariants:
 ///   1. Each step from a directory to an entry is one component, taken with O_NOFOLLOW relative to

@@ -30,9 +30,9 @@ struct Answer {
 struct Step {
   std::size_t event = 0;                ///< in Trace::events: an ask, flush or close
   Nanoseconds think{0};                 ///< since the end of the step before; since 0 for the first
-  std::optional<Nanoseconds> patience;  ///< its wait is ended from without after so long, ...
-  int gives_up_with = EINTR;            ///< ... with this errno, ...
-  std::size_t gives_up = SIZE_MAX;      ///< ... by this event; SIZE_MAX: by none
+  std::optional<Nanoseconds> patience;  ///< its wait is ended from without after so long
+  int gives_up_with = EINTR;            ///< errno of a wait that is ended so
+  std::size_t gives_up = SIZE_MAX;      ///< the event that ends it; SIZE_MAX: none
   std::optional<Answer> recorded;       ///< of an ask; nothing: it was never answered
   std::size_t ask = 0;                  ///< number among the asks
 };

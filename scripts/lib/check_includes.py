@@ -60,6 +60,8 @@ def part_of(path):
 
 def complaint(source, target):
     """Why `source` may not include `target`; empty when it may. Both are relative to the root."""
+    if ".." in target.parts or target.suffix != ".h":
+        return "is no header named from the root of the tree"
     if target.parts[0] not in ("fs", "lockmgr", "mount-helpers", "tests"):
         return "is not named from the root of the tree"
     top, other = source.parts[0], target.parts[0]

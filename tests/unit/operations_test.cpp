@@ -86,6 +86,8 @@ TEST(Operations, EachHasItsPaceAndNoneIsLeftOut) {
       EXPECT_EQ(operations.pace_of(opcode), expected.pace) << "operation " << opcode;
     }
   }
+  EXPECT_EQ(operations.pace_of(FUSE_BMAP), Pace::kSlow) << "not entered";
+  EXPECT_EQ(operations.pace_of(1000), Pace::kSlow) << "not known";
   for (const auto& [slot, known] : handled) {
     EXPECT_TRUE(known) << "a handler without a line here: slot " << slot / sizeof(void*);
   }
