@@ -123,6 +123,12 @@ WaitingOwners::Nodes WaitingOwners::find_cycle(const Waiter& waiter) {
   return path_from(blockers, policy, waiter.party(), waiter.request.caller);
 }
 
+WaitingOwners::Nodes WaitingOwners::find_cycle(pid_t outsider) {
+  Nodes blockers;
+  leave_outsider(outsider, blockers);
+  return WaitGraph::find_path(*this, blockers, Outsiders::node_of(outsider));
+}
+
 WaitingOwners::Nodes WaitingOwners::path_from(const Nodes& blockers, const Policy& policy,
                                               const Party& party, const Caller& caller) {
   if (blockers.empty()) return {};
@@ -214,13 +220,12 @@ bool FileLocks::closes_cycle(const Owner& owner, const Request& request, std::ui
 }
 
 bool FileLocks::search(Waiter& waiter) {
-  auto cycle = find_cycle(waiter, With::kEarlier, nullptr);
+  auto cycle = find_cycle(waiter, nullptr);
   return cycle.empty() || refuse_in_cycle(waiter, std::move(cycle), nullptr);
 }
 
-/// The cycle that a parked request is in; empty: none.
-WaitGraph::Nodes FileLocks::find_cycle(const Waiter& waiter, With with,
-                                       const Outsiders* outsiders) {
+/// The cycle that a parked request closes with those that were parked before; empty: none.
+WaitGraph::Nodes FileLocks::find_cycle(const Waiter& waiter, const Outsiders* outsiders) {
   std::uint64_t enrolled = 0;
   {
     // It may still be about to be parked, or to be refused that.
@@ -228,9 +233,7 @@ WaitGraph::Nodes FileLocks::find_cycle(const Waiter& waiter, With with,
     if (!waiter.is_parked()) return {};
     enrolled = waiter.enrolled;
   }
-  WaitingOwners roaming(
-      nullptr, context().registry,
-      {.before = with == With::kAll ? UINT64_MAX : enrolled, .outsiders = outsiders});
+  WaitingOwners roaming(nullptr, context().registry, {.before = enrolled, .outsiders = outsiders});
   auto cycle = roaming.find_cycle(waiter);
   context().counters.add(Counter::kDeadlockLooks, roaming.looks());
   return cycle;

@@ -65,6 +65,9 @@ class WaitingOwners final : public WaitGraph::Source {
   /// Of a parked request. REQUIRES: no file is locked.
   Nodes find_cycle(const Waiter& waiter);
 
+  /// That the process outside is in. REQUIRES: no file is locked.
+  Nodes find_cycle(pid_t outsider);
+
   void waits_for(WaitGraph::Node node, Nodes& out) override;
 
   /// The search has looked at all that it may, and found nothing so far.

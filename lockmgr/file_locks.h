@@ -174,11 +174,7 @@ class FileLocks final : public std::enable_shared_from_this<FileLocks>, public R
   /// throw std::bad_alloc.
   [[nodiscard]] bool search(Waiter& waiter);
   /// The two steps of search(), also for cycles through outsiders (null: nobody is seen outside).
-  /// The first looks for a cycle with whoever waits; or, of a request that closes it, with those
-  /// that were parked before.
-  enum class With : std::uint8_t { kAll, kEarlier };
-  [[nodiscard]] WaitGraph::Nodes find_cycle(const Waiter& waiter, With with,
-                                            const Outsiders* outsiders);
+  [[nodiscard]] WaitGraph::Nodes find_cycle(const Waiter& waiter, const Outsiders* outsiders);
   bool refuse_in_cycle(Waiter& waiter, WaitGraph::Nodes cycle, const Outsiders* outsiders);
   /// Calls the completions of those who are done. REQUIRES: the caller holds no mutex of this
   /// library.

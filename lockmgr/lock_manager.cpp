@@ -6,6 +6,7 @@
 #include <thread>
 #include <vector>
 
+#include "lockmgr/deadlock.h"
 #include "lockmgr/file_locks.h"
 #include "lockmgr/outsiders.h"
 
@@ -88,53 +89,41 @@ bool LockManager::search() noexcept {
   }
 }
 
-/// The request that was parked last of those in a cycle in which `waiter` is, and `cycle` as that
-/// closes it; empty: it is none any more. May throw std::bad_alloc.
-std::shared_ptr<Waiter> LockManager::last_in(WaitGraph::Nodes& cycle,
-                                             const std::shared_ptr<Waiter>& waiter,
-                                             const Outsiders& outsiders) const {
-  std::vector<std::shared_ptr<Waiter>> in_it{waiter};
+LockManager::Clock::duration LockManager::longest_wait() const noexcept {
+  const std::shared_ptr<Waiter> first = context_.registry.any_waiter();
+  return first == nullptr ? Clock::duration{0} : now() - first->since;
+}
+
+void LockManager::search_outside(Outsiders outsiders) noexcept try {
+  for (const auto& file : files()) {
+    if (outsiders.know(file->key())) outsiders.enter(file->key(), file);
+  }
+  outsiders.for_each_waiting([&](pid_t process) {
+    WaitingOwners roaming(nullptr, context_.registry, {.outsiders = &outsiders});
+    const WaitGraph::Nodes cycle = roaming.find_cycle(process);
+    context_.counters.add(Counter::kDeadlockLooks, roaming.looks());
+    if (!cycle.empty()) refuse_last_in(cycle, outsiders);
+  });
+} catch (const std::bad_alloc&) {
+  return;  // the next look comes soon
+}
+
+/// Refuses, of those that wait here in a cycle, the one that was parked last. May throw
+/// std::bad_alloc.
+void LockManager::refuse_last_in(const WaitGraph::Nodes& cycle, const Outsiders& outsiders) {
+  std::vector<std::shared_ptr<Waiter>> in_it;
   for (const WaitGraph::Node node : cycle) {
     context_.registry.waiters_at(node, UINT64_MAX,
-                                 [&](const auto& other) { in_it.push_back(other); });
+                                 [&](const auto& waiter) { in_it.push_back(waiter); });
   }
   std::sort(in_it.begin(), in_it.end(),
             [](const auto& a, const auto& b) { return a->enrolled > b->enrolled; });
-  cycle.clear();
-  for (const auto& candidate : in_it) {
-    cycle = candidate->file->find_cycle(*candidate, FileLocks::With::kEarlier, &outsiders);
-    if (!cycle.empty()) return candidate;
+  for (const auto& last : in_it) {
+    auto closed = last->file->find_cycle(*last, &outsiders);
+    if (closed.empty()) continue;  // it waits for others, too, who are in none
+    last->file->refuse_in_cycle(*last, std::move(closed), &outsiders);
+    return;
   }
-  return waiter;
-}
-
-bool LockManager::search_outside(Outsiders outsiders) noexcept try {
-  std::map<Ticket, WaitGraph::Nodes> seen;
-  if (!outsiders.nobody_waits()) {
-    for (const auto& file : files()) {
-      if (outsiders.know(file->key())) outsiders.enter(file->key(), file);
-    }
-  }
-  outsiders.for_each_file([&](FileLocks& file) {
-    for (const WaitView& view : file.waiters()) {
-      if (view.place != Waiter::Place::kOutside) continue;
-      const std::shared_ptr<Waiter> waiter = context_.registry.find(view.ticket);
-      if (waiter == nullptr) continue;
-      WaitGraph::Nodes cycle = file.find_cycle(*waiter, FileLocks::With::kAll, &outsiders);
-      const std::shared_ptr<Waiter> last = last_in(cycle, waiter, outsiders);
-      if (cycle.empty()) continue;
-      const auto before = seen_outside_.find(last->ticket);
-      if (before == seen_outside_.end() || before->second != cycle) {
-        seen.emplace(last->ticket, std::move(cycle));
-      } else {
-        last->file->refuse_in_cycle(*last, std::move(cycle), &outsiders);
-      }
-    }
-  });
-  seen_outside_.swap(seen);
-  return !seen_outside_.empty();
-} catch (const std::bad_alloc&) {
-  return true;
 }
 
 std::vector<std::shared_ptr<FileLocks>> LockManager::files() const {

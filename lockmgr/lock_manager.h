@@ -18,7 +18,6 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
-#include <map>
 #include <memory>
 #include <vector>
 
@@ -93,12 +92,11 @@ class LockManager {
   /// at again. Returns false when that could not be told, since locks came and went, and is put off
   /// once more: a pause does no harm then.
   bool search() noexcept;
-  /// Looks for cycles that lead through outsiders, who are as a look at the backings has just shown
-  /// them. One that two looks in a row have shown is there: the request in it that was parked last
-  /// is refused with EDEADLK. Returns whether another look should come soon. To be called by one
-  /// thread at a time, while requests wait outside. Takes as long as the graph is large, and
-  /// hinders others only while a cycle is looked at again.
-  bool search_outside(Outsiders outsiders) noexcept;
+  /// Looks for cycles that lead through outsiders. `outsiders`: those that wait, none of whom has
+  /// held or awaited anything else while it was found out. Of each cycle the request that was
+  /// parked last is refused with EDEADLK. Takes as long as the graph is large, once for each that
+  /// waits outside, and hinders others only while a cycle is looked at again.
+  void search_outside(Outsiders outsiders) noexcept;
   bool has_searches() const noexcept { return context_.searches.count() != 0; }
   /// How many waiters and locks a request is held up for instead, at most; by default 1,000.
   void set_short_search(std::uint64_t most) noexcept { context_.short_search = most; }
@@ -130,6 +128,9 @@ class LockManager {
   void watch(bool on) noexcept { context_.watched.store(on, std::memory_order_relaxed); }
   bool watched() const noexcept { return context_.watched.load(std::memory_order_relaxed); }
 
+  /// How long the request that has waited longest has; 0: none waits.
+  Clock::duration longest_wait() const noexcept;
+
   /// Waits for outsiders under way.
   std::uint64_t outside_waits() const { return context_.ledger.outside_waits(); }
 
@@ -141,14 +142,10 @@ class LockManager {
   const char* check() const;
 
  private:
-  std::shared_ptr<Waiter> last_in(WaitGraph::Nodes& cycle, const std::shared_ptr<Waiter>& waiter,
-                                  const Outsiders& outsiders) const;
+  void refuse_last_in(const WaitGraph::Nodes& cycle, const Outsiders& outsiders);
 
   Context context_;
   std::atomic<bool> leases_;  ///< Policy::has_lease() of the policy in force
-  /// The cycles that the last look has shown, by the request that closes each; for
-  /// search_outside().
-  std::map<Ticket, WaitGraph::Nodes> seen_outside_;
 };
 
 }  // namespace lockmgr

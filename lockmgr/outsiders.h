@@ -1,5 +1,5 @@
-/// What outsiders hold and await at the backings at one moment, as far as anybody can tell: for
-/// cycles of waits that lead through them. A process of theirs is a node of the wait-for graph like
+/// What outsiders that wait hold and await at the backings, as far as anybody can tell: for cycles
+/// of waits that lead through them. A process of theirs is a node of the wait-for graph like
 /// an owner of this manager's.
 ///
 /// Example: 1 holds byte 1 here; process 500 outside holds byte 2 and awaits byte 1; 1 awaits byte
@@ -49,9 +49,6 @@ class Outsiders {
     }
   }
 
-  /// Nobody waits, so no cycle leads through anybody.
-  [[nodiscard]] bool nobody_waits() const { return awaited_.empty(); }
-
   /// A file of the manager's. Others are in nobody's way.
   void enter(const FileKey& key, std::shared_ptr<FileLocks> file) {
     files_.emplace(name_of(key), std::move(file));
@@ -59,11 +56,6 @@ class Outsiders {
   [[nodiscard]] FileLocks* find(const FileKey& key) const {
     const auto at = files_.find(name_of(key));
     return at == files_.end() ? nullptr : at->second.get();
-  }
-  /// Calls visit(FileLocks&) for each that was entered.
-  template <typename Visit>
-  void for_each_file(const Visit& visit) const {
-    for (const auto& [name, file] : files_) visit(*file);
   }
   /// Whether somebody holds or awaits something there.
   [[nodiscard]] bool know(const FileKey& key) const { return known_.contains(name_of(key)); }
@@ -77,6 +69,11 @@ class Outsiders {
     for (const OutsiderLock& lock : at->second) {
       if (lock.range.overlaps(range) && modes_conflict(lock.mode, mode)) visit(lock.process);
     }
+  }
+  /// Calls visit(process) for each that waits.
+  template <typename Visit>
+  void for_each_waiting(const Visit& visit) const {
+    for (const auto& [process, locks] : awaited_) visit(process);
   }
   /// Calls visit(lock) for each that the process waits for.
   template <typename Visit>

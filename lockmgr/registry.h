@@ -85,7 +85,7 @@ class Registry {
   std::shared_ptr<Waiter> find_to_cancel(Ticket ticket, int error) noexcept;
   /// The request of that name if it is parked, or null.
   std::shared_ptr<Waiter> find(Ticket ticket) const noexcept;
-  /// Some parked request, or null.
+  /// The parked request whose ticket is the oldest, or null.
   std::shared_ptr<Waiter> any_waiter() const noexcept;
   /// Calls visit(std::shared_ptr<Waiter>) for the parked requests whose edges lead from `node`,
   /// with the registry's mutex held. Returns false when there were more than `most`, which are left

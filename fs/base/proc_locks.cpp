@@ -52,11 +52,15 @@ template <typename Visit>
 bool for_each_line(const char* path, const Visit& visit) {
   const std::unique_ptr<FILE, int (*)(FILE*)> file(std::fopen(path, "re"), std::fclose);
   if (file == nullptr) return false;
-  char line[256];
-  while (std::fgets(line, sizeof line, file.get()) != nullptr) {
-    if (!visit(static_cast<const char*>(line))) return true;
+  // A line has a blank for each request that the one in it waits behind (lock_get_status()).
+  char* line = nullptr;
+  std::size_t size = 0;
+  bool whole = true;
+  while (whole && ::getline(&line, &size, file.get()) >= 0) {
+    whole = visit(static_cast<const char*>(line));
   }
-  return std::ferror(file.get()) == 0;
+  std::free(line);
+  return !whole || std::feof(file.get()) != 0;
 }
 
 }  // namespace
@@ -110,23 +114,30 @@ std::vector<ino_t> inodes_waited_for() {
   return found;
 }
 
-std::vector<LockLine> posix_locks_of_others() {
+std::vector<LockLine> posix_locks_of_waiting_programs() {
+  std::map<pid_t, std::optional<long>> waiting;
+  const auto for_each_posix = [](const auto& visit) {
+    for_each_line("/proc/locks", [&](const char* line) {
+      const auto lock = parse_lock_line(line);
+      if (lock && lock->type == LockLine::Type::kPosix && lock->pid > 0 && lock->pid != getpid()) {
+        visit(*lock);
+      }
+      return true;
+    });
+  };
+  for_each_posix([&](const LockLine& lock) {
+    if (lock.waiting) waiting.try_emplace(lock.pid);
+  });
   std::vector<LockLine> found;
-  for_each_line("/proc/locks", [&](const char* line) {
-    const auto lock = parse_lock_line(line);
-    if (lock && lock->type == LockLine::Type::kPosix && lock->pid > 0 && lock->pid != getpid()) {
-      found.push_back(*lock);
-    }
-    return true;
+  if (waiting.empty()) return found;
+  for (auto& [pid, turns] : waiting) turns = turns_of_lone_thread(pid);
+  for_each_posix([&](const LockLine& lock) {
+    if (waiting.contains(lock.pid)) found.push_back(lock);
   });
-  std::map<pid_t, bool> servers;
-  std::erase_if(found, [&](const LockLine& lock) {
-    const auto [at, is_new] = servers.try_emplace(lock.pid);
-    if (is_new) at->second = has_no_memory(lock.pid);
-    return at->second;
-  });
-  std::stable_partition(found.begin(), found.end(),
-                        [](const LockLine& lock) { return lock.waiting; });
+  for (auto& [pid, turns] : waiting) {
+    if (turns != turns_of_lone_thread(pid)) turns.reset();
+  }
+  std::erase_if(found, [&](const LockLine& lock) { return !waiting.at(lock.pid); });
   return found;
 }
 

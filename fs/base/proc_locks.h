@@ -44,10 +44,11 @@ std::optional<LockLine> parse_lock_line(const char* line) noexcept;
 /// May throw std::bad_alloc.
 std::vector<ino_t> inodes_waited_for();
 
-/// The classic POSIX locks of other processes that run programs, and their waits for such locks:
-/// not those that a server of this kernel takes for clients, whom its threads do not tell apart.
-/// Waits come first. May throw std::bad_alloc.
-std::vector<LockLine> posix_locks_of_others();
+/// The classic POSIX locks of other processes that wait for such a lock, and those waits; none of
+/// those that have not stood still while the table was read, which is not of one moment. Nor of
+/// processes with several threads, which may have several tables of files, and so several owners;
+/// nor of the kernel's servers. May throw std::bad_alloc.
+std::vector<LockLine> posix_locks_of_waiting_programs();
 
 /// A flock on inode `ino` that another process holds and that refuses `mode`.
 std::optional<lockmgr::OutsideLock> foreign_flock(ino_t ino, lockmgr::Mode mode);

@@ -51,6 +51,17 @@ bool has_no_memory(pid_t tid) noexcept {
   return number_after(read_proc(path, text), 0) == 0;
 }
 
+std::optional<long> turns_of_lone_thread(pid_t pid) noexcept {
+  char path[40];
+  std::snprintf(path, sizeof path, "/proc/%d/task", pid);
+  struct stat tasks {};
+  // Two and one for each thread (proc_task_getattr()).
+  if (::stat(path, &tasks) != 0 || tasks.st_nlink != 3 || has_no_memory(pid)) return std::nullopt;
+  std::snprintf(path, sizeof path, "/proc/%d/schedstat", pid);
+  ProcText text;
+  return number_after(read_proc(path, text), 2);
+}
+
 std::optional<long> system_call_of(pid_t tid) noexcept {
   char path[32];
   std::snprintf(path, sizeof path, "/proc/%d/syscall", tid);

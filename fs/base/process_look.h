@@ -33,6 +33,10 @@ bool is_called(pid_t pid, std::string_view name) noexcept;
 /// exit_files(), or is one of the kernel's. False if it cannot be seen.
 bool has_no_memory(pid_t tid) noexcept;
 
+/// How often the only thread of a program has been put on a CPU: while that does not change, it has
+/// not run. Nothing if the process has more threads, is none of a program, or cannot be seen.
+std::optional<long> turns_of_lone_thread(pid_t pid) noexcept;
+
 /// The number of the system call that the thread sleeps in, as its own kind of program counts them.
 /// Nothing if it runs, or cannot be seen.
 std::optional<long> system_call_of(pid_t tid) noexcept;

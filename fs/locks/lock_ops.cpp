@@ -38,9 +38,11 @@ std::int64_t coarse_now() noexcept {
 using lockmgr::Mode;
 using lockmgr::OwnerType;
 
-constexpr auto kQueueLook = std::chrono::milliseconds(250);
+constexpr std::chrono::milliseconds kQueueLook(250);
 /// How many times as long as a look at outsiders' waits the pause behind it is.
 constexpr int kOutsideCostFactor = 20;
+/// The longest pause while nobody else begins to wait here.
+constexpr std::chrono::milliseconds kMostOutsidePause(2000);
 /// Before a search for a cycle is made again among locks that came and went.
 constexpr auto kSearchPause = std::chrono::milliseconds(10);
 /// How often to look at threads that run although they wait for an answer.
@@ -681,25 +683,34 @@ void LockOps::watch_queues() {
 }
 
 /// Cycles that lead through local programs outside. To read the table of locks may take long, and
-/// hinders everybody who locks meanwhile: there are pauses of many times that.
+/// hinders everybody who locks meanwhile: there are pauses of many times that, and the longer the
+/// same requests wait, the longer.
 void LockOps::search_outside() noexcept try {
   const auto began = std::chrono::steady_clock::now();
-  if (manager_.outside_waits() == 0 || began < outside_due_) return;
+  const std::uint64_t waits = manager_.counters().get(lockmgr::Counter::kWaits);
+  if (waits != outside_seen_) {
+    outside_seen_ = waits;
+    outside_pause_ = kQueueLook;
+    outside_due_ = std::min(outside_due_, outside_rests_ + kQueueLook);
+  }
+  // Who has only begun to wait is seldom there still when the table has been read.
+  if (began < outside_due_ || manager_.longest_wait() < kQueueLook) return;
   std::vector<lockmgr::OutsiderLock> found;
-  for (const LockLine& line : posix_locks_of_others()) {
-    if (found.empty() && !line.waiting) break;  // nobody waits, so there is no cycle
+  for (const LockLine& line : posix_locks_of_waiting_programs()) {
     found.push_back({{makedev(line.dev_major, line.dev_minor), line.ino},
                      line.pid,
                      line.range,
                      line.mode,
                      line.waiting});
   }
-  {
+  if (!found.empty()) {
     const Tape::Cause cause(tape_);
     manager_.search_outside(lockmgr::Outsiders(found));
   }
   const auto ended = std::chrono::steady_clock::now();
-  outside_due_ = ended + kOutsideCostFactor * (ended - began);
+  outside_rests_ = ended + kOutsideCostFactor * (ended - began);
+  outside_due_ = outside_rests_ + outside_pause_;
+  outside_pause_ = std::min(outside_pause_ * 2, kMostOutsidePause);
 } catch (const std::bad_alloc&) {
   return;  // the next look comes soon
 }

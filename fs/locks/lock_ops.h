@@ -313,7 +313,11 @@ class LockOps final : public LockState, private lockmgr::Observer {
   std::uint64_t next_flush_ = 1;            ///< guarded by queue_mutex_
   /// While anybody waits: LockManager::relent(), release_exiting(), classify_again().
   std::thread queue_watcher_;
-  std::chrono::steady_clock::time_point outside_due_;  ///< of search_outside(); the watcher's
+  // Of search_outside(), used by the watcher alone.
+  std::chrono::steady_clock::time_point outside_rests_;  ///< until then for the last look's cost
+  std::chrono::steady_clock::time_point outside_due_;    ///< no look before
+  std::chrono::milliseconds outside_pause_{0};           ///< behind outside_rests_
+  std::uint64_t outside_seen_ = 0;                       ///< requests parked by the last look
   std::condition_variable search_due_;
   std::thread searcher_;  ///< LockManager::search()
 };

@@ -4,10 +4,15 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <string>
+#include <vector>
 
 #include "fs/base/unique_fd.h"
 
@@ -73,6 +78,41 @@ TEST(ProcLocks, FindsWhatADescriptorHolds) {
   ASSERT_EQ(found.size(), 1U);
   EXPECT_EQ(found[0].range, (lockmgr::Range{10, 14}));
   EXPECT_EQ(found[0].mode, lockmgr::Mode::kExclusive);
+}
+
+/// A line gets a blank longer with each request that the one in it waits behind.
+TEST(ProcLocks, FindsEachOfManyThatWait) {
+  constexpr std::size_t kWaiting = 240;
+  char name[] = "proc_locks.XXXXXX";
+  const UniqueFd file(::mkstemp(name));
+  ASSERT_TRUE(file);
+  struct stat st {};
+  ASSERT_EQ(::fstat(file.get(), &st), 0);
+  struct flock lock {};
+  lock.l_type = F_WRLCK;
+  ASSERT_EQ(::fcntl(file.get(), F_OFD_SETLK, &lock), 0);
+  std::vector<pid_t> children;
+  for (std::size_t i = 0; i < kWaiting; ++i) {
+    const pid_t child = ::fork();
+    if (child == 0) {
+      ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+      ::fcntl(::open(name, O_RDWR), F_SETLKW, &lock);
+      ::_exit(0);
+    }
+    ASSERT_GT(child, 0);
+    children.push_back(child);
+  }
+  std::size_t waiting = 0;
+  for (int look = 0; look < 1000 && waiting != kWaiting; ++look) {
+    const auto found = posix_locks_of_waiting_programs();
+    waiting = static_cast<std::size_t>(std::count_if(
+        found.begin(), found.end(),
+        [&st](const LockLine& line) { return line.waiting && line.ino == st.st_ino; }));
+  }
+  EXPECT_EQ(waiting, kWaiting);
+  for (const pid_t child : children) ::kill(child, SIGKILL);
+  for (const pid_t child : children) ::waitpid(child, nullptr, 0);
+  ::unlink(name);
 }
 
 }  // namespace

@@ -4,11 +4,14 @@
 /// writer of the file.
 
 #include <fcntl.h>
+#include <sched.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <csignal>
 #include <memory>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "tests/mounted/locks/lock_test.h"
@@ -164,6 +167,56 @@ TEST_P(OutsiderCycleTest, ALongerCycleThatTheProgramOutsideCloses) {
   EXPECT_EQ(first.result(), 0);
   EXPECT_EQ(first.unlock(kPosix, {1, 1}), 0);
   EXPECT_EQ(outsider.result(), 0);
+}
+
+/// Two threads outside with tables of files of their own are two owners, though one process: the
+/// one that holds waits for nobody.
+TEST_P(OutsiderCycleTest, TwoOwnersInOneProcessOutside) {
+  if (GetParam() != kPosix) return;
+  Locker holds(inside());
+  ASSERT_EQ(holds.lock(kPosix, kExclusive, {1, 1}), 0);
+  Process two([path = outside()] {
+    const auto lock = [&path](off_t byte) {
+      struct flock request {};
+      request.l_type = F_WRLCK;
+      request.l_start = byte;
+      request.l_len = 1;
+      return ::fcntl(::open(path.c_str(), O_RDWR), F_SETLKW, &request) == 0;
+    };
+    if (!lock(2)) return 1;
+    std::thread waits([&lock] {
+      if (::unshare(CLONE_FILES) == 0) lock(1);
+    });
+    waits.join();
+    return 0;
+  });
+  ASSERT_TRUE(eventually([&] { return waits_at_backing(outside()); }));
+  holds.start_lock(kPosix, kExclusive, {2, 1});
+  ASSERT_TRUE(holds.waits());
+  std::this_thread::sleep_for(std::chrono::milliseconds(1500));  // some looks
+  EXPECT_TRUE(holds.waits()) << "it was refused, though nobody waits in a circle";
+  two.kill(SIGKILL);
+  EXPECT_EQ(two.wait(), 128 + SIGKILL);
+  EXPECT_EQ(holds.result(), 0);
+}
+
+/// Somebody here stands before the last, too.
+TEST_P(OutsiderCycleTest, ACycleBehindSomebodyElse) {
+  if (GetParam() != kPosix) return;
+  Locker holds(inside());
+  Locker outsider(outside());
+  Locker ahead(inside());
+  ASSERT_EQ(holds.lock(kPosix, kExclusive, {1, 1}), 0);
+  ASSERT_EQ(outsider.lock(kPosix, kExclusive, {2, 1}), 0);
+  ahead.start_lock(kOfd, kExclusive, {2, 1});
+  ASSERT_TRUE(ahead.waits());
+  outsider.start_lock(kPosix, kExclusive, {1, 1});
+  ASSERT_TRUE(outsider.waits());
+  EXPECT_EQ(holds.lock(kPosix, kExclusive, {2, 1}), EDEADLK);
+  EXPECT_EQ(holds.unlock(kPosix), 0);
+  EXPECT_EQ(outsider.result(), 0);
+  EXPECT_EQ(outsider.unlock(kPosix), 0);
+  EXPECT_EQ(ahead.result(), 0);
 }
 
 /// The backing may still give the lock to a wait that it is only about to withdraw.

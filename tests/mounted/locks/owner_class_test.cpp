@@ -10,7 +10,10 @@
 
 #include <array>
 #include <atomic>
+#include <chrono>
 #include <csignal>
+#include <cstdint>
+#include <filesystem>
 #include <functional>
 #include <string>
 #include <thread>
@@ -30,7 +33,29 @@ class OwnerClassTest : public ::testing::Test {
     ASSERT_TRUE(write_file(fs_.in_source("a"), "text"));
     ASSERT_EQ(fs_.start({}), "");
   }
-  void TearDown() override { EXPECT_EQ(fs_.stop(), ""); }
+  void TearDown() override {
+    EXPECT_TRUE(eventually([this] { return is_quiet(); })) << "it looks for nobody";
+    EXPECT_EQ(fs_.stop(), "");
+  }
+
+  /// Whether no thread of the daemon wakes up every few milliseconds.
+  bool is_quiet() {
+    const auto wakeups = [this] {
+      std::uint64_t sum = 0;
+      for (const auto& task :
+           std::filesystem::directory_iterator("/proc/" + std::to_string(fs_.pid()) + "/task")) {
+        const std::string status = read_file(task.path().string() + "/status");
+        const std::string label = "\nvoluntary_ctxt_switches:";
+        const auto at = status.find(label);
+        if (at != std::string::npos) sum += std::stoull(status.substr(at + label.size()));
+      }
+      return sum;
+    };
+    constexpr std::uint64_t kFew = 50;
+    const std::uint64_t before = wakeups();
+    std::this_thread::sleep_for(std::chrono::milliseconds(500));
+    return wakeups() - before < kFew;
+  }
 
   static int set(int fd, int command, short type) {
     struct flock request {};
@@ -57,6 +82,8 @@ class OwnerClassTest : public ::testing::Test {
     return result;
   }
 
+  /// A thread asks that hardly gets to run.
+  void starve(bool with_signals);
   /// The next waiters each get `disturb`, run in a process with the waiter's id, meanwhile.
   void disturb_waiters(int rounds, const std::function<int(pid_t)>& disturb);
 
@@ -64,7 +91,7 @@ class OwnerClassTest : public ::testing::Test {
 };
 
 /// A thread that has sent its request and gets no processor time to go to sleep.
-TEST_F(OwnerClassTest, OfAThreadThatStarves) {
+void OwnerClassTest::starve(bool with_signals) {
   const auto pin = [] {
     cpu_set_t cpus;
     CPU_ZERO(&cpus);
@@ -79,16 +106,33 @@ TEST_F(OwnerClassTest, OfAThreadThatStarves) {
   });
   Process asks([pin, path = fs_.in_mount("a")] {
     const sched_param none{};
+    struct sigaction action {};
+    action.sa_handler = [](int) {};
+    ::sigaction(SIGUSR1, &action, nullptr);
     if (!pin() || ::sched_setscheduler(0, SCHED_IDLE, &none) != 0) return kCannotAsk;
+    ::raise(SIGSTOP);
     for (int round = 0; round < scaled(10, 2); ++round) {
       if (const int wrong = check_ownership(path, F_SETLK); wrong != 0) return wrong;
     }
     return 0;
   });
+  int status = 0;
+  ASSERT_EQ(::waitpid(asks.pid(), &status, WUNTRACED), asks.pid());
+  ASSERT_EQ(::kill(asks.pid(), SIGCONT), 0);
+  Process pesters([whom = asks.pid(), with_signals] {
+    while (with_signals && ::kill(whom, SIGUSR1) == 0) ::usleep(200);
+    return 0;
+  });
   EXPECT_EQ(asks.wait(), 0);
+  pesters.kill(SIGKILL);
+  EXPECT_NE(pesters.wait(), -1);
   hog.kill(SIGKILL);
   EXPECT_EQ(hog.wait(), 128 + SIGKILL);
 }
+
+TEST_F(OwnerClassTest, OfAThreadThatStarves) { starve(false); }
+
+TEST_F(OwnerClassTest, OfAThreadThatStarvesAndGetsSignals) { starve(true); }
 
 /// A thread whose wait is disturbed again and again, until it ends.
 void OwnerClassTest::disturb_waiters(int rounds, const std::function<int(pid_t)>& disturb) {
