@@ -50,7 +50,7 @@ void WaitingOwners::add_edges(const FileLocks& locks, File& file, const Leaves& 
   const Request& request = leaves.request;
   if (scope_.outsiders != nullptr && policy.space_of(request.owner.type) == Space::kRecords) {
     scope_.outsiders->for_each_holder(
-        locks.key(), request.range, request.mode,
+        locks.key(), request.range, request.mode, [this] { return spend(); },
         [&out](pid_t process) { out.push_back(Outsiders::node_of(process)); });
   }
   Looked& looked = file.looked[static_cast<std::size_t>(policy.space_of(request.owner.type))];
@@ -172,9 +172,11 @@ void WaitingOwners::waits_for(WaitGraph::Node node, Nodes& out) {
 void WaitingOwners::leave_outsider(pid_t process, Nodes& out) {
   scope_.outsiders->for_each_awaited(process, [&](const OutsiderLock& wait) {
     if (!spend()) return;
-    scope_.outsiders->for_each_holder(wait.file, wait.range, wait.mode, [&](pid_t other) {
-      if (other != process) out.push_back(Outsiders::node_of(other));
-    });
+    scope_.outsiders->for_each_holder(
+        wait.file, wait.range, wait.mode, [this] { return spend(); },
+        [&](pid_t other) {
+          if (other != process) out.push_back(Outsiders::node_of(other));
+        });
     const FileLocks* const locks = scope_.outsiders->find(wait.file);
     if (locks == nullptr) return;
     entry(*locks);

@@ -72,6 +72,8 @@ class WaitingOwners final : public WaitGraph::Source {
 
   /// The search has looked at all that it may, and found nothing so far.
   bool exhausted() const { return exhausted_; }
+  /// Waiters and locks looked at so far, of those that it may.
+  std::uint64_t spent() const { return spent_; }
   /// Locks looked at so far.
   std::uint64_t looks() const { return looks_; }
 

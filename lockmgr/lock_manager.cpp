@@ -98,9 +98,13 @@ void LockManager::search_outside(Outsiders outsiders) noexcept try {
   for (const auto& file : files()) {
     if (outsiders.know(file->key())) outsiders.enter(file->key(), file);
   }
+  // Some tenths of a second. What is left out is not told of a cycle.
+  std::uint64_t left = 1'000'000;
   outsiders.for_each_waiting([&](pid_t process) {
-    WaitingOwners roaming(nullptr, context_.registry, {.outsiders = &outsiders});
+    if (left == 0) return;
+    WaitingOwners roaming(nullptr, context_.registry, {.most = left, .outsiders = &outsiders});
     const WaitGraph::Nodes cycle = roaming.find_cycle(process);
+    left -= roaming.spent();
     context_.counters.add(Counter::kDeadlockLooks, roaming.looks());
     if (!cycle.empty()) refuse_last_in(cycle, outsiders);
   });
@@ -118,6 +122,8 @@ void LockManager::refuse_last_in(const WaitGraph::Nodes& cycle, const Outsiders&
   }
   std::sort(in_it.begin(), in_it.end(),
             [](const auto& a, const auto& b) { return a->enrolled > b->enrolled; });
+  constexpr std::size_t kMostTried = 64;
+  if (in_it.size() > kMostTried) in_it.resize(kMostTried);
   for (const auto& last : in_it) {
     auto closed = last->file->find_cycle(*last, &outsiders);
     if (closed.empty()) continue;  // it waits for others, too, who are in none

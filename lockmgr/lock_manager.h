@@ -94,8 +94,8 @@ class LockManager {
   bool search() noexcept;
   /// Looks for cycles that lead through outsiders. `outsiders`: those that wait, none of whom has
   /// held or awaited anything else while it was found out. Of each cycle the request that was
-  /// parked last is refused with EDEADLK. Takes as long as the graph is large, once for each that
-  /// waits outside, and hinders others only while a cycle is looked at again.
+  /// parked last is refused with EDEADLK. Gives up where very many wait, here or outside; hinders
+  /// others only while a cycle is looked at again.
   void search_outside(Outsiders outsiders) noexcept;
   bool has_searches() const noexcept { return context_.searches.count() != 0; }
   /// How many waiters and locks a request is held up for instead, at most; by default 1,000.

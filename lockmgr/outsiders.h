@@ -60,13 +60,15 @@ class Outsiders {
   /// Whether somebody holds or awaits something there.
   [[nodiscard]] bool know(const FileKey& key) const { return known_.contains(name_of(key)); }
 
-  /// Calls visit(process) for each that holds what is in the way of `mode` on `range`.
-  template <typename Visit>
-  void for_each_holder(const FileKey& file, const Range& range, Mode mode,
+  /// Calls visit(process) for each that holds what is in the way of `mode` on `range`, and look()
+  /// for each lock that is looked at, until that returns false.
+  template <typename Look, typename Visit>
+  void for_each_holder(const FileKey& file, const Range& range, Mode mode, const Look& look,
                        const Visit& visit) const {
     const auto at = held_.find(name_of(file));
     if (at == held_.end()) return;
     for (const OutsiderLock& lock : at->second) {
+      if (!look()) return;
       if (lock.range.overlaps(range) && modes_conflict(lock.mode, mode)) visit(lock.process);
     }
   }

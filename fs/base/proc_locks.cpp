@@ -53,14 +53,15 @@ bool for_each_line(const char* path, const Visit& visit) {
   const std::unique_ptr<FILE, int (*)(FILE*)> file(std::fopen(path, "re"), std::fclose);
   if (file == nullptr) return false;
   // A line has a blank for each request that the one in it waits behind (lock_get_status()).
-  char* line = nullptr;
-  std::size_t size = 0;
-  bool whole = true;
-  while (whole && ::getline(&line, &size, file.get()) >= 0) {
-    whole = visit(static_cast<const char*>(line));
+  struct Line {
+    ~Line() { std::free(text); }
+    char* text = nullptr;
+    std::size_t size = 0;
+  } line;
+  while (::getline(&line.text, &line.size, file.get()) >= 0) {
+    if (!visit(static_cast<const char*>(line.text))) return true;
   }
-  std::free(line);
-  return !whole || std::feof(file.get()) != 0;
+  return std::feof(file.get()) != 0;
 }
 
 }  // namespace
@@ -114,7 +115,7 @@ std::vector<ino_t> inodes_waited_for() {
   return found;
 }
 
-std::vector<LockLine> posix_locks_of_waiting_programs() {
+std::vector<LockLine> posix_locks_of_waiting_programs(std::size_t most) {
   std::map<pid_t, std::optional<long>> waiting;
   const auto for_each_posix = [](const auto& visit) {
     for_each_line("/proc/locks", [&](const char* line) {
@@ -129,11 +130,12 @@ std::vector<LockLine> posix_locks_of_waiting_programs() {
     if (lock.waiting) waiting.try_emplace(lock.pid);
   });
   std::vector<LockLine> found;
-  if (waiting.empty()) return found;
+  if (waiting.empty() || waiting.size() > most) return found;
   for (auto& [pid, turns] : waiting) turns = turns_of_lone_thread(pid);
   for_each_posix([&](const LockLine& lock) {
-    if (waiting.contains(lock.pid)) found.push_back(lock);
+    if (found.size() <= most && waiting.contains(lock.pid)) found.push_back(lock);
   });
+  if (found.size() > most) return {};
   for (auto& [pid, turns] : waiting) {
     if (turns != turns_of_lone_thread(pid)) turns.reset();
   }

@@ -47,8 +47,8 @@ std::vector<ino_t> inodes_waited_for();
 /// The classic POSIX locks of other processes that wait for such a lock, and those waits; none of
 /// those that have not stood still while the table was read, which is not of one moment. Nor of
 /// processes with several threads, which may have several tables of files, and so several owners;
-/// nor of the kernel's servers. May throw std::bad_alloc.
-std::vector<LockLine> posix_locks_of_waiting_programs();
+/// nor of the kernel's servers. Nothing if there are more than `most`. May throw std::bad_alloc.
+std::vector<LockLine> posix_locks_of_waiting_programs(std::size_t most);
 
 /// A flock on inode `ino` that another process holds and that refuses `mode`.
 std::optional<lockmgr::OutsideLock> foreign_flock(ino_t ino, lockmgr::Mode mode);

@@ -41,6 +41,8 @@ using lockmgr::OwnerType;
 constexpr std::chrono::milliseconds kQueueLook(250);
 /// How many times as long as a look at outsiders' waits the pause behind it is.
 constexpr int kOutsideCostFactor = 20;
+/// Locks and waits of programs outside, where there are more, are not looked at.
+constexpr std::size_t kMostOutsiders = 10'000;
 /// The longest pause while nobody else begins to wait here.
 constexpr std::chrono::milliseconds kMostOutsidePause(2000);
 /// Before a search for a cycle is made again among locks that came and went.
@@ -675,9 +677,10 @@ void LockOps::watch_queues() {
     looked = now;
     release_exiting();
     if (!waiters) continue;
+    outside_wanted_ = true;
+    search_due_.notify_one();
     lock.unlock();
     tape_tick();
-    search_outside();
     lock.lock();
   }
 }
@@ -696,7 +699,7 @@ void LockOps::search_outside() noexcept try {
   // Who has only begun to wait is seldom there still when the table has been read.
   if (began < outside_due_ || manager_.longest_wait() < kQueueLook) return;
   std::vector<lockmgr::OutsiderLock> found;
-  for (const LockLine& line : posix_locks_of_waiting_programs()) {
+  for (const LockLine& line : posix_locks_of_waiting_programs(kMostOutsiders)) {
     found.push_back({{makedev(line.dev_major, line.dev_minor), line.ino},
                      line.pid,
                      line.range,
@@ -718,6 +721,13 @@ void LockOps::search_outside() noexcept try {
 void LockOps::search_cycles() {
   std::unique_lock lock(queue_mutex_);
   while (!ended_) {
+    if (std::exchange(outside_wanted_, false)) {
+      lock.unlock();
+      search_outside();
+      wake_queue_watcher();  // as in LockHandlers::interrupt()
+      lock.lock();
+      continue;
+    }
     if (!manager_.has_searches()) {
       search_due_.wait(lock);
       continue;

@@ -313,13 +313,14 @@ class LockOps final : public LockState, private lockmgr::Observer {
   std::uint64_t next_flush_ = 1;            ///< guarded by queue_mutex_
   /// While anybody waits: LockManager::relent(), release_exiting(), classify_again().
   std::thread queue_watcher_;
-  // Of search_outside(), used by the watcher alone.
+  bool outside_wanted_ = false;  ///< search_outside() is due; guarded by queue_mutex_
+  // Of search_outside(), used by the searcher alone.
   std::chrono::steady_clock::time_point outside_rests_;  ///< until then for the last look's cost
   std::chrono::steady_clock::time_point outside_due_;    ///< no look before
   std::chrono::milliseconds outside_pause_{0};           ///< behind outside_rests_
   std::uint64_t outside_seen_ = 0;                       ///< requests parked by the last look
   std::condition_variable search_due_;
-  std::thread searcher_;  ///< LockManager::search()
+  std::thread searcher_;  ///< LockManager::search(), search_outside()
 };
 
 }  // namespace lockfs

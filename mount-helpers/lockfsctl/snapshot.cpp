@@ -33,7 +33,6 @@ Record record_of(const Json& json, std::size_t file) {
   return r;
 }
 
-/// The cookie of "TYPE:COOKIE".
 /// Who has a lock, or waits, through the mount.
 lockmgr::Party party_of(const Record& r) {
   return {lockmgr::owner_from(r.owner).value_or(lockmgr::OwnerId{}), r.pid};

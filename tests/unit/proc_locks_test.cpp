@@ -107,7 +107,7 @@ TEST(ProcLocks, FindsEachOfManyThatWait) {
   }
   std::size_t waiting = 0;
   for (int look = 0; look < 1000 && waiting != kWaiting; ++look) {
-    const auto found = posix_locks_of_waiting_programs();
+    const auto found = posix_locks_of_waiting_programs(kWaiting * 2);
     waiting = static_cast<std::size_t>(std::count_if(
         found.begin(), found.end(),
         [&st](const LockLine& line) { return line.waiting && line.ino == st.st_ino; }));
