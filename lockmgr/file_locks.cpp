@@ -27,10 +27,11 @@ bool must_wait(const Reply& reply, const Request& request) {
 
 }  // namespace
 
-FileLocks::FileLocks(Context& context, const FileKey& key, std::unique_ptr<Backing> backing)
+FileLocks::FileLocks(Context& context, const FileKey& key, std::unique_ptr<Backing> backing,
+                     std::unique_ptr<Journal> journal)
     : key_(key),
       reports_(context, this),
-      granted_(Policy{}),
+      granted_(Policy{}, std::move(journal)),
       mirror_(std::move(backing), granted_, outside_, reports_) {}
 
 FileLocks::~FileLocks() { context().registry.forget(*this); }
@@ -40,7 +41,7 @@ FileLocks::~FileLocks() { context().registry.forget(*this); }
 /// One look at a request that has come. Returns what it is answered; if it has to wait, what
 /// waits(owner, attempt) says. May throw std::bad_alloc; then nothing has changed.
 template <typename Waits>
-std::optional<int> FileLocks::decide(Opened& opened, const Request& request, Refusal refusal,
+std::optional<int> FileLocks::decide(Opened& opened, const Request& request, const Parking& parking,
                                      Outcomes& out, const Waits& waits) {
   const Policy& policy = this->policy();
   if (const int error = policy.check_open_mode(request.owner.type, request.mode, opened.readable(),
@@ -52,9 +53,10 @@ std::optional<int> FileLocks::decide(Opened& opened, const Request& request, Ref
   Owner& owner = granted_.get_owner(opened, request.owner, request.caller, context().ledger);
   const Turn turn{.turn = queue_.turn_of(policy, request),
                   .queues = Queue::queues(policy, request),
-                  .refusal = refusal};
+                  .refusal = parking.refusal};
   const Attempt tried = attempt(owner, request, turn, out);
-  drop_refused_conversion(owner, request, tried.verdict, out);
+  // What a request that was parked before had to convert went then.
+  if (!parking.since) drop_refused_conversion(owner, request, tried.verdict, out);
   if (const auto result = answer(owner, request, tried)) return result;
   return waits(owner, tried);
 }
@@ -69,7 +71,7 @@ std::optional<int> FileLocks::try_now(Opened& opened, const Request& request,
   __builtin_prefetch(&opened);
   try {
     Change change(*this);
-    return decide(opened, request, Refusal::kNone, change.out,
+    return decide(opened, request, {}, change.out,
                   [&](Owner& owner, const Attempt& tried) -> std::optional<int> {
                     if (refusal != nullptr) *refusal = refusal_of(tried);
                     granted_.drop_if_idle(owner);
@@ -242,23 +244,26 @@ void FileLocks::note_outsiders(Space space, Outcomes& out) noexcept {
 
 std::optional<int> FileLocks::park(Opened& opened, const Request& request, Ticket ticket,
                                    Completion done, Refusal refusal) noexcept {
-  const std::optional<int> result =
-      decide_or_park(opened, request, ticket, std::move(done), refusal);
-  if (result) context().registry.use_up(ticket);
+  return park(opened, request, {ticket, std::move(done), refusal, {}});
+}
+
+std::optional<int> FileLocks::park(Opened& opened, const Request& request,
+                                   Parking parking) noexcept {
+  const std::optional<int> result = decide_or_park(opened, request, parking);
+  if (result) context().registry.use_up(parking.ticket);
   return result;
 }
 
-std::optional<int> FileLocks::decide_or_park(Opened& opened, const Request& request, Ticket ticket,
-                                             Completion done, Refusal refusal) noexcept {
+std::optional<int> FileLocks::decide_or_park(Opened& opened, const Request& request,
+                                             Parking& parking) noexcept {
   try {
     Change change(*this);
     if (request.wait && policy().in_deadlock_detection(request.owner.type)) {
       change.serialise_parking();
     }
-    return decide(opened, request, refusal, change.out,
+    return decide(opened, request, parking, change.out,
                   [&](Owner& owner, const Attempt& tried) -> std::optional<int> {
-                    const int error =
-                        admit(owner, opened, request, ticket, std::move(done), tried, change.out);
+                    const int error = admit(owner, opened, request, parking, tried, change.out);
                     if (error == 0) return std::nullopt;
                     granted_.drop_if_idle(owner);
                     return error;
@@ -269,8 +274,8 @@ std::optional<int> FileLocks::decide_or_park(Opened& opened, const Request& requ
 }
 
 /// Makes a waiter of a request that has to wait. Returns 0, or the errno that it is refused with.
-int FileLocks::admit(Owner& owner, Opened& opened, const Request& request, Ticket ticket,
-                     Completion done, const Attempt& attempt, Outcomes& out) noexcept try {
+int FileLocks::admit(Owner& owner, Opened& opened, const Request& request, Parking& parking,
+                     const Attempt& attempt, Outcomes& out) noexcept try {
   Context& context = this->context();
   if (const int closed = context.registry.closed(); closed != 0) return closed;
   bool search = false;
@@ -280,10 +285,15 @@ int FileLocks::admit(Owner& owner, Opened& opened, const Request& request, Ticke
     reports_.tell(EventKind::kDeadlock, request, EDEADLK);
     return EDEADLK;
   }
-  auto waiter = std::make_shared<Waiter>(shared_from_this(), request, ticket, context.clock.now(),
-                                         std::move(done), context.ledger);
+  const bool again = parking.since.has_value();
+  auto waiter = std::make_shared<Waiter>(shared_from_this(), request, parking.ticket,
+                                         again ? *parking.since : context.clock.now(),
+                                         std::move(parking.done), context.ledger);
   waiter->process = owner.process;
-  if (const auto limit = waiter->tally.would_break(1)) return reports_.refuse(request, *limit);
+  waiter->admitted = again;
+  if (!again) {
+    if (const auto limit = waiter->tally.would_break(1)) return reports_.refuse(request, *limit);
+  }
   if (search) context.searches.add(waiter);
   if (const int cancelled = context.registry.enroll(waiter); cancelled != 0) return cancelled;
   // From here on nothing throws.
@@ -291,8 +301,10 @@ int FileLocks::admit(Owner& owner, Opened& opened, const Request& request, Ticke
   waiter->owner = &owner;
   waiter->opened = &opened;
   queue_.enter(policy(), *waiter);
-  context.counters.add(Counter::kWaits);
-  reports_.tell(EventKind::kWait, request);
+  if (!again) {
+    context.counters.add(Counter::kWaits);
+    reports_.tell(EventKind::kWait, request);
+  }
   place(*waiter, attempt, out);
   if (queue_.any_blocked() && policy().yields_to_outsiders()) {
     mirror_.backing(policy().space_of(owner.id.type)).expect_release();
@@ -377,8 +389,11 @@ int FileLocks::begin_wait(Waiter& waiter, Space space, const Range& range, bool 
   Context& context = this->context();
   auto wait = std::make_unique<OutsideWait>();
   wait->tally.emplace(context.ledger, waiter.request.caller.uid, Tally::Kind::kOutsideWaits);
-  if (const auto limit = wait->tally->would_break(1))
-    return reports_.refuse(waiter.request, *limit);
+  if (!waiter.admitted) {
+    if (const auto limit = wait->tally->would_break(1)) {
+      return reports_.refuse(waiter.request, *limit);
+    }
+  }
   wait->tally->set(1);
   OutsideWait& begun = *wait;
   wait->id = context.next_wait.fetch_add(1, std::memory_order_relaxed);
@@ -470,6 +485,10 @@ bool FileLocks::look_again(Waiter& waiter, OutsideWait* have, bool yields, Outco
   const Request& request = waiter.request;
   context().counters.add(Counter::kLooks);
   const bool in_turn = Queue::queues(policy(), request) && !waiter.bypass;
+  // A close by the process may have come while this thread waited: a lock belongs to the open file
+  // that it came through, and is written down with its name.
+  const bool parted = waiter.owner->opened == nullptr;
+  if (parted) Granted::join_opened(*waiter.owner, *waiter.opened);
   Attempt tried = attempt(*waiter.owner, request, {waiter.turn, in_turn, have, yields}, out);
   const bool refused = tried.verdict == Verdict::kBlocked || tried.verdict == Verdict::kOutside;
   if (!request.wait && refused) {
@@ -478,12 +497,8 @@ bool FileLocks::look_again(Waiter& waiter, OutsideWait* have, bool yields, Outco
     tried = {.verdict = Verdict::kFailed, .error = EAGAIN};
   }
   const bool granted = tried.verdict == Verdict::kGranted;
-  if (granted) {
-    if (!waiter.bypass) relented_ = 0;
-    // A close by the process may have come while this thread waited: the lock belongs to the open
-    // file that it came through.
-    if (waiter.owner->opened == nullptr) Granted::join_opened(*waiter.owner, *waiter.opened);
-  }
+  if (parted && !granted) granted_.part_from_opened(*waiter.owner);
+  if (granted && !waiter.bypass) relented_ = 0;
   // Nothing is kept of one piece while another is waited for.
   if (have != nullptr && tried.verdict == Verdict::kOutside) give_back(*have);
   place(waiter, tried, out);
@@ -535,6 +550,7 @@ int FileLocks::release(Owner& owner, const Range& range, Outcomes& out, EventKin
   if (!owner.holds(range)) return 0;
   if (const int error = granted_.reserve(owner, range, Mode::kNone); error != 0) return error;
   const Space space = policy().space_of(owner.id.type);
+  granted_.announce_loss(owner, range);
   if (policy().yields_to_outsiders() || !queue_.any_blocked()) {
     note_outsiders(space, out);
     mirror_.lower(owner, range);

@@ -18,9 +18,17 @@
 /// Beside it: leases, policy_switch and deadlock (the search over all files); reports and pages say
 /// what is there.
 ///
-/// Thread safety: all public methods may be called from any thread, but for begin_with(); each
-/// takes mutex_ that looks at more than key() and backing(), but for announce(). None but search(),
-/// its two steps and audit() takes longer than a non-blocking call of the backing.
+/// Where there is a Journal, what is granted outlives the process. The next one makes a FileLocks
+/// with the journal and, before anything else happens on it, puts back each lock that is written
+/// down, in any order (restore()), then the change that had begun and not ended, if there is one
+/// (finish_change()), and has the backing carry the outcome (restored()); then it parks again
+/// whoever waited, in the order in which they were parked (park_again()). It may die at any instant
+/// of that, too.
+///
+/// Thread safety: all public methods may be called from any thread, but for begin_with(), restore()
+/// and finish_change(); each takes mutex_ that looks at more than key() and backing(), but for
+/// announce(). None but search(), its two steps, audit() and restored() takes longer than a
+/// non-blocking call of the backing.
 ///
 /// Invariants (check() verifies them; so does each change, where LOCKMGR_CHECK_INVARIANTS is
 /// defined, while the manager has few locks): those of the parts, and
@@ -39,6 +47,7 @@
 #include "lockmgr/clock.h"
 #include "lockmgr/context.h"
 #include "lockmgr/granted.h"
+#include "lockmgr/journal.h"
 #include "lockmgr/mirror.h"
 #include "lockmgr/outcomes.h"
 #include "lockmgr/outside.h"
@@ -68,7 +77,8 @@ class FileLocks final : public std::enable_shared_from_this<FileLocks>, public R
  public:
   /// `context` must outlive the object. To be entered in its registry before others know of it; see
   /// LockManager::open_file().
-  FileLocks(Context& context, const FileKey& key, std::unique_ptr<Backing> backing);
+  FileLocks(Context& context, const FileKey& key, std::unique_ptr<Backing> backing,
+            std::unique_ptr<Journal> journal = nullptr);
   /// REQUIRES: every Opened is closed and nothing is parked.
   ~FileLocks();
   FileLocks(const FileLocks&) = delete;
@@ -147,6 +157,33 @@ class FileLocks final : public std::enable_shared_from_this<FileLocks>, public R
   /// Verifies the invariants. Returns nullptr or what is broken.
   const char* check() const;
 
+  // -- what a process before had -----------------------------------------------------------------
+  /// Puts back a lock that is written down in the journal as `record`, without asking the policy,
+  /// the limits (it is charged all the same) or the backing. `opened`: the open file that the entry
+  /// names. Its caller counts as the one who asked last for all that the owner has, so the record
+  /// of the latest is to come last where that matters. Where records of an owner overlap, as a
+  /// change that did not end leaves them, what they say becomes one and the journal is kept right:
+  /// so `record`, or others that were put back before, may be gone then. Returns 0, or ENOLCK for
+  /// want of memory: then nothing has changed.
+  /// REQUIRES: the FileLocks has a journal, and nothing has happened on it but this.
+  [[nodiscard]] int restore(Opened& opened, const Journal::Entry& entry,
+                            Journal::Record record) noexcept;
+  /// Makes the change that was announced last and had not ended, and ends it in the journal.
+  /// Returns 0, or ENOLCK for want of memory: then nothing has changed. REQUIRES: all that was
+  /// written down has been put back by restore(), and nothing else has happened.
+  [[nodiscard]] int finish_change(const OwnerId& owner, const Range& range, Mode mode) noexcept;
+  /// All is put back. Whatever the backing carries now, it is told to carry what is granted, as by
+  /// carry_anew(), with few calls where it does already. To be called once, under the policy in
+  /// force, before anything else but restore() and finish_change(); also when nothing was put back,
+  /// for the backing may carry what was just about to be granted or had been released.
+  void restored() noexcept;
+  /// As park(), for a request that had been parked by a process before: it has waited since
+  /// `since`, and no limit on waiting refuses it; nor does it count as a wait once more, or cost
+  /// the owner what it converts. REQUIRES: restored() was called, and those who were parked here
+  /// before it have been parked again.
+  [[nodiscard]] std::optional<int> park_again(Opened& opened, const Request& request, Ticket ticket,
+                                              Completion done, Clock::time_point since) noexcept;
+
   // -- for the LockManager -----------------------------------------------------------------------
   /// The policy of a file on which nothing has happened yet.
   void begin_with(const Policy& policy) noexcept { granted_.begin_with(policy); }
@@ -212,6 +249,13 @@ class FileLocks final : public std::enable_shared_from_this<FileLocks>, public R
     bool yields = false;                ///< outsiders who wait come first
     Refusal refusal = Refusal::kNone;   ///< what is known to be refused
   };
+  /// What park() or park_again() was told beside the request.
+  struct Parking {
+    Ticket ticket = 0;
+    Completion done;
+    Refusal refusal = Refusal::kNone;
+    std::optional<Clock::time_point> since;  ///< it was parked before, by another process
+  };
 
   // All below: REQUIRES mutex_ held, but for decide_or_park() and outside_ended(), which take it.
 
@@ -219,19 +263,21 @@ class FileLocks final : public std::enable_shared_from_this<FileLocks>, public R
   [[nodiscard]] int unlock_now(const Request& request, Outcomes& out) noexcept;
   static Refusal refusal_of(const Attempt& attempt);
   template <typename Waits>
-  [[nodiscard]] std::optional<int> decide(Opened& opened, const Request& request, Refusal refusal,
-                                          Outcomes& out, const Waits& waits);
+  [[nodiscard]] std::optional<int> decide(Opened& opened, const Request& request,
+                                          const Parking& parking, Outcomes& out,
+                                          const Waits& waits);
   Attempt attempt(Owner& owner, const Request& request, const Turn& turn, Outcomes& out) noexcept;
   Attempt collision(OutsideWait& wait, const Request& request, std::uint64_t turn) const noexcept;
   void drop_refused_conversion(Owner& owner, const Request& request, Verdict verdict,
                                Outcomes& out) noexcept;
   [[nodiscard]] std::optional<int> answer(Owner& owner, const Request& request,
                                           const Attempt& attempt) noexcept;
+  [[nodiscard]] std::optional<int> park(Opened& opened, const Request& request,
+                                        Parking parking) noexcept;
   [[nodiscard]] std::optional<int> decide_or_park(Opened& opened, const Request& request,
-                                                  Ticket ticket, Completion done,
-                                                  Refusal refusal) noexcept;
-  [[nodiscard]] int admit(Owner& owner, Opened& opened, const Request& request, Ticket ticket,
-                          Completion done, const Attempt& attempt, Outcomes& out) noexcept;
+                                                  Parking& parking) noexcept;
+  [[nodiscard]] int admit(Owner& owner, Opened& opened, const Request& request, Parking& parking,
+                          const Attempt& attempt, Outcomes& out) noexcept;
   void place(Waiter& waiter, const Attempt& attempt, Outcomes& out) noexcept;
   void wait_outside(Waiter& waiter, const Attempt& attempt, Outcomes& out) noexcept;
   [[nodiscard]] int begin_wait(Waiter& waiter, Space space, const Range& range,

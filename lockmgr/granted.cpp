@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <memory>
+#include <new>
 
 namespace lockmgr {
 
@@ -176,12 +177,14 @@ void Granted::add(Owner& owner, const Held& held) noexcept {
 }
 
 void Granted::shorten(Owner& owner, const Held& held, Offset last) noexcept {
+  if (journal_ != nullptr) journal_->shorten(held.record, last);
   const Range range{held.range.first, last};
-  owner.locks.replace({range, held.since, held.mode, held.epoch});
+  owner.locks.replace({range, held.since, held.mode, held.epoch, held.record});
   tree_of(owner, held.mode).replace({range, &owner, held.since, held.mode, held.epoch});
 }
 
 void Granted::remove(Owner& owner, const Held& held) noexcept {
+  if (journal_ != nullptr) journal_->remove(held.record);
   owner.locks.erase(held.range.first);
   tree_of(owner, held.mode).erase({held.range.first, &owner});
 }
@@ -199,6 +202,11 @@ std::uint64_t Granted::growth(const Owner& owner, const Range& range, Mode mode)
 }
 
 int Granted::reserve(Owner& owner, const Range& range, Mode mode) noexcept {
+  return provide(owner, range, mode, mode == Mode::kNone ? 0 : 1);
+}
+
+/// reserve(), with `records` in the journal for what is granted.
+int Granted::provide(Owner& owner, const Range& range, Mode mode, unsigned records) noexcept {
   const unsigned fresh = mode == Mode::kNone ? 0 : 1;
   if (fresh != 0 && !tree_of(owner, mode).prepare(1)) return ENOLCK;
   // What reaches beyond the range in another mode leaves a rest there.
@@ -206,13 +214,19 @@ int Granted::reserve(Owner& owner, const Range& range, Mode mode) noexcept {
   const bool rest = it != owner.locks.end() && it->range.first <= range.last &&
                     it->range.last > range.last && it->mode != mode;
   if (rest && !tree_of(owner, it->mode).prepare(1)) return ENOLCK;
-  return owner.locks.prepare(fresh + (rest ? 1 : 0)) ? 0 : ENOLCK;
+  if (!owner.locks.prepare(fresh + (rest ? 1 : 0))) return ENOLCK;
+  if (journal_ == nullptr) return 0;
+  records += rest ? 1 : 0;
+  return records == 0 || journal_->provide(records) ? 0 : ENOLCK;
 }
 
 /// Leaves of `held`, a lock of another mode, what lies outside `range`.
 void Granted::trim(Owner& owner, const Held& held, const Range& range) noexcept {
-  const auto rest = [&] {
-    return Held{{range.last + 1, held.range.last}, held.since, held.mode, held.epoch};
+  // Written down before the lock that it was part of is shortened or goes.
+  const auto add_rest = [&] {
+    Held rest{{range.last + 1, held.range.last}, held.since, held.mode, held.epoch};
+    if (journal_ != nullptr) rest.record = write_down(owner, rest);
+    add(owner, rest);
   };
   switch (relate(held.range, range)) {
     case Overlap::kApart:
@@ -222,30 +236,64 @@ void Granted::trim(Owner& owner, const Held& held, const Range& range) noexcept 
       remove(owner, held);
       return;
     case Overlap::kContains:
+      add_rest();
       shorten(owner, held, range.first - 1);
-      add(owner, rest());
       return;
     case Overlap::kOverHead:
       shorten(owner, held, range.first - 1);
       return;
     case Overlap::kOverTail:
       // In this order, so that no tree becomes empty between.
-      add(owner, rest());
+      add_rest();
       remove(owner, held);
       return;
   }
 }
 
-void Granted::commit(Owner& owner, const Range& range, Mode mode, std::uint32_t seconds) noexcept {
-  Held fresh{range, seconds, mode, epoch_};
+/// Whether to grant `wanted` would leave all as it is.
+bool Granted::is_so(const Owner& owner, const Held& wanted) {
+  if (wanted.mode == Mode::kNone) return !owner.holds(wanted.range);
+  const auto it = owner.locks.from(wanted.range.first);
+  return it != owner.locks.end() && it->mode == wanted.mode && it->range.contains(wanted.range) &&
+         it->since <= wanted.since;
+}
+
+/// `fresh` takes `held`, a lock of its mode that it touches, in.
+void Granted::absorb(Held& fresh, const Held& held) const {
+  fresh.range = hull(fresh.range, held.range);
+  fresh.since = std::min(fresh.since, held.since);
+  if (held.epoch != epoch_) fresh.epoch = held.epoch;
+}
+
+/// What put() makes of `fresh`.
+Held Granted::merged(const Owner& owner, Held fresh) const {
+  const Range range = fresh.range;
+  auto it = owner.locks.from(range.first == 0 ? 0 : range.first - 1);
+  for (; it != owner.locks.end() && it->range.touches(range); ++it) {
+    if (it->mode == fresh.mode) absorb(fresh, *it);
+  }
+  return fresh;
+}
+
+Journal::Record Granted::write_down(const Owner& owner, const Held& held) noexcept {
+  return journal_->add({.owner = owner.id,
+                        .caller = owner.caller,
+                        .process = owner.process,
+                        .opened = owner.opened != nullptr ? owner.opened->name() : 0,
+                        .range = held.range,
+                        .mode = held.mode,
+                        .since = held.since,
+                        .epoch = held.epoch});
+}
+
+/// Makes what `owner` holds on `range` `fresh`, which is written down already, as merged() has it.
+void Granted::put(Owner& owner, const Range& range, Held fresh) noexcept {
   for (Offset at = range.first == 0 ? 0 : range.first - 1;;) {
     const auto it = owner.locks.from(at);
     if (it == owner.locks.end() || !it->range.touches(range)) break;
     const Held held = *it;
-    if (held.mode == mode) {
-      fresh.range = hull(fresh.range, held.range);
-      fresh.since = std::min(fresh.since, held.since);
-      if (held.epoch != epoch_) fresh.epoch = held.epoch;
+    if (held.mode == fresh.mode) {
+      absorb(fresh, held);
       remove(owner, held);
     } else {
       trim(owner, held, range);
@@ -253,9 +301,73 @@ void Granted::commit(Owner& owner, const Range& range, Mode mode, std::uint32_t 
     if (held.range.last > range.last || held.range.last == kEof) break;
     at = held.range.last + 1;
   }
-  if (mode != Mode::kNone) add(owner, fresh);
+  if (fresh.mode != Mode::kNone) add(owner, fresh);
   owner.tally.set(owner.locks.size());
 }
+
+void Granted::commit(Owner& owner, const Range& range, Mode mode, std::uint32_t seconds) noexcept {
+  Held fresh{range, seconds, mode, epoch_};
+  if (journal_ == nullptr) {
+    put(owner, range, fresh);
+    return;
+  }
+  if (is_so(owner, fresh)) return;
+  journal_->begin(owner.id, range, mode);
+  if (mode != Mode::kNone) fresh.record = write_down(owner, merged(owner, fresh));
+  put(owner, range, fresh);
+  journal_->end();
+}
+
+// -- putting back --------------------------------------------------------------------------------
+
+/// Of several records that a change under way has left it takes what they say in any order. No
+/// change is announced for that: pieces of one mode may overlap at any time, and those of two do so
+/// within the range of the change that is announced still.
+int Granted::restore(Opened& opened, const Journal::Entry& entry, Journal::Record record,
+                     Ledger& ledger) noexcept try {
+  Owner& owner = get_owner(opened, entry.owner, entry.caller, ledger);
+  owner.process = entry.process;
+  epoch_ = std::max(epoch_, entry.epoch);
+  const Held own{entry.range, entry.since, entry.mode, entry.epoch, record};
+  const auto at = owner.locks.from(own.range.first);
+  if (at != owner.locks.end() && at->mode == own.mode && at->range.contains(own.range)) {
+    journal_->remove(record);
+    return 0;
+  }
+  Held whole = merged(owner, own);
+  const bool stays =
+      whole.range == own.range && whole.since == own.since && whole.epoch == own.epoch;
+  if (provide(owner, own.range, own.mode, stays ? 0 : 1) != 0) {
+    drop_if_idle(owner);
+    return ENOLCK;
+  }
+  if (!stays) whole.record = write_down(owner, whole);
+  put(owner, own.range, whole);
+  if (!stays) journal_->remove(record);
+  // Both may be older than the last switch of the policy, after which nothing was granted.
+  if (conflicts_within(epoch_, {whole.range, &owner, whole.since, whole.mode, whole.epoch})) {
+    ++epoch_;
+  }
+  return 0;
+} catch (const std::bad_alloc&) {
+  return ENOLCK;
+}
+
+int Granted::finish_change(const OwnerId& id, const Range& range, Mode mode,
+                           std::uint32_t seconds) noexcept {
+  Owner* owner = owners_.find(id);
+  // Without one nothing of a grant was written down, or all of a release.
+  if (owner == nullptr || is_so(*owner, {range, seconds, mode, epoch_})) {
+    journal_->end();
+    return 0;
+  }
+  if (const int error = reserve(*owner, range, mode); error != 0) return error;
+  commit(*owner, range, mode, seconds);
+  drop_if_idle(*owner);
+  return 0;
+}
+
+// -- another policy ------------------------------------------------------------------------------
 
 bool Granted::follow(const Policy& policy) noexcept {
   ++epoch_;
@@ -299,6 +411,16 @@ bool Granted::move_flocks(const Policy& to) noexcept {
 
 // -- invariants ----------------------------------------------------------------------------------
 
+bool Granted::conflicts_within(std::uint16_t epoch, const Lock& lock) const {
+  bool found = false;
+  if (lock.epoch != epoch) return found;
+  for_each_conflict(lock.owner->party(), lock.owner, lock.range, lock.mode, [&](const Lock& other) {
+    found = other.epoch == epoch;
+    return !found;
+  });
+  return found;
+}
+
 const char* Granted::check_trees(std::size_t& locks) const {
   const char* broken = nullptr;
   for (const LockTree* tree : trees()) {
@@ -310,12 +432,9 @@ const char* Granted::check_trees(std::size_t& locks) const {
         broken = "a lock is in the tree of another mode or space";
       }
       if (l.range.first < 0 || l.range.first > l.range.last) broken = "a lock has no proper range";
-      for_each_conflict(l.owner->party(), l.owner, l.range, l.mode, [&](const Lock& other) {
-        if (l.epoch == epoch_ && other.epoch == epoch_) {
-          broken = "granted locks of owners that exclude each other overlap";
-        }
-        return broken == nullptr;
-      });
+      if (conflicts_within(epoch_, l)) {
+        broken = "granted locks of owners that exclude each other overlap";
+      }
       return broken == nullptr;
     });
   }
@@ -336,6 +455,7 @@ const char* Granted::check_owner(const Owner& owner) const {
         it->epoch != l.epoch || !(it->range == l.range)) {
       return "an owner's lock is not in the tree of its mode";
     }
+    if ((l.record != 0) != (journal_ != nullptr)) return "a lock is not written down";
     previous = &l;
   }
   if (owner.tally.charged() != owner.locks.size()) return "an owner's tally has drifted";

@@ -7,6 +7,9 @@
 /// owner has its own locks in order besides: they are disjoint, and neighbours of equal mode are
 /// merged, as POSIX asks.
 ///
+/// Where there is a Journal each change is written down as it is made, in the order that journal.h
+/// asks for; what a process before has written down is put back by restore().
+///
 /// Thread safety: guarded by the mutex of its file; takes none.
 ///
 /// Invariants (check() verifies them):
@@ -16,14 +19,19 @@
 ///  3. Every granted lock is in the tree of its space and mode, and among its owner's.
 ///  4. An owner's tally is the number of its locks.
 ///  5. An owner without locks and waiters is one of the few that its Opened keeps.
+///  6. Where there is a Journal each granted lock is written down there in a record of its own, and
+///     nothing else is.
 #pragma once
 
 #include <array>
 #include <boost/intrusive/list.hpp>
 #include <boost/intrusive/unordered_set.hpp>
 #include <cstdint>
+#include <memory>
+#include <utility>
 
 #include "lockmgr/accounting.h"
+#include "lockmgr/journal.h"
 #include "lockmgr/lock_trees.h"
 #include "lockmgr/owner.h"
 #include "lockmgr/owner_table.h"
@@ -75,18 +83,22 @@ using OwnerList =
 /// destroyed. Fields are guarded by the mutex of the file.
 class Opened {
  public:
-  Opened(bool readable, bool writable) : readable_(readable), writable_(writable) {}
+  /// `name`: what its holder finds it by in a Journal.
+  Opened(bool readable, bool writable, std::uint64_t name = 0)
+      : name_(name), readable_(readable), writable_(writable) {}
   ~Opened() = default;
   Opened(const Opened&) = delete;
   Opened& operator=(const Opened&) = delete;
 
   bool readable() const { return readable_; }
   bool writable() const { return writable_; }
+  std::uint64_t name() const { return name_; }
 
  private:
   friend class Granted;
   friend class Queue;
 
+  const std::uint64_t name_;
   const bool readable_;
   const bool writable_;
   OwnerList busy_;            ///< with locks or waiters, or about to ask
@@ -106,7 +118,9 @@ struct LockSpace {
 
 class Granted {
  public:
-  explicit Granted(const Policy& policy) : policy_(policy) {}
+  /// `journal`: null where nothing is to be written down.
+  explicit Granted(const Policy& policy, std::unique_ptr<Journal> journal = nullptr)
+      : policy_(policy), journal_(std::move(journal)) {}
   Granted(const Granted&) = delete;
   Granted& operator=(const Granted&) = delete;
 
@@ -164,7 +178,7 @@ class Granted {
   }
   /// The owner no longer belongs to the open file that it came through: destroyed if it is idle.
   void part_from_opened(Owner& owner) noexcept;
-  /// An owner that was parted from its open file has been granted a lock through `opened`.
+  /// An owner that was parted from its open file is about to get a lock through `opened`.
   static void join_opened(Owner& owner, Opened& opened) noexcept;
   /// One of those that belong to `opened`, or null.
   static Owner* any_owner(Opened& opened) noexcept;
@@ -174,9 +188,23 @@ class Granted {
   static std::uint64_t growth(const Owner& owner, const Range& range, Mode mode);
   /// Takes the memory for commit(), before anything is changed. Returns 0 or ENOLCK.
   [[nodiscard]] int reserve(Owner& owner, const Range& range, Mode mode) noexcept;
+  /// `owner` is about to lose what it has within `range`: should the process die before commit(),
+  /// the next one makes the change. To be called before anybody else may have got what is lost.
+  void announce_loss(const Owner& owner, const Range& range) noexcept {
+    if (journal_ != nullptr) journal_->begin(owner.id, range, Mode::kNone);
+  }
   /// Makes what `owner` holds on `range` exactly `mode`. REQUIRES: reserve() has provided for it.
   /// `seconds`: the time of a grant.
   void commit(Owner& owner, const Range& range, Mode mode, std::uint32_t seconds) noexcept;
+
+  // -- putting back what a process before has written down ----------------------------------------
+  /// FileLocks::restore(). The latest epoch seen becomes the present one, unless locks of it
+  /// exclude each other. REQUIRES: there is a journal.
+  [[nodiscard]] int restore(Opened& opened, const Journal::Entry& entry, Journal::Record record,
+                            Ledger& ledger) noexcept;
+  /// FileLocks::finish_change(). REQUIRES: there is a journal.
+  [[nodiscard]] int finish_change(const OwnerId& id, const Range& range, Mode mode,
+                                  std::uint32_t seconds) noexcept;
 
   /// Follows another policy from now on, with flocks in the trees of the space that it has them in.
   /// Locks granted so far are of an older epoch. Returns false for want of memory: then the policy
@@ -199,9 +227,17 @@ class Granted {
   const LockTree& tree_of(const Owner& owner, Mode mode) const {
     return space_of(owner.id).tree(mode);
   }
+  /// Whether `lock` and another, both of that epoch, exclude each other and overlap.
+  bool conflicts_within(std::uint16_t epoch, const Lock& lock) const;
   void drop(Owner& owner) noexcept;
   void remove_owner(Owner& owner) noexcept;
   static void leave_opened(Owner& owner) noexcept;
+  int provide(Owner& owner, const Range& range, Mode mode, unsigned records) noexcept;
+  static bool is_so(const Owner& owner, const Held& wanted);
+  void absorb(Held& fresh, const Held& held) const;
+  Held merged(const Owner& owner, Held fresh) const;
+  Journal::Record write_down(const Owner& owner, const Held& held) noexcept;
+  void put(Owner& owner, const Range& range, Held fresh) noexcept;
   void trim(Owner& owner, const Held& held, const Range& range) noexcept;
   void add(Owner& owner, const Held& held) noexcept;
   void shorten(Owner& owner, const Held& held, Offset last) noexcept;
@@ -211,6 +247,7 @@ class Granted {
   const char* check_owner(const Owner& owner) const;
 
   Policy policy_;
+  const std::unique_ptr<Journal> journal_;
   std::array<LockSpace, kSpaces.size()> spaces_;
   OwnerTable<Owner> owners_;
   std::uint16_t epoch_ = 0;

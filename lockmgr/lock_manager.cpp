@@ -18,8 +18,9 @@ LockManager::LockManager(const Limits& limits, const Policy& policy, Observer* o
 LockManager::~LockManager() = default;
 
 std::shared_ptr<FileLocks> LockManager::open_file(const FileKey& key,
-                                                  std::unique_ptr<Backing> backing) {
-  auto file = std::make_shared<FileLocks>(context_, key, std::move(backing));
+                                                  std::unique_ptr<Backing> backing,
+                                                  std::unique_ptr<Journal> journal) {
+  auto file = std::make_shared<FileLocks>(context_, key, std::move(backing), std::move(journal));
   context_.registry.enter(*file, [&](const Policy& policy) { file->begin_with(policy); });
   return file;
 }

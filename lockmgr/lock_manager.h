@@ -27,6 +27,7 @@
 #include "lockmgr/context.h"
 #include "lockmgr/counters.h"
 #include "lockmgr/histogram.h"
+#include "lockmgr/journal.h"
 #include "lockmgr/observer.h"
 #include "lockmgr/owner.h"
 #include "lockmgr/policy.h"
@@ -51,8 +52,10 @@ class LockManager {
   LockManager& operator=(const LockManager&) = delete;
 
   /// The locks of one file, from now until the last reference goes. The caller keeps one FileLocks
-  /// a file. May throw std::bad_alloc.
-  std::shared_ptr<FileLocks> open_file(const FileKey& key, std::unique_ptr<Backing> backing);
+  /// a file. `journal`: where granted locks are written down; null: nowhere. May throw
+  /// std::bad_alloc.
+  std::shared_ptr<FileLocks> open_file(const FileKey& key, std::unique_ptr<Backing> backing,
+                                       std::unique_ptr<Journal> journal = nullptr);
 
   /// A name for a request that is about to be passed to FileLocks::park(), which uses it up,
   /// whatever it answers. May throw std::bad_alloc.

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <functional>
 
+#include "lockmgr/journal.h"
 #include "lockmgr/range.h"
 #include "lockmgr/range_tree.h"
 
@@ -105,6 +106,7 @@ struct Held {
   std::uint32_t since = 0;
   Mode mode = Mode::kNone;
   std::uint16_t epoch = 0;
+  Journal::Record record = 0;  ///< where it is written down; 0: there is no journal
 };
 
 struct HeldTreeTraits {

@@ -2,7 +2,14 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdint>
+#include <new>
+#include <tuple>
 #include <utility>
+#include <vector>
+
+#include "lockmgr/pages.h"
+#include "lockmgr/views.h"
 
 namespace lockmgr {
 
@@ -173,6 +180,57 @@ void Mirror::repair_stale() noexcept {
     if (const auto range = stale(space).take()) restore(space, *range);
   }
   if (granted_.policy().guards()) set_guard(false);
+}
+
+void Mirror::doubt_all() noexcept {
+  for (const Space space : kSpaces) {
+    mark_stale(space, kWholeFile);
+    remember(space, kWholeFile, Mode::kNone, Reply::no_answer());
+  }
+}
+
+void Mirror::adopt() noexcept {
+  guard_ = Mode::kNone;
+  std::ignore = stale(Space::kFlocks).take();
+  if (granted_.policy().guards()) {
+    set_guard(true);
+  } else if (&backing_->flocks() != backing_.get()) {
+    // Also where flocks are none of their own: a policy before may have had a guard.
+    restore(Space::kFlocks, kWholeFile);
+  }
+  std::ignore = stale(Space::kRecords).take();
+  if (!restore_differences()) restore(Space::kRecords, kWholeFile);
+}
+
+/// Sets right what the backing says it does not carry as it should among very many ranges. Returns
+/// whether it did; false without a call where there are few, or the backing cannot tell.
+bool Mirror::restore_differences() noexcept try {
+  // Below that to set them all takes less time than to ask.
+  constexpr std::size_t kFew = 64;
+  std::vector<CarriedLock> granted;
+  Coverage(granted_, Space::kRecords).for_each([&](const Range& range, Mode mode) {
+    granted.push_back({range, mode});
+    return true;
+  });
+  if (granted.size() <= kFew || !carries_) return false;
+  const Backing::Inspector inspect = backing_->inspector();
+  std::vector<CarriedLock> carried;
+  if (!inspect || !inspect(carried)) return false;
+  std::vector<Difference> differences;
+  compare(granted, std::move(carried), {}, SIZE_MAX, differences);
+  remember(Space::kRecords, kWholeFile, Mode::kNone, Reply::done());
+  for (const CarriedLock& lock : granted) {
+    remember(Space::kRecords, lock.range, lock.mode, Reply::done());
+  }
+  for (const Difference& difference : differences) {
+    remember(Space::kRecords, difference.range, difference.carried, Reply::done());
+    if (!set(Space::kRecords, difference.range, difference.granted, true).is_done()) {
+      mark_stale(Space::kRecords, difference.range);
+    }
+  }
+  return true;
+} catch (const std::bad_alloc&) {
+  return false;
 }
 
 void Mirror::take_over(const OutsideWait& wait) noexcept {

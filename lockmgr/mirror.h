@@ -104,6 +104,11 @@ class Mirror {
   bool restore(Space space, const Range& range) noexcept;
   /// The backing may carry anything within `range`.
   void mark_stale(Space space, const Range& range) noexcept { stale(space).add(range); }
+  /// The backing may carry anything, anywhere.
+  void doubt_all() noexcept;
+  /// After doubt_all(): has the backing carry what is granted, with few calls where it does
+  /// already.
+  void adopt() noexcept;
   /// Tries to set right what is stale.
   void repair() noexcept {
     if (!stale_[0].empty() || !stale_[1].empty() || granted_.policy().guards()) repair_stale();
@@ -134,6 +139,7 @@ class Mirror {
   Reply raise_beside_others(const Owner& owner, const Range& range) noexcept;
   void lower_to_others(const Owner& owner, const Range& part, Mode held) noexcept;
   void repair_stale() noexcept;
+  bool restore_differences() noexcept;
   void remember(Space space, const Range& range, Mode mode, const Reply& reply) noexcept;
   const char* check_carried(Space space) const;
   Bounds& stale(Space space) { return stale_[static_cast<std::size_t>(space)]; }

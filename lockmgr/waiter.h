@@ -70,8 +70,9 @@ struct Waiter {
   std::uint64_t turn = 0;      ///< smaller goes first; see Policy::turn()
   Clock::time_point placed;    ///< when it was last looked at, or given up
   Place place = Place::kNowhere;
-  bool bypass = false;  ///< no longer queues behind other waiters
-  int result = 0;       ///< for the completion, once kDone
+  bool bypass = false;    ///< no longer queues behind other waiters
+  bool admitted = false;  ///< by a process before: limits on waiting do not refuse it
+  int result = 0;         ///< for the completion, once kDone
 
   Waiter* ahead = nullptr;         ///< kBehind: the waiter it is chained to
   OutsideWait* outside = nullptr;  ///< kOutside, kAside; kDone: it leaves this one

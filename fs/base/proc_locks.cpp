@@ -156,16 +156,32 @@ std::optional<lockmgr::OutsideLock> foreign_flock(ino_t ino, lockmgr::Mode mode)
   return found;
 }
 
-bool read_open_file_locks(int fd, std::vector<lockmgr::CarriedLock>& found) {
+namespace {
+
+/// Calls visit(lock) for those of `type` that descriptor `fd` of this process holds.
+template <typename Visit>
+bool for_each_lock_of(int fd, LockLine::Type type, const Visit& visit) {
   char path[40];
   std::snprintf(path, sizeof path, "/proc/self/fdinfo/%d", fd);
   return for_each_line(path, [&](const char* line) {
     const auto lock = parse_lock_line(line);
-    if (lock && lock->type == LockLine::Type::kOpenFile && !lock->waiting) {
-      found.push_back({lock->range, lock->mode});
-    }
+    if (lock && lock->type == type && !lock->waiting) visit(*lock);
     return true;
   });
+}
+
+}  // namespace
+
+bool read_open_file_locks(int fd, std::vector<lockmgr::CarriedLock>& found) {
+  return for_each_lock_of(fd, LockLine::Type::kOpenFile, [&](const LockLine& lock) {
+    found.push_back({lock.range, lock.mode});
+  });
+}
+
+bool read_flock(int fd, lockmgr::Mode& held) {
+  held = lockmgr::Mode::kNone;
+  return for_each_lock_of(fd, LockLine::Type::kFlock,
+                          [&](const LockLine& lock) { held = lock.mode; });
 }
 
 }  // namespace lockfs

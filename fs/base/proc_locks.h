@@ -57,4 +57,8 @@ std::optional<lockmgr::OutsideLock> foreign_flock(ino_t ino, lockmgr::Mode mode)
 /// wait is none. Returns false when the list cannot be read. May throw std::bad_alloc.
 bool read_open_file_locks(int fd, std::vector<lockmgr::CarriedLock>& found);
 
+/// Finds what flock the open file of the calling process's descriptor `fd` holds, kNone if none.
+/// Returns false when the list cannot be read.
+bool read_flock(int fd, lockmgr::Mode& held);
+
 }  // namespace lockfs

@@ -14,7 +14,8 @@ const std::vector<Command>& commands() {
       {"set", Access::kChange, set},          //
       {"policy", Access::kLook, policy},      //
       {"set_policy", Access::kChange, set_policy},
-      {"record", Access::kChange, record},  //
+      {"record", Access::kChange, record},    //
+      {"upgrade", Access::kChange, upgrade},  //
   };
   return kCommands;
 }

@@ -1,6 +1,7 @@
 #include "fs/control/commands.h"
 
 #include <fmt/format.h>
+#include <spdlog/spdlog.h>
 #include <sys/sysmacros.h>
 
 #include <algorithm>
@@ -8,6 +9,7 @@
 #include <utility>
 
 #include "fs/base/mount_table.h"
+#include "fs/options/option_change.h"
 
 namespace lockfs::control {
 
@@ -52,15 +54,22 @@ Outcome dispatch(Context& context, const Call& call) {
 
 }  // namespace
 
-Context::Context(const Options& mount_options, Filesystem& fs, LockOps& ops)
+Context::Context(const Options& mount_options, Filesystem& fs, LockOps& ops, BookHeader& book)
     : options(mount_options),
       current(mount_options),
       filesystem(fs),
       lock_ops(ops),
+      header(book),
       recorder(ops.tape()) {}
 
 void Context::note_mount() {
   if (const auto mount = find_mount(options.mountpoint_path)) mount_device = mount->device;
+}
+
+void Context::save_options() const {
+  if (!header.save(live_text(current))) {
+    spdlog::error("the options are too long to be kept for a daemon to come");
+  }
 }
 
 Outcome done(const Call& call, const char* name, Json value) {

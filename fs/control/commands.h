@@ -22,6 +22,7 @@
 #include <string_view>
 #include <vector>
 
+#include "fs/base/book_header.h"
 #include "fs/control/feed.h"
 #include "fs/control/protocol.h"
 #include "fs/locks/lock_ops.h"
@@ -43,7 +44,10 @@ struct Peer {
 
 /// What commands work on. All must outlive the object.
 struct Context {
-  Context(const Options& mount_options, Filesystem& fs, LockOps& ops);
+  Context(const Options& mount_options, Filesystem& fs, LockOps& ops, BookHeader& book);
+
+  /// To be called when `current` has changed: the next daemon begins with it.
+  void save_options() const;
 
   /// To be called when the mount is made.
   void note_mount();
@@ -53,6 +57,7 @@ struct Context {
   std::string mount_device;  ///< as in /proc/self/mountinfo; empty: unknown
   Filesystem& filesystem;
   LockOps& lock_ops;
+  BookHeader& header;
   const std::chrono::steady_clock::time_point began = std::chrono::steady_clock::now();
   Recorder recorder;
 };
@@ -158,5 +163,6 @@ Outcome watch(Context& context, const Call& call);
 Outcome policy(Context& context, const Call& call);
 Outcome set_policy(Context& context, const Call& call);
 Outcome record(Context& context, const Call& call);
+Outcome upgrade(Context& context, const Call& call);
 
 }  // namespace lockfs::control

@@ -176,6 +176,7 @@ Outcome set_policy(Context& context, const Call& call) {
 lockmgr::PolicySwitch switch_policy(Context& context, const lockmgr::Policy& to, const Peer& peer) {
   lockmgr::PolicySwitch report = context.lock_ops.switch_policy(to);
   context.current.policy = to;
+  context.save_options();
   log_event(
       spdlog::level::warn,
       fmt::format("lock policy switched from {} to {} by pid {} (uid {}): {} locks kept on {} "

@@ -19,8 +19,9 @@
 
 namespace lockfs::control {
 
-Server::Server(const Options& options, Filesystem& filesystem, LockOps& lock_ops)
-    : context_(options, filesystem, lock_ops) {}
+Server::Server(const Options& options, Filesystem& filesystem, LockOps& lock_ops,
+               BookHeader& header)
+    : context_(options, filesystem, lock_ops, header) {}
 
 Server::~Server() { stop(); }
 

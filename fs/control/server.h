@@ -40,7 +40,7 @@ class Server {
   static constexpr std::chrono::seconds kIdle{1};
 
   /// All must outlive the object. Throws std::system_error.
-  Server(const Options& options, Filesystem& filesystem, LockOps& lock_ops);
+  Server(const Options& options, Filesystem& filesystem, LockOps& lock_ops, BookHeader& header);
   ~Server();
   Server(const Server&) = delete;
   Server& operator=(const Server&) = delete;

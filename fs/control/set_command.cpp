@@ -41,6 +41,7 @@ void apply(Context& context, Options wanted, const Peer& peer) {
   access.keep = options.noatime;
   access.keep_directories = options.nodiratime;
   context.lock_ops.set_limits(options);
+  context.save_options();
 }
 
 void report(const std::vector<MountOption>& changes, const Peer& peer) {

@@ -61,6 +61,21 @@ Json histogram_json(const lockmgr::Histogram& histogram, std::uint64_t one_in) {
           {"buckets", std::move(buckets)}};
 }
 
+/// How often the daemon died, and of what it died last.
+Json survival_json(const Context& context) {
+  const BookHeader& header = context.header;
+  Json json = {{"survives", header.standby != 0}, {"generation", header.generation.load()}};
+  json["gap_ms"] = static_cast<double>(header.gap.load()) / 1e6;
+  json["keepers"] = Json::array();
+  for (const pid_t keeper : {header.standby.load(), header.keeper.load()}) {
+    if (keeper != 0) json["keepers"].push_back(keeper);
+  }
+  if (header.died_at == 0) return json;
+  json["last_death"] = {{"reason", describe_death(header.death)},
+                        {"time", static_cast<double>(header.died_at) / 1e9}};
+  return json;
+}
+
 }  // namespace
 
 Outcome ping(Context& context, const Call& call) {
@@ -80,6 +95,7 @@ Outcome ping(Context& context, const Call& call) {
                {"separate_spaces", policy.separates_flocks()},
                {"same_process_exempt", policy.exempts_same_process()},
                {"mirror", options.mirror},
+               {"survival", survival_json(context)},
                {"uptime_s", std::chrono::duration_cast<std::chrono::seconds>(uptime).count()}});
 }
 
@@ -93,12 +109,15 @@ Outcome stats(Context& context, const Call& call) {
                  {"files", manager.files().size()},
                  {"inodes", inodes.inodes},
                  {"pinned_descriptors", inodes.pinned},
-                 {"resident_bytes", resident_bytes()}};
+                 {"resident_bytes", resident_bytes()},
+                 {"generation", context.header.generation.load()},
+                 {"last_gap_ms", static_cast<double>(context.header.gap.load()) / 1e6}};
   Json timings = {{"wait", histogram_json(manager.timing(lockmgr::Timing::kWaits), 1)},
                   {"mirror_call", histogram_json(manager.timing(lockmgr::Timing::kBackingCalls),
                                                  lockmgr::kTimedCalls)}};
   return done(call, "stats",
-              {{"counters", counters_json(manager)},
+              {{"survival", survival_json(context)},
+               {"counters", counters_json(manager)},
                {"gauges", std::move(gauges)},
                {"timings", std::move(timings)}});
 }

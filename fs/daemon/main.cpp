@@ -3,20 +3,27 @@
 /// Exit status: 0 mounted (in the background) or served and cleanly unmounted (in the foreground),
 /// 1 failed, 2 wrong usage.
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <fuse3/fuse_lowlevel.h>
 #include <spdlog/spdlog.h>
 #include <unistd.h>
 
+#include <charconv>
 #include <cstdio>
+#include <cstdlib>
 #include <exception>
 #include <string>
+#include <string_view>
 #include <vector>
 
+#include "fs/base/book.h"
 #include "fs/daemon/daemonize.h"
+#include "fs/daemon/keeper.h"
 #include "fs/daemon/preflight.h"
 #include "fs/daemon/remount.h"
 #include "fs/daemon/session.h"
+#include "fs/daemon/survival.h"
 #include "fs/options/logging.h"
 #include "fs/options/options.h"
 
@@ -43,9 +50,10 @@ std::string version_text() {
   return fmt::format("lockfs {}\nlibfuse {}\n", LOCKFS_VERSION, fuse_pkgversion());
 }
 
-int serve(const Options& options, const ReadyFunction& on_ready) {
+/// In the process that serves.
+int serve_with(const Options& options, Book& book, const ReadyFunction& on_ready) {
   start_logging(options, !options.foreground);
-  return run_session(options, [&on_ready](const std::string& error) {
+  return run_session(options, book, [&on_ready](const std::string& error) {
     const std::string details = take_libfuse_errors();
     if (error.empty() || details.empty()) {
       on_ready(error);
@@ -55,7 +63,55 @@ int serve(const Options& options, const ReadyFunction& on_ready) {
   });
 }
 
+/// With a keeper. `arguments`: the command line, for the program that may take over.
+int keep(const Options& options, Book& book, const std::vector<std::string>& arguments,
+         const ReadyFunction& on_ready) {
+  const auto serves = [&] { return serve_with(options, book, on_ready); };
+  const int status = keep_daemon(book, options, arguments, serves, on_ready);
+  // The daemon has said that the mount is ready, which this process does not know.
+  if (book.header<BookHeader>().phase != BookHeader::kStarting) std::exit(status);
+  return status;
+}
+
+int serve(const Options& options, const std::vector<std::string>& arguments,
+          const ReadyFunction& on_ready) {
+  Book::Shapes shapes;
+  book_shapes(options, shapes);
+  const bool survives = options.survive == Survive::kOn;
+  Book book(shapes, sizeof(BookHeader), survives);
+  begin_header(book.header<BookHeader>(), options);
+  return survives ? keep(options, book, arguments, on_ready) : serve_with(options, book, on_ready);
+}
+
+/// Takes over a mount from another program: see Keeper::upgrade().
+int adopt(std::string_view number, const std::vector<std::string>& arguments) {
+  Options options = parse_command_line(arguments, geteuid() == 0).options;
+  int fd = -1;
+  std::from_chars(number.data(), number.data() + number.size(), fd);
+  Book::Shapes shapes;
+  book_shapes(options, shapes);
+  Book book(UniqueFd(fd), shapes, sizeof(BookHeader));
+  if (const std::string error = take_header(book.header<BookHeader>(), options); !error.empty()) {
+    print_error(error);
+    return kFailure;
+  }
+  std::vector<int> known;
+  known_descriptors(book, known);
+  for (const int each : known) {
+    if (each > STDERR_FILENO) ::fcntl(each, F_SETFD, FD_CLOEXEC);
+  }
+  return keep(options, book, arguments, [](const std::string&) {});
+}
+
 int run(const std::vector<std::string>& arguments) {
+  constexpr std::string_view kAdopt = "--adopt=";
+  if (!arguments.empty() && arguments[0].starts_with(kAdopt)) {
+    return adopt(std::string_view(arguments[0]).substr(kAdopt.size()),
+                 {arguments.begin() + 1, arguments.end()});
+  }
+  if (arguments.size() == 1 && arguments[0] == "--book-version") {
+    return print(fmt::format("{}\n", BookHeader::kVersion));
+  }
   CommandLine command = parse_command_line(arguments, geteuid() == 0);
   if (!command.error.empty()) {
     print_error(command.error);
@@ -83,8 +139,8 @@ int run(const std::vector<std::string>& arguments) {
   }
   for (const std::string& note : options.start_notes) print_error("note: " + note);
   if (command.check_only) return 0;
-  const ServeFunction served = [&options](const ReadyFunction& on_ready) {
-    return serve(options, on_ready);
+  const ServeFunction served = [&](const ReadyFunction& on_ready) {
+    return serve(options, arguments, on_ready);
   };
   if (options.foreground) return run_in_foreground(served);
   return run_in_background(served, options.log_target == LogTarget::kStderr);

@@ -22,14 +22,19 @@
 #include <system_error>
 #include <thread>
 
+#include "fs/base/book.h"
+#include "fs/base/death_point.h"
 #include "fs/base/kick.h"
 #include "fs/control/server.h"
+#include "fs/daemon/keeper.h"
 #include "fs/daemon/source_mounts.h"
+#include "fs/daemon/survival.h"
 #include "fs/locks/lock_ops.h"
 #include "fs/loop/current_request.h"
 #include "fs/loop/device_calls.h"
 #include "fs/loop/fuse_protocol.h"
 #include "fs/loop/request_loop.h"
+#include "fs/loop/requests.h"
 #include "fs/tree/filesystem.h"
 
 namespace lockfs {
@@ -46,6 +51,8 @@ constexpr auto kEndPatience = 15s;
 /// The INIT reply may be edited on its way to the kernel: libfuse 3.14 knows nothing of protocol
 /// 7.40. Set on the thread that serves INIT, while it does.
 struct InitExchange {
+  BookHeader* header = nullptr;  ///< where the request is put down
+  bool again = false;  ///< it is the one put there by an earlier daemon; no answer goes out
   bool want_passthrough = false;
   std::uint64_t offered = 0;  ///< flags of the request
   bool passthrough = false;   ///< granted
@@ -55,6 +62,10 @@ thread_local InitExchange* init_exchange = nullptr;
 void note_init_request(const char* bytes, std::size_t size) {
   const auto* header = reinterpret_cast<const fuse_in_header*>(bytes);
   if (size < sizeof(fuse_in_header) + sizeof(fuse_init_in) || header->opcode != FUSE_INIT) return;
+  if (size <= sizeof init_exchange->header->init) {
+    std::memcpy(init_exchange->header->init, bytes, size);
+    init_exchange->header->init_size = static_cast<std::uint32_t>(size);
+  }
   const auto* init = reinterpret_cast<const fuse_init_in*>(header + 1);
   init_exchange->offered = init->flags;
   if ((init->flags & FUSE_INIT_EXT) != 0) {
@@ -79,18 +90,28 @@ void complete_init_reply(proto::InitOut& reply) {
 }
 
 ssize_t receive(int fd, void* buffer, size_t size, void*) {
-  const ssize_t got = read_device(fd, buffer, size);
-  if (got > 0 && init_exchange != nullptr) {
-    note_init_request(static_cast<const char*>(buffer), static_cast<std::size_t>(got));
+  if (init_exchange == nullptr) return read_device(fd, buffer, size);
+  if (init_exchange->again) {
+    const BookHeader& header = *init_exchange->header;
+    std::memcpy(buffer, header.init, header.init_size);
+    return static_cast<ssize_t>(header.init_size);
   }
+  const ssize_t got = read_device(fd, buffer, size);
+  if (got > 0) note_init_request(static_cast<const char*>(buffer), static_cast<std::size_t>(got));
   return got;
 }
 
 ssize_t send(int fd, iovec* parts, int count, void*) {
+  if (init_exchange != nullptr && init_exchange->again) {
+    return static_cast<const fuse_out_header*>(parts[0].iov_base)->len;
+  }
   if (init_exchange != nullptr && count == 2 && parts[1].iov_len == sizeof(proto::InitOut)) {
     complete_init_reply(*static_cast<proto::InitOut*>(parts[1].iov_base));
   }
-  return writev(fd, parts, count);
+  CurrentRequest::note_answer(parts, count);
+  const ssize_t written = writev(fd, parts, count);
+  death_point("answer.written");
+  return written;
 }
 
 /// Commas separate mount options; libfuse lets a backslash quote them.
@@ -166,15 +187,27 @@ class EndWatch {
   std::thread thread_;
 };
 
+/// How long nobody served, up to now.
+void note_gap(BookHeader& header) {
+  timespec now{};
+  ::clock_gettime(CLOCK_MONOTONIC, &now);
+  header.gap = now.tv_sec * std::int64_t{1'000'000'000} + now.tv_nsec - header.dead_since;
+}
+
 /// A mount from its making to its end. Members are destroyed from the last to the first: the open
 /// files of `filesystem` go before the lock operations that they refer to.
 class Session {
  public:
-  explicit Session(const Options& options)
+  /// `again`: an earlier daemon has mounted, and left in the book what it knew.
+  Session(const Options& options, Book& book, bool again)
       : options_(options),
-        filesystem_(std::make_unique<Filesystem>(options)),
-        lock_ops_(options, *filesystem_),
-        control_(std::make_unique<control::Server>(options, *filesystem_, lock_ops_)) {
+        header_(book.header<BookHeader>()),
+        again_(again),
+        slots_(book),
+        kept_(book),
+        filesystem_(std::make_unique<Filesystem>(options, book, again ? header_.root_fd : -1)),
+        lock_ops_(options, *filesystem_, book, kept_),
+        control_(std::make_unique<control::Server>(options, *filesystem_, lock_ops_, header_)) {
     filesystem_->set_lock_state(&lock_ops_);
   }
 
@@ -183,7 +216,7 @@ class Session {
     control_.reset();  // it keeps files alive
     if (loop_ != nullptr) loop_->stop(kStopPatience);
     filesystem_->disconnect();
-    if (mounted_.exchange(false)) fuse_session_unmount(session_.get());
+    if (mounted_.exchange(false)) unmount();
     lock_ops_.drain();
     // First what may still refer to locks, while these are there.
     filesystem_.reset();
@@ -191,7 +224,7 @@ class Session {
   Session(const Session&) = delete;
   Session& operator=(const Session&) = delete;
 
-  /// Returns an empty string, or why it failed.
+  /// Mounts, or takes the mount over. Returns an empty string, or why it failed.
   std::string mount();
   /// Starts serving. Returns an empty string, or why it failed.
   std::string start();
@@ -199,10 +232,16 @@ class Session {
   int serve();
 
  private:
-  std::string exchange_init();
+  std::string exchange_init(int fd);
+  void take_up();
+  void unmount() noexcept;
   [[noreturn]] void leave_behind() noexcept;
 
   const Options& options_;
+  BookHeader& header_;
+  const bool again_;
+  RequestSlots slots_;
+  KeptRequests kept_;
   std::unique_ptr<EndWatch> end_watch_;  ///< outlives what may take long to destroy
   std::unique_ptr<Filesystem> filesystem_;
   LockOps lock_ops_;
@@ -229,17 +268,16 @@ std::string Session::mount() {
   if (session_ == nullptr) {
     return fmt::format("cannot set up a FUSE session for {}", options_.mountpoint_path);
   }
-  if (fuse_session_mount(session_.get(), options_.mountpoint_path.c_str()) != 0) {
+  if (!again_ && fuse_session_mount(session_.get(), options_.mountpoint_path.c_str()) != 0) {
     return fmt::format("cannot mount {} on {}", options_.source_path, options_.mountpoint_path);
   }
   mounted_ = true;
   filesystem_->attach(session_.get());
   lock_ops_.attach(session_.get());
-  return exchange_init();
+  return exchange_init(again_ ? header_.fuse_fd : fuse_session_fd(session_.get()));
 }
 
-std::string Session::exchange_init() {
-  const int fd = fuse_session_fd(session_.get());
+std::string Session::exchange_init(int fd) {
   fuse_custom_io io{};
   io.read = receive;
   io.writev = send;
@@ -247,6 +285,8 @@ std::string Session::exchange_init() {
     return fmt::format("cannot take over the FUSE device: {}", std::strerror(-error));
   }
   InitExchange exchange;
+  exchange.header = &header_;
+  exchange.again = again_;
   exchange.want_passthrough = options_.passthrough != DataPassthrough::kOff;
   init_exchange = &exchange;
   fuse_buf buffer{};
@@ -259,6 +299,13 @@ std::string Session::exchange_init() {
   init_exchange = nullptr;
   if (got <= 0 || fuse_session_exited(session_.get())) {
     return fmt::format("{}: the kernel did not accept the mount", options_.mountpoint_path);
+  }
+  if (again_) {
+    exchange.passthrough = header_.passthrough != 0;
+  } else {
+    header_.passthrough = exchange.passthrough ? 1 : 0;
+    header_.fuse_fd = fd;
+    header_.root_fd = filesystem_->inodes().root()->fd();
   }
   filesystem_->set_kernel_passthrough(exchange.passthrough, fd);
   if (!exchange.passthrough && options_.passthrough != DataPassthrough::kOff) {
@@ -276,12 +323,36 @@ std::string Session::start() {
     answer_lock = [this](LockRequest& request) { return lock_ops_.answer_at_once(request); };
   }
   // The end of the connection is one more signal to wait for.
-  loop_ = std::make_unique<RequestLoop>(session_.get(), operations_, worker_count(options_),
-                                        std::move(answer_lock), [] { kill(getpid(), SIGTERM); });
+  loop_ =
+      std::make_unique<RequestLoop>(session_.get(), operations_, worker_count(options_), slots_,
+                                    kept_, std::move(answer_lock), [] { kill(getpid(), SIGTERM); });
+  if (again_) take_up();
+  // From here on somebody may have been answered: a death is no failure of the start any more.
+  header_.settled = again_ ? header_.settled.load() : header_.generation.load();
+  header_.phase = BookHeader::kServing;
   const int error = loop_->start();
   if (error != 0) return fmt::format("cannot start threads: {}", std::strerror(error));
+  if (again_) note_gap(header_);  // before anybody can ask for it
   source_mounts_ = std::make_unique<SourceMounts>(options_);
   return control_->start();
+}
+
+/// Takes up what an earlier daemon has left.
+void Session::take_up() {
+  filesystem_->recover();
+  death_point("recovery.files");
+  lock_ops_.recover();
+  death_point("recovery.locks");
+  loop_->resume(
+      {.discard_opened = [this](std::uint64_t unique) { filesystem_->discard_unanswered(unique); },
+       .take_back = [this](std::uint64_t node) { filesystem_->inodes().forget(node, 1); },
+       .count_of = [this](std::uint64_t node) { return filesystem_->inodes().lookups(node); },
+       .died_at = header_.ended_at},
+      [this] { header_.settled = header_.generation.load(); });
+}
+
+void Session::unmount() noexcept {
+  again_ ? end_mount(options_, header_.fuse_fd) : fuse_session_unmount(session_.get());
 }
 
 /// Ends the process although threads of it are stuck in the backing filesystem. The mount goes and
@@ -293,7 +364,7 @@ void Session::leave_behind() noexcept {
   spdlog::error("{}: a request is stuck in the backing filesystem; leaving it behind{}{}",
                 options_.mountpoint_path,
                 files.empty() ? "" : "; without an answer for locks of:", files);
-  if (mounted_.exchange(false)) fuse_session_unmount(session_.get());
+  if (mounted_.exchange(false)) unmount();
   std::_Exit(1);
 }
 
@@ -301,6 +372,7 @@ int Session::serve() {
   const sigset_t signals = end_signals();
   int signal = -1;
   while (signal < 0) signal = sigwaitinfo(&signals, nullptr);
+  header_.phase = BookHeader::kEnding;
   if (!loop_->ended()) {
     spdlog::info("{}: unmounting {}", strsignal(signal), options_.mountpoint_path);
   }
@@ -314,24 +386,70 @@ int Session::serve() {
   return 0;
 }
 
+/// For the log: what became of the daemon before, and how long nobody served.
+void tell_of_end(const Options& options, BookHeader& header) {
+  const double gap_ms = static_cast<double>(header.gap.load()) / 1e6;
+  const unsigned generation = header.generation.load();
+  const int upgrading = header.upgrading.exchange(0);
+  if (upgrading > 0) {
+    spdlog::info("{}: lockfs {} has taken over; generation {} goes on after {:.1f} ms",
+                 options.mountpoint_path, LOCKFS_VERSION, generation, gap_ms);
+  } else if (upgrading < 0) {
+    spdlog::error("{}: cannot run {}: {}; generation {} of the old program goes on after {:.1f} ms",
+                  options.mountpoint_path, header.program, std::strerror(-upgrading), generation,
+                  gap_ms);
+  } else {
+    spdlog::error("{}: the daemon was {}; generation {} goes on after {:.1f} ms",
+                  options.mountpoint_path, describe_death(header.death), generation, gap_ms);
+  }
+}
+
+/// Where another daemon has died. What it does not come to terms with is left in the book as it is,
+/// for the next to try: no destructor may run then, nor an exception unwind.
+int go_on(const Options& options, Book& book,
+          const std::function<void(const std::string& error)>& on_ready) noexcept {
+  Session mount(options, book, true);
+  std::string error = mount.mount();
+  if (error.empty()) error = mount.start();
+  if (!error.empty()) {
+    spdlog::critical("{}: {}", options.mountpoint_path, error);
+    std::_Exit(1);
+  }
+  tell_of_end(options, book.header<BookHeader>());
+  if (book.header<BookHeader>().reported.exchange(1) == 0) on_ready({});
+  return mount.serve();
+}
+
 }  // namespace
 
-int run_session(const Options& options,
+int run_session(const Options& wanted, Book& book,
                 const std::function<void(const std::string& error)>& on_ready) {
   // Blocked in every thread that follows; serve() waits for them.
   const sigset_t signals = end_signals();
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   install_kick_handler();
+  auto& header = book.header<BookHeader>();
+  const bool again = header.phase == BookHeader::kServing;
+  Options options = wanted;
+  if (again) {
+    // Before that, whoever waits for the mount is to be told through one of them.
+    if (header.reported != 0) sweep_descriptors(book);
+    death_point("recovery.swept");
+    load_settings(header, options);
+  }
+  if (again) return go_on(options, book, on_ready);
   try {
-    Session mount(options);
+    Session mount(options, book, false);
     std::string error = mount.mount();
     if (error.empty()) error = mount.start();
     if (!error.empty()) {
+      header.phase = BookHeader::kStarting;
       on_ready(error);
       return 1;
     }
     spdlog::info("{} mounted on {}, policy {}", options.source_path, options.mountpoint_path,
                  options.policy.text());
+    header.reported = 1;
     on_ready({});
     return mount.serve();
   } catch (const std::system_error& error) {

@@ -11,8 +11,10 @@
 #include <new>
 #include <optional>
 #include <string>
+#include <unordered_map>
 #include <utility>
 
+#include "fs/base/death_point.h"
 #include "fs/base/proc_locks.h"
 #include "fs/loop/current_request.h"
 #include "fs/loop/device_calls.h"
@@ -58,6 +60,11 @@ lockmgr::Refusal refusal_of(std::uint8_t note) { return static_cast<lockmgr::Ref
 /// The backing did not answer.
 constexpr std::uint8_t kUnanswered = UINT8_MAX;
 
+/// What an interrupt has to know of a request. Tickets are counted: 2^44 are enough.
+void* packed(lockmgr::Ticket ticket, std::uint32_t kept) noexcept {
+  return reinterpret_cast<void*>(ticket * KeptRequests::kMost + kept);
+}
+
 /// The backing of a mount whose locks are not carried to the files (mirror off).
 class UncarriedFile final : public lockmgr::NoBacking {
  public:
@@ -100,8 +107,13 @@ struct LockHandlers {
       fuse_reply_err(req, EINVAL);
       return;
     }
-    LockOps::Asked asked = LockOps::asked(request);
+    LockOps::Asked asked = LockOps::of(req).asked(request);
     asked.req = req;
+    if (asked.handle == nullptr) {
+      fuse_reply_err(req, EBADF);
+      return;
+    }
+    asked.kept = CurrentRequest::keep();
     LockOps::of(req).start(asked);
   }
 
@@ -110,19 +122,32 @@ struct LockHandlers {
   static void getlk(fuse_req_t req, fuse_ino_t, fuse_file_info*, struct flock*) { ask(req); }
 
   static void flush(fuse_req_t req, fuse_ino_t, fuse_file_info* fi) {
-    LockOps::of(req).flush(req, Handle::of(*fi), fi->lock_owner);
+    Handle* const handle = LockOps::of(req).filesystem_.find_handle(fi->fh);
+    if (handle == nullptr) {
+      fuse_reply_err(req, EBADF);
+      return;
+    }
+    LockOps::of(req).flush(req, *handle, fi->lock_owner);
   }
 
   static void release(fuse_req_t req, fuse_ino_t, fuse_file_info* fi) {
-    LockOps::of(req).release(req, &Handle::of(*fi));
+    Handle* const handle = LockOps::of(req).filesystem_.find_handle(fi->fh);
+    if (handle == nullptr) {
+      fuse_reply_err(req, 0);  // an earlier process has done it, and died over the answer
+      return;
+    }
+    LockOps::of(req).release(req, handle);
   }
 
-  static void interrupt(fuse_req_t req, void* ticket) {
+  static void interrupt(fuse_req_t req, void* packed_up) {
     CurrentRequest::allow_overtaking();  // the file may be busy with a slow backing
     LockOps& ops = LockOps::of(req);
+    const auto both = reinterpret_cast<std::uint64_t>(packed_up);
+    // Before anything comes of it: the kernel says so once.
+    ops.kept_.note_interrupted(static_cast<std::uint32_t>(both & (KeptRequests::kMost - 1)));
     {
       const Tape::Cause cause(ops.tape_);
-      ops.manager_.cancel(reinterpret_cast<lockmgr::Ticket>(ticket), EINTR);
+      ops.manager_.cancel(both / KeptRequests::kMost, EINTR);
     }
     // Who gave up may have to be answered by the watcher, and have been the last to wait.
     ops.wake_queue_watcher();
@@ -151,16 +176,20 @@ HandleLocks::HandleLocks(LockOps& lock_ops, const Handle& handle,
       ops(lock_ops),
       inode(*handle.inode),
       file(std::move(locked)),
-      opened(handle.readable(), handle.writable()) {}
+      opened(handle.readable(), handle.writable(), handle.fh) {}
 
 HandleLocks::~HandleLocks() {
   file->locks->close(opened);
   ops.leave(inode, *file);
 }
 
-LockOps::LockOps(const Options& options, Filesystem& filesystem)
+LockOps::LockOps(const Options& options, Filesystem& filesystem, Book& book, KeptRequests& kept)
     : options_(options),
       filesystem_(filesystem),
+      kept_(kept),
+      writes_down_(book.is_shared()),
+      records_(book),
+      descriptors_(book),
       manager_(limits_of(options), options.policy, this),
       grace_({std::chrono::seconds(options.mirror ? options.server_wait : 0), options.await_server},
              [this] { grace_ended(); }) {
@@ -218,8 +247,12 @@ std::shared_ptr<LockedFile> LockOps::make_file(Inode& inode, InodePtr reference)
         if (const auto file = self->lock()) answered_late(file);
       });
     }
-    auto carried =
-        std::make_unique<BackingFile>(std::move(reference), wait_threads_, outsider_watch_, remote);
+    DescriptorLog* const log = writes_down_ ? &descriptors_ : nullptr;
+    auto carried = std::make_unique<BackingFile>(std::move(reference), wait_threads_,
+                                                 outsider_watch_, remote, log);
+    if (recovering_ && carried->adopt(descriptors_.take_over(inode.nodeid())) != 0) {
+      throw std::bad_alloc();
+    }
     descriptions = carried->descriptions();
     backing = std::move(carried);
     // What is mounted from another NFS server has a grace period there, which the client heeds.
@@ -228,8 +261,10 @@ std::shared_ptr<LockedFile> LockOps::make_file(Inode& inode, InodePtr reference)
   } else {
     backing = std::make_unique<UncarriedFile>(std::move(reference));
   }
-  auto file = std::make_shared<LockedFile>(manager_.open_file(key, std::move(backing)),
-                                           inode.device().is_local(), remote, descriptions);
+  auto journal = writes_down_ ? records_.journal_of(inode.nodeid()) : nullptr;
+  auto file =
+      std::make_shared<LockedFile>(manager_.open_file(key, std::move(backing), std::move(journal)),
+                                   inode.device().is_local(), remote, descriptions);
   *self = file;
   return file;
 }
@@ -238,7 +273,10 @@ std::shared_ptr<LockedFile> LockOps::make_file(Inode& inode, InodePtr reference)
 HandleLocks* LockOps::locks_of(Handle& handle, uid_t uid) {
   if (HandleLocks* const there = HandleLocks::of(handle)) return there;
   auto [refused, share] = filesystem_.take_share(uid);
-  if (refused != 0) return nullptr;
+  return refused != 0 ? nullptr : make_locks(handle, std::move(share));
+}
+
+HandleLocks* LockOps::make_locks(Handle& handle, DescriptorShares::Share share) {
   Inode& inode = *handle.inode;
   std::shared_ptr<LockedFile> file;
   {
@@ -264,6 +302,70 @@ void LockOps::leave(Inode& inode, LockedFile& file) noexcept {
   std::unique_ptr<LockAttachment> last;  // freed after the mutex is released
   const std::lock_guard lock(mutex_of(inode));
   if (--file.handles == 0) last = std::move(inode.locks);
+}
+
+// -- after a death -------------------------------------------------------------------------------
+
+void LockOps::recover() {
+  recovering_ = true;
+  const auto changes = records_.take_changes();
+  std::unordered_map<std::uint64_t, std::shared_ptr<LockedFile>> files;  // by nodeid
+  std::size_t restored = 0;
+  std::size_t lost = 0;
+  for (const auto& [opened, locks] : records_.take_left()) {
+    Handle* const handle = filesystem_.find_handle(opened);
+    if (handle == nullptr) {  // it was being released
+      for (const auto& [record, entry] : locks) records_.drop(record);
+      continue;
+    }
+    HandleLocks* own = HandleLocks::of(*handle);
+    if (own == nullptr) {
+      own = make_locks(*handle, filesystem_.take_share_again(locks.front().second.caller.uid));
+    }
+    LockedFile& file = *own->file;
+    files.emplace(own->inode.nodeid(), own->file);
+    for (const auto& [record, entry] : locks) {
+      if (const int error = file.locks->restore(own->opened, entry, record); error != 0) {
+        records_.drop(record);
+        ++lost;
+        continue;
+      }
+      ++restored;
+      remember_class(*own, entry.owner);
+    }
+    own->inode.granted_at.store(coarse_now(), std::memory_order_relaxed);
+  }
+  for (const auto& [nodeid, change] : changes) {
+    const auto file = files.find(nodeid);
+    if (file == files.end()) continue;
+    if (file->second->locks->finish_change(change.owner, change.range, change.mode) != 0) {
+      throw std::bad_alloc();
+    }
+  }
+  for (const auto& [nodeid, file] : files) file->locks->restored();
+  // Of files without locks: nobody holds what they carry.
+  descriptors_.abandoned().clear();
+  records_.end_recovery();
+  recovering_ = false;
+  if (restored + lost == 0) return;
+  spdlog::log(lost == 0 ? spdlog::level::info : spdlog::level::err,
+              "{} locks of {} files restored{}", restored, files.size(),
+              lost == 0 ? "" : fmt::format("; {} lost for want of memory", lost));
+}
+
+/// What was known of the cookies of an owner that is restored.
+void LockOps::remember_class(HandleLocks& locks, const lockmgr::OwnerId& owner) {
+  if (owner.type == OwnerType::kFlock) return;
+  if (owner.type == OwnerType::kProcess) known_processes_.remember(owner.cookie);
+  const auto known = std::any_of(locks.classes.begin(), locks.classes.end(),
+                                 [&](const auto& each) { return each.cookie == owner.cookie; });
+  if (!known) locks.classes.push_back({owner.cookie, owner.type});
+  // Whether it was a guess is not known any more: a FLUSH that says otherwise is right.
+  auto& guessed = locks.file->guessed;
+  if (owner.type == OwnerType::kOpenFile &&
+      std::find(guessed.begin(), guessed.end(), owner.cookie) == guessed.end()) {
+    guessed.push_back(owner.cookie);
+  }
 }
 
 // -- owners --------------------------------------------------------------------------------------
@@ -339,11 +441,11 @@ void LockOps::in_order(std::shared_ptr<LockedFile> file, Task&& task) {
       });
 }
 
-LockOps::Asked LockOps::asked(const LockRequest& request) noexcept {
+LockOps::Asked LockOps::asked(const LockRequest& request) const noexcept {
   const fuse_in_header& header = *request.header;
   const fuse_lk_in& what = *request.what;
   Asked asked;
-  asked.handle = reinterpret_cast<Handle*>(what.fh);
+  asked.handle = filesystem_.find_handle(what.fh);
   asked.flock = (what.lk_flags & FUSE_LK_FLOCK) != 0;
   asked.cookie = what.owner;
   asked.caller = {static_cast<pid_t>(what.lk.pid != 0 ? what.lk.pid : header.pid),
@@ -362,6 +464,7 @@ LockOps::Asked LockOps::asked(const LockRequest& request) noexcept {
 
 bool LockOps::answer_at_once(LockRequest& request) noexcept {
   Asked ask = asked(request);
+  if (ask.handle == nullptr) return false;  // ask() answers
   HandleLocks* const locks = HandleLocks::of(*ask.handle);
   if (locks == nullptr || locks->file->may_take_long()) return false;
   // It may be released as soon as the answer is out, but for this.
@@ -382,9 +485,12 @@ bool LockOps::answer_at_once(LockRequest& request) noexcept {
     if (!result) return;
     before_answer(ask, *result);
     const fuse_out_header answer{sizeof answer, -*result, request.header->unique};
+    const iovec part{const_cast<fuse_out_header*>(&answer), sizeof answer};
+    CurrentRequest::note_answer(&part, 1);
     // It fails only when nobody waits for it any more, as for libfuse.
     [[maybe_unused]] const ssize_t written =
         write_device(fuse_session_fd(session_), &answer, sizeof answer);
+    death_point("answer.written");
   });
   if (ask.unanswered) {
     request.note = kUnanswered;
@@ -410,12 +516,12 @@ void LockOps::start(const Asked& asked) noexcept {
   try {
     HandleLocks* const locks = locks_of(*asked.handle, asked.caller.uid);
     if (locks == nullptr) {
-      fuse_reply_err(asked.req, ENOLCK);
+      reply(asked.req, asked.kept, ENOLCK);
       return;
     }
     in_order(locks->file, [this, asked] { carry_out(asked); });
   } catch (const std::bad_alloc&) {
-    fuse_reply_err(asked.req, ENOLCK);
+    reply(asked.req, asked.kept, ENOLCK);
   }
 }
 
@@ -437,9 +543,10 @@ void LockOps::carry_out(Asked asked) noexcept {
     // A recording that began meanwhile is to have the whole story.
     if (tape_.is_open()) asked.tried = asked.unanswered = false;
     std::optional<int> now;
+    const bool was_parked = asked.kept != 0 && kept_[asked.kept].parked_at != 0;
     if (asked.unanswered) {
       now = EINPROGRESS;
-    } else if (!asked.tried) {
+    } else if (!asked.tried && !was_parked) {
       now = decide(asked, request);
     }
     if (now) {
@@ -448,13 +555,14 @@ void LockOps::carry_out(Asked asked) noexcept {
       carry_out_waiting(asked, request);
     }
   } catch (const std::bad_alloc&) {
-    fuse_reply_err(asked.req, ENOLCK);
+    reply(asked.req, asked.kept, ENOLCK);
   }
 }
 
 void LockOps::carry_out_waiting(Asked asked, lockmgr::Request request) noexcept {
   try {
     HandleLocks& locks = *HandleLocks::of(*asked.handle);
+    const std::int64_t parked_at = asked.kept != 0 ? kept_[asked.kept].parked_at : 0;
     // Deadlock detection must not take an open file for a process; now there is time to look.
     if (request.owner.type == OwnerType::kProcess) {
       const auto type = classify(asked, true);
@@ -469,11 +577,22 @@ void LockOps::carry_out_waiting(Asked asked, lockmgr::Request request) noexcept 
     asked.ticket = ticket;
     // From here on an interrupt cancels the ticket, parked or not. libfuse calls back at once if
     // the interrupt came before.
-    fuse_req_interrupt_func(asked.req, &LockHandlers::interrupt, reinterpret_cast<void*>(ticket));
+    fuse_req_interrupt_func(asked.req, &LockHandlers::interrupt, packed(ticket, asked.kept));
     const GraceBacking::Asker asker(asked.caller.tid);
-    const auto now = locks.file->locks->park(
-        locks.opened, request, ticket, [this, asked](int error) { answer(asked, error); },
-        asked.refusal);
+    const auto done = [this, asked](int error) { answer(asked, error); };
+    std::optional<int> now;
+    if (parked_at != 0) {
+      const lockmgr::Clock::time_point since{std::chrono::nanoseconds(parked_at)};
+      now = locks.file->locks->park_again(locks.opened, request, ticket, done, since);
+      // An earlier daemon was told of the interrupt, and died before it had answered.
+      if (!now && kept_[asked.kept].interrupted != 0) manager_.cancel(ticket, EINTR);
+    } else {
+      const auto since = manager_.now().time_since_epoch();
+      kept_.note_parked(asked.kept,
+                        std::chrono::duration_cast<std::chrono::nanoseconds>(since).count());
+      now = locks.file->locks->park(locks.opened, request, ticket, done, asked.refusal);
+    }
+    death_point("lock.parked");
     if (now) {
       answer(asked, *now);
     } else {
@@ -484,7 +603,7 @@ void LockOps::carry_out_waiting(Asked asked, lockmgr::Request request) noexcept 
       }
     }
   } catch (const std::bad_alloc&) {
-    fuse_reply_err(asked.req, ENOLCK);
+    reply(asked.req, asked.kept, ENOLCK);
   }
 }
 
@@ -495,12 +614,21 @@ void LockOps::answer(const Asked& asked, int error) noexcept {
     Asked again = asked;
     again.taped = 0;  // a request of its own, when it comes
     again.ticket = 0;
+    kept_.note_parked(again.kept, 0);
     again.tried = again.unanswered = false;
     if (!put_off(again)) start(again);
     return;
   }
+  death_point("lock.to_be_answered");
   before_answer(asked, error);
-  fuse_reply_err(asked.req, error);
+  reply(asked.req, asked.kept, error);
+}
+
+/// The one answer of a request that was kept.
+void LockOps::reply(fuse_req_t req, std::uint32_t kept, int error) noexcept {
+  kept_.answering(kept, error);
+  fuse_reply_err(req, error);
+  kept_.give(kept);
 }
 
 /// Called within the file's strand.
@@ -530,17 +658,19 @@ void LockOps::carry_out_test(const Asked& asked) noexcept {
     found.l_pid = process && blocker->pid > 0 ? blocker->pid : 0;
   }
   fuse_reply_lock(asked.req, &found);
+  kept_.give(asked.kept);
 }
 
 void LockOps::flush(fuse_req_t req, Handle& handle, std::uint64_t cookie) noexcept {
   known_processes_.remember(cookie);
-  const auto finish = [this, req, &handle] {
+  const std::uint32_t kept = CurrentRequest::keep();
+  const auto finish = [this, req, kept, &handle] {
     if (handle.inode->device().may_stall() && handle.writable()) {
-      flush_apart(req, handle);
+      flush_apart(req, kept, handle);
       return;
     }
     CurrentRequest::allow_overtaking();
-    fuse_reply_err(req, handle.writable() ? filesystem_.flush_data(handle) : 0);
+    reply(req, kept, handle.writable() ? filesystem_.flush_data(handle) : 0);
   };
   const std::shared_ptr<LockedFile> file = find(*handle.inode);
   if (file == nullptr) {
@@ -563,7 +693,8 @@ void LockOps::flush(fuse_req_t req, Handle& handle, std::uint64_t cookie) noexce
 }
 
 void LockOps::release(fuse_req_t req, Handle* handle) noexcept {
-  const auto finish = [this, req, handle] {
+  const std::uint32_t kept = CurrentRequest::keep();
+  const auto finish = [this, req, kept, handle] {
     CurrentRequest::allow_overtaking();
     const auto file = handle->writable() ? find(*handle->inode) : nullptr;
     filesystem_.close_handle(handle);
@@ -571,7 +702,7 @@ void LockOps::release(fuse_req_t req, Handle* handle) noexcept {
     if (file != nullptr && file->descriptions != nullptr && file->remote == nullptr) {
       file->descriptions->close_idle();
     }
-    fuse_reply_err(req, 0);
+    reply(req, kept, 0);
   };
   if (handle->locks == nullptr) {
     finish();

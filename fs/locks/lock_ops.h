@@ -40,11 +40,14 @@
 
 #include "fs/base/strand.h"
 #include "fs/locks/event_hub.h"
+#include "fs/locks/lock_records.h"
 #include "fs/locks/owner_class.h"
 #include "fs/loop/current_request.h"
 #include "fs/loop/operations.h"
 #include "fs/loop/request_loop.h"
+#include "fs/loop/requests.h"
 #include "fs/mirror/backing_file.h"
+#include "fs/mirror/descriptor_log.h"
 #include "fs/mirror/outsider_watch.h"
 #include "fs/mirror/remote_calls.h"
 #include "fs/mirror/wait_threads.h"
@@ -129,7 +132,7 @@ class HandleLocks final : public LockAttachment {
 class LockOps final : public LockState, private lockmgr::Observer {
  public:
   /// `options` and `filesystem` must outlive the object, which must outlive every Handle.
-  LockOps(const Options& options, Filesystem& filesystem);
+  LockOps(const Options& options, Filesystem& filesystem, Book& book, KeptRequests& kept);
   ~LockOps() override;
   LockOps(const LockOps&) = delete;
   LockOps& operator=(const LockOps&) = delete;
@@ -142,6 +145,11 @@ class LockOps final : public LockState, private lockmgr::Observer {
 
   /// The session that notifications go to; before the first request.
   void attach(fuse_session* session) { session_ = session; }
+
+  /// Restores the locks that an earlier daemon has left in the book; before the first request, and
+  /// after Filesystem::recover(). Requests of that daemon follow, as they were read. May throw
+  /// std::bad_alloc.
+  void recover();
 
   /// Carries out and answers a lock request, as the kernel sent it, if it can be decided at once.
   /// False: libfuse is to have it, which keeps what a request needs that waits, and takes 0.18 us
@@ -193,6 +201,7 @@ class LockOps final : public LockState, private lockmgr::Observer {
   /// What a lock request asks for, as it came.
   struct Asked {
     fuse_req_t req = nullptr;
+    std::uint32_t kept = 0;  ///< its record, which it has until it is answered
     Handle* handle = nullptr;
     bool flock = false;
     std::uint64_t cookie = 0;
@@ -209,7 +218,8 @@ class LockOps final : public LockState, private lockmgr::Observer {
     bool unclassified = false;  ///< put off until it is known whose lock it asks for
   };
 
-  static Asked asked(const LockRequest& request) noexcept;
+  /// The handle is null if there is none by the number in it.
+  Asked asked(const LockRequest& request) const noexcept;
   void start(const Asked& asked) noexcept;
   std::optional<int> decide(Asked& asked, const lockmgr::Request& request);
   void before_decision(const Asked& asked);
@@ -220,6 +230,7 @@ class LockOps final : public LockState, private lockmgr::Observer {
   void flush(fuse_req_t req, Handle& handle, std::uint64_t cookie) noexcept;
   void release(fuse_req_t req, Handle* handle) noexcept;
   void answer(const Asked& asked, int error) noexcept;
+  void reply(fuse_req_t req, std::uint32_t kept, int error) noexcept;
 
   // -- backings that may stall (lock_ops_remote.cpp) ---------------------------------------------
   bool unanswered(const LockedFile& file) noexcept;
@@ -231,7 +242,7 @@ class LockOps final : public LockState, private lockmgr::Observer {
   void answered_late(const std::shared_ptr<LockedFile>& file) noexcept;
   void grace_ended() noexcept;
   void apart(const std::function<void()>& task) noexcept;
-  void flush_apart(fuse_req_t req, Handle& handle) noexcept;
+  void flush_apart(fuse_req_t req, std::uint32_t kept, Handle& handle) noexcept;
   void release_exiting() noexcept;
 
   // -- recording (lock_ops_record.cpp); within the file's strand where one is given ---------------
@@ -245,10 +256,12 @@ class LockOps final : public LockState, private lockmgr::Observer {
 
   std::optional<lockmgr::OwnerType> classify(const Asked& asked, bool anew = false);
   std::optional<lockmgr::Request> request_of(const Asked& asked);
+  void remember_class(HandleLocks& locks, const lockmgr::OwnerId& owner);
   void mend_guess(LockedFile& file, Handle& handle, std::uint64_t cookie) noexcept;
   void put_off_unclassified(Asked asked) noexcept;
   void classify_again() noexcept;
   HandleLocks* locks_of(Handle& handle, uid_t uid);
+  HandleLocks* make_locks(Handle& handle, DescriptorShares::Share share);
   std::shared_ptr<LockedFile> find(Inode& inode) noexcept;
   std::shared_ptr<LockedFile> make_file(Inode& inode, InodePtr reference);
   void leave(Inode& inode, LockedFile& file) noexcept;
@@ -278,7 +291,12 @@ class LockOps final : public LockState, private lockmgr::Observer {
 
   const Options& options_;
   Filesystem& filesystem_;
+  KeptRequests& kept_;
+  const bool writes_down_;  ///< for a daemon to come
   fuse_session* session_ = nullptr;
+  LockRecords records_;
+  DescriptorLog descriptors_;
+  bool recovering_ = false;  ///< in recover()
   Tape tape_;
   lockmgr::LockManager manager_;
   EventHub events_{manager_};
@@ -306,6 +324,7 @@ class LockOps final : public LockState, private lockmgr::Observer {
   bool ended_ = false;                 ///< guarded by queue_mutex_
   struct Flush {
     fuse_req_t req = nullptr;
+    std::uint32_t kept = 0;
     pid_t caller = 0;
     std::chrono::steady_clock::time_point since;
   };

@@ -204,10 +204,10 @@ void LockOps::apart(const std::function<void()>& task) noexcept {
 
 /// Writes back what was written, on a thread of its own, then answers. The handle may be gone
 /// before that: see release_exiting().
-void LockOps::flush_apart(fuse_req_t req, Handle& handle) noexcept {
+void LockOps::flush_apart(fuse_req_t req, std::uint32_t kept, Handle& handle) noexcept {
   const int duplicate = Filesystem::open_to_flush(handle);
   if (duplicate < 0) {
-    fuse_reply_err(req, -duplicate);
+    reply(req, kept, -duplicate);
     return;
   }
   const auto flush = [duplicate] { return ::close(duplicate) == 0 ? 0 : errno; };
@@ -215,9 +215,10 @@ void LockOps::flush_apart(fuse_req_t req, Handle& handle) noexcept {
   try {
     const std::lock_guard lock(queue_mutex_);
     id = next_flush_++;
-    flushes_.emplace(id, Flush{req, fuse_req_ctx(req)->pid, std::chrono::steady_clock::now()});
+    flushes_.emplace(id,
+                     Flush{req, kept, fuse_req_ctx(req)->pid, std::chrono::steady_clock::now()});
   } catch (const std::bad_alloc&) {
-    fuse_reply_err(req, flush());
+    reply(req, kept, flush());
     return;
   }
   queue_changed_.notify_one();
@@ -226,7 +227,7 @@ void LockOps::flush_apart(fuse_req_t req, Handle& handle) noexcept {
     std::unique_lock lock(queue_mutex_);
     const auto answer = flushes_.extract(id);
     lock.unlock();
-    if (!answer.empty()) fuse_reply_err(answer.mapped().req, error);
+    if (!answer.empty()) reply(answer.mapped().req, answer.mapped().kept, error);
   });
 }
 
@@ -236,7 +237,7 @@ void LockOps::release_exiting() noexcept {
   const auto long_ago = std::chrono::steady_clock::now() - kExitPatience;
   for (auto it = flushes_.begin(); it != flushes_.end();) {
     if (it->second.since < long_ago && has_no_memory(it->second.caller)) {
-      fuse_reply_err(it->second.req, 0);
+      reply(it->second.req, it->second.kept, 0);
       it = flushes_.erase(it);
     } else {
       ++it;

@@ -8,14 +8,15 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cstdlib>
 #include <cstring>
 #include <new>
 #include <system_error>
 #include <utility>
 
 #include "fs/base/credentials.h"
+#include "fs/base/death_point.h"
 #include "fs/base/kick.h"
+#include "fs/loop/device_calls.h"
 
 namespace lockfs {
 
@@ -27,6 +28,8 @@ using namespace std::chrono_literals;
 /// threads may be in that state.
 constexpr auto kStuck = 100ms;
 constexpr unsigned kMostStuck = 1000;
+/// Before another thread tries to read.
+constexpr auto kNoMemoryPause = 10ms;
 /// Reads and writes of this size are left to another thread at once: copying takes long enough.
 constexpr std::uint32_t kLargeTransfer = 256 * 1024;
 
@@ -54,10 +57,13 @@ bool reads_ahead(const fuse_buf& buffer) {
 thread_local RequestLoop::Role RequestLoop::role_;
 
 RequestLoop::RequestLoop(fuse_session* session, const Operations& operations, unsigned workers,
-                         AnswerLock answer_lock, std::function<void()> on_disconnect)
+                         RequestSlots& slots, KeptRequests& kept, AnswerLock answer_lock,
+                         std::function<void()> on_disconnect)
     : session_(session),
       operations_(operations),
       most_workers_(std::max(workers, 2U)),
+      slots_(slots),
+      kept_(kept),
       answer_lock_(std::move(answer_lock)),
       on_disconnect_(std::move(on_disconnect)) {}
 
@@ -73,8 +79,10 @@ int RequestLoop::start() {
     return failed.code().value();
   }
   follower_.start();
-  // The first to come takes the lead, the other is there to overtake it.
-  return add_worker() && add_worker() ? 0 : EAGAIN;
+  // The first to come takes the lead, the other is there to overtake it. With requests left over,
+  // the first comes alone and calls the other when it has dealt with them.
+  const bool resumes = on_settled_ != nullptr;
+  return add_worker(resumes) && (resumes || add_worker()) ? 0 : EAGAIN;
 }
 
 bool RequestLoop::stop(std::chrono::milliseconds patience) {
@@ -102,13 +110,13 @@ void RequestLoop::end() {
 
 // -- workers -------------------------------------------------------------------------------------
 
-bool RequestLoop::add_worker() {
+bool RequestLoop::add_worker(bool resumes) {
   {
     const std::lock_guard lock(mutex_);
     ++workers_;
   }
   try {
-    std::thread([this] { work(); }).detach();
+    std::thread([this, resumes] { work(resumes); }).detach();
     return true;
   } catch (const std::system_error& failed) {
     const std::lock_guard lock(mutex_);
@@ -118,17 +126,22 @@ bool RequestLoop::add_worker() {
   }
 }
 
-void RequestLoop::work() {
+void RequestLoop::work(bool resumes) {
   CpuFollower::start_free();
   accept_only_kicks();
   if (const int error = prepare_worker_thread(); error != 0) {
     spdlog::error("cannot prepare a worker thread: {}", std::strerror(error));
   }
   role_.loop = this;
-  fuse_buf buffer{};
   std::unique_lock lock(mutex_);
   const auto self = at_work_.emplace(at_work_.end());
   role_.worker = &*self;
+  if (resumes) {
+    lock.unlock();
+    carry_out_left();
+    add_worker();
+    lock.lock();
+  }
   while (!ended_) {
     if (workers_ - blocking_ - stuck_ > most_workers_ && followers_ > 0) break;  // one too many
     bool leader = false;
@@ -137,27 +150,22 @@ void RequestLoop::work() {
     --followers_;
     if (leader) {
       lock.unlock();
-      lead(buffer);
+      lead();
+      give_slot();
       lock.lock();
     } else if (!put_by_.empty()) {
-      const Request request = std::move(put_by_.front());
+      const Request request = put_by_.front();
       put_by_.pop_front();
       has_put_by_ = !put_by_.empty();
       self->busy_since = std::chrono::steady_clock::now();
       lock.unlock();
-      fuse_buf stored{};
-      stored.mem = request.bytes.get();
-      stored.size = request.size;
       role_.leads = false;
-      carry_out(stored);
+      carry_out(request);
       lock.lock();
     }
     self->busy_since = {};
     count_again(*self);
   }
-  lock.unlock();
-  std::free(buffer.mem);  // libfuse allocated it with malloc
-  lock.lock();
   at_work_.erase(self);
   --workers_;
   changed_.notify_all();
@@ -177,17 +185,37 @@ bool RequestLoop::take_lead() {
   return false;
 }
 
+/// Reads a request into the thread's slot. False: the connection has ended.
+bool RequestLoop::read_request(fuse_buf& buffer) {
+  RequestSlot& slot = *role_.slot;
+  while (true) {
+    slot.begin_reading();  // each time: the kernel may have begun to write what it took back
+    const ssize_t got = read_device(fuse_session_fd(session_), slot.bytes, RequestSlot::kRoom);
+    if (got > 0) {
+      death_point("request.read");
+      buffer.mem = slot.bytes;
+      buffer.size = static_cast<std::size_t>(got);
+      return true;
+    }
+    // ENOENT: the request was interrupted while it was read.
+    const bool again = got < 0 && (errno == EINTR || errno == EAGAIN || errno == ENOENT);
+    if (!again || ended_) return false;
+  }
+}
+
 /// Reads and carries out requests until another thread has taken the lead, or the end.
-void RequestLoop::lead(fuse_buf& buffer) {
+void RequestLoop::lead() {
   std::uint64_t count = LeadState::count_of(state_.load());
   follower_.thread_changed();
   while (true) {
-    const int got = fuse_session_receive_buf(session_, &buffer);
-    if (got == -EINTR || got == -EAGAIN) {
-      if (ended_) break;
-      continue;
+    if (role_.slot == nullptr) role_.slot = slots_.take();
+    if (role_.slot == nullptr) {  // no memory, or a slot for each of thousands of threads
+      std::this_thread::sleep_for(kNoMemoryPause);
+      vacate(LeadState::pack(count, Phase::kReading));
+      break;
     }
-    if (got <= 0) {
+    fuse_buf buffer{};
+    if (!read_request(buffer)) {
       fuse_session_exit(session_);
       if (!ended_.exchange(true)) on_disconnect_();
       end();
@@ -207,7 +235,8 @@ void RequestLoop::lead(fuse_buf& buffer) {
     } else {
       if (pace == Pace::kSlow) give_up_lead();
       if (pace == Pace::kQuick) CurrentRequest::allow_overtaking();
-      carry_out(buffer);
+      role_.slot->begin();
+      carry_out_slot(buffer);
     }
     if (!keep_lead()) break;
     if (follower_.wants_end()) follower_.answered(CpuFollower::Clock::now());
@@ -310,22 +339,94 @@ void RequestLoop::carry_out(const fuse_buf& buffer) {
   fuse_session_process_buf(session_, &buffer);
 }
 
+/// What the thread's slot holds.
+void RequestLoop::carry_out_slot(const fuse_buf& buffer) {
+  death_point("request.begun");
+  carry_out(buffer);
+  death_point("request.carried_out");
+  role_.slot->end();
+  death_point("request.ended");
+  role_.repeated = false;
+}
+
+/// One that goes on being kept, by whoever keeps it (CurrentRequest::keep()).
+void RequestLoop::carry_out_kept(std::uint32_t record) {
+  fuse_buf stored{};
+  stored.mem = kept_[record].bytes;
+  stored.size = kept_[record].size;
+  RequestSlot* const slot = std::exchange(role_.slot, nullptr);
+  role_.kept = record;
+  carry_out(stored);
+  if (std::exchange(role_.kept, 0) != 0) kept_.give(record);  // nobody did
+  role_.slot = slot;
+}
+
+void RequestLoop::carry_out(const Request& request) {
+  role_.slot = request.slot;
+  if (role_.slot == nullptr) {
+    const KeptRecord& record = kept_[request.kept];
+    role_.slot = slots_.take();
+    if (role_.slot == nullptr) {
+      carry_out_kept(request.kept);
+      if (request.left) settled_one();
+      return;
+    }
+    // Not to be begun twice without a word. The slot counts from begin() on: what is copied half is
+    // in the record still.
+    std::memcpy(role_.slot->bytes, record.bytes, record.size);
+    death_point("request.copied_from_record");
+    role_.slot->begin();
+    death_point("request.taken_from_record");
+    kept_.give(request.kept);
+  }
+  role_.repeated = role_.slot->repeats != 0;
+  fuse_buf stored{};
+  stored.mem = role_.slot->bytes;
+  stored.size = role_.slot->header().len;
+  carry_out_slot(stored);
+  give_slot();
+  if (request.left) settled_one();
+}
+
+/// Leaves the request to another thread, with the slot if it is large.
 void RequestLoop::put_by(const fuse_buf& buffer) {
+  RequestSlot& slot = *role_.slot;
   Request request;
-  request.bytes.reset(new (std::nothrow) char[buffer.size]);
-  if (request.bytes == nullptr) {
-    carry_out(buffer);  // better late than never
+  RequestSlot* fresh = nullptr;
+  request.kept = kept_.keep(slot.bytes, buffer.size);
+  if (request.kept == 0) {
+    fresh = slots_.take();
+    request.slot = &slot;
+  }
+  death_point("request.put_by");
+  slot.begin();
+  const auto queue = [&] {
+    try {
+      const std::lock_guard lock(mutex_);
+      put_by_.push_back(request);
+      has_put_by_ = true;
+      return true;
+    } catch (const std::bad_alloc&) {
+      return false;
+    }
+  };
+  if ((request.kept == 0 && fresh == nullptr) || !queue()) {
+    if (fresh != nullptr) slots_.give(*fresh);
+    kept_.give(request.kept);
+    carry_out_slot(buffer);  // better late than never
     return;
   }
-  std::memcpy(request.bytes.get(), buffer.mem, buffer.size);
-  request.size = buffer.size;
-  {
-    const std::lock_guard lock(mutex_);
-    put_by_.push_back(std::move(request));
-    has_put_by_ = true;
+  if (fresh != nullptr) {
+    role_.slot = fresh;
+  } else {
+    slot.end();
   }
   follow_.notify_one();
   wake_watchdog();
+}
+
+void RequestLoop::give_slot() noexcept {
+  if (RequestSlot* const slot = std::exchange(role_.slot, nullptr)) slots_.give(*slot);
 }
 
 /// Requests that were put by must not wait for ever for workers that are stuck.
@@ -390,6 +491,220 @@ CurrentRequest::Blocking::~Blocking() {
 
 LockRequest CurrentRequest::lock_request() { return RequestLoop::role_.lock_request; }
 bool CurrentRequest::clears_set_id_bits() { return RequestLoop::role_.clears_set_id_bits; }
+
+std::uint64_t CurrentRequest::unique() noexcept {
+  const RequestSlot* const slot = RequestLoop::role_.slot;
+  return slot != nullptr ? slot->unique : 0;
+}
+bool CurrentRequest::repeated() noexcept { return RequestLoop::role_.repeated; }
+std::int64_t CurrentRequest::begun_at() noexcept {
+  const RequestSlot* const slot = RequestLoop::role_.slot;
+  return slot != nullptr ? slot->begun_at : 0;
+}
+std::int64_t CurrentRequest::given_up_at() noexcept {
+  const RequestLoop* const loop = RequestLoop::role_.loop;
+  return loop != nullptr ? loop->undo_.died_at : 0;
+}
+
+bool CurrentRequest::outlives() noexcept {
+  const RequestLoop::Role& role = RequestLoop::role_;
+  return role.slot != nullptr && role.loop->slots_.outlive();
+}
+
+void CurrentRequest::note(const Note& note) noexcept {
+  RequestSlot* const slot = RequestLoop::role_.slot;
+  if (slot == nullptr) return;
+  slot->noted.store(0, std::memory_order_release);
+  slot->note = note;
+  slot->noted.store(1, std::memory_order_release);
+}
+
+std::optional<CurrentRequest::Note> CurrentRequest::noted() noexcept {
+  const RequestSlot* const slot = RequestLoop::role_.slot;
+  if (slot == nullptr || !RequestLoop::role_.repeated || slot->noted.load() == 0) return {};
+  return slot->note;
+}
+
+std::uint32_t CurrentRequest::counts_made() noexcept {
+  const RequestSlot* const slot = RequestLoop::role_.slot;
+  return slot != nullptr ? slot->counts_made.load(std::memory_order_relaxed) : 0;
+}
+
+CurrentRequest::CountChange::CountChange(std::uint64_t nodeid, std::uint64_t before,
+                                         std::uint64_t after) noexcept {
+  RequestSlot* const slot = RequestLoop::role_.slot;
+  if (slot == nullptr) return;
+  slot->count_node = nodeid;
+  slot->count_before = before;
+  slot->count_after = after;
+  slot->count_pending.store(slot->counts_made.load(std::memory_order_relaxed) + 1,
+                            std::memory_order_release);
+  death_point("count.announced");
+}
+
+CurrentRequest::CountChange::~CountChange() {
+  RequestSlot* const slot = RequestLoop::role_.slot;
+  if (slot == nullptr) return;
+  death_point("count.changed");
+  const std::uint32_t made = slot->counts_made.load(std::memory_order_relaxed);
+  if (made < RequestSlot::kMostCounts) slot->counted[made] = slot->count_node;
+  slot->counts_made.store(made + 1, std::memory_order_release);
+  death_point("count.noted");
+  slot->count_pending.store(0, std::memory_order_release);
+}
+
+std::uint32_t CurrentRequest::keep() noexcept {
+  RequestLoop::Role& role = RequestLoop::role_;
+  if (role.loop == nullptr) return 0;
+  if (role.kept != 0) return std::exchange(role.kept, 0);
+  if (role.slot == nullptr) return 0;
+  const std::uint32_t record = role.loop->kept_.keep(role.slot->bytes, role.slot->header().len);
+  death_point("request.kept");
+  if (record != 0) role.slot->end();
+  return record;
+}
+
+void CurrentRequest::note_answer(const iovec* parts, int count) noexcept {
+  if (RequestSlot* const slot = RequestLoop::role_.slot) slot->note_answer(parts, count);
+}
+
+// -- what an earlier daemon left -----------------------------------------------------------------
+
+void RequestLoop::resume(Undo undo, std::function<void()> on_settled) {
+  undo_ = std::move(undo);
+  on_settled_ = std::move(on_settled);
+  for (RequestSlot* const slot : slots_.take_over()) left_.push_back({slot, 0, true});
+  for (const std::uint32_t record : kept_.take_over()) left_.push_back({nullptr, record, true});
+  const auto number = [this](const Request& request) {
+    return request.slot != nullptr ? request.slot->header().unique : kept_[request.kept].unique;
+  };
+  std::stable_sort(left_.begin(), left_.end(),
+                   [&](const Request& a, const Request& b) { return number(a) < number(b); });
+  for (std::size_t i = 0; i + 1 < left_.size(); ++i) {
+    if (number(left_[i]) != number(left_[i + 1])) continue;
+    if (left_[i].slot == nullptr) std::swap(left_[i], left_[i + 1]);
+    death_point("recovery.found_twice");
+    slots_.give(*left_[i].slot);
+    left_[i] = {};
+  }
+  // Of one that was about to be moved, the record counts.
+  std::erase_if(left_, [](const Request& each) { return each.slot == nullptr && each.kept == 0; });
+}
+
+/// The first thread of a loop, before anybody reads.
+void RequestLoop::carry_out_left() noexcept {
+  std::vector<Request> later;
+  unsettled_ = left_.size() + 1;
+  for (const Request& request : left_) {
+    const bool doing = request.slot != nullptr && request.slot->state.load() == RequestSlot::kDoing;
+    if (doing) settle_count(*request.slot);
+  }
+  for (const Request& request : left_) {
+    if (request.slot != nullptr) {
+      RequestSlot& slot = *request.slot;
+      const std::uint32_t state = slot.state.load();
+      if (state == RequestSlot::kDone) {
+        answer_again(slot);
+        death_point("recovery.answered_again");
+        slots_.give(slot);
+        settled_one();
+        continue;
+      }
+      if (state == RequestSlot::kReading) {
+        slot.begin();
+      } else {
+        ++slot.repeats;
+        undo(slot);
+      }
+    } else if (kept_[request.kept].state.load() == KeptRecord::kDone) {
+      const fuse_out_header answer{sizeof answer, -kept_[request.kept].error,
+                                   kept_[request.kept].unique};
+      write_device(fuse_session_fd(session_), &answer, sizeof answer);
+      kept_.give(request.kept);
+      settled_one();
+      continue;
+    }
+    death_point("recovery.request");
+    const bool kept = request.slot == nullptr;
+    const std::uint32_t opcode =
+        kept ? kept_[request.kept].header().opcode : request.slot->header().opcode;
+    // What may take long is for other threads, one by one.
+    const bool ordered = operations_.pace_of(opcode) == Pace::kOrdered || opcode == FUSE_FORGET ||
+                         opcode == FUSE_BATCH_FORGET;
+    if (ordered && kept) {
+      carry_out_kept(request.kept);
+      settled_one();
+    } else if (ordered) {
+      carry_out(request);
+    } else {
+      try {
+        later.push_back(request);
+      } catch (const std::bad_alloc&) {
+        carry_out(request);
+      }
+    }
+  }
+  left_.clear();
+  for (const Request& request : later) {
+    try {
+      const std::lock_guard lock(mutex_);
+      put_by_.push_back(request);
+      has_put_by_ = true;
+      continue;
+    } catch (const std::bad_alloc&) {
+    }
+    carry_out(request);
+  }
+  death_point("recovery.before_settled");
+  settled_one();
+  wake_watchdog();
+}
+
+void RequestLoop::settled_one() {
+  if (unsettled_.fetch_sub(1) == 1) on_settled_();
+}
+
+void RequestLoop::answer_again(RequestSlot& slot) const {
+  write_device(fuse_session_fd(session_), slot.answer(), slot.answer_size);
+}
+
+/// Whether the change of a count that was under way was made. For all slots before anything else
+/// changes counts.
+void RequestLoop::settle_count(RequestSlot& slot) const {
+  const std::uint32_t pending = slot.count_pending.load();
+  const std::uint32_t made = slot.counts_made.load();
+  const bool done = pending != 0 && undo_.count_of(slot.count_node) == slot.count_after;
+  if (done && pending == made + 1) {
+    if (made < RequestSlot::kMostCounts) slot.counted[made] = slot.count_node;
+    slot.counts_made.store(made + 1);
+  } else if (done && pending == (made | RequestSlot::kTakesBack)) {
+    slot.counts_made.store(made - 1);
+  }
+  slot.count_pending.store(0);
+}
+
+/// What a request that is begun once more has changed already, but for what is done on the source.
+void RequestLoop::undo(RequestSlot& slot) const {
+  const std::uint32_t opcode = slot.header().opcode;
+  if (opcode == FUSE_FORGET || opcode == FUSE_BATCH_FORGET) return;  // it goes on where it was
+  undo_.discard_opened(slot.unique);
+  while (slot.counts_made.load() > 0) {
+    const std::uint32_t made = slot.counts_made.load();
+    if (made <= RequestSlot::kMostCounts) {
+      const std::uint64_t node = slot.counted[made - 1];
+      const std::uint64_t count = undo_.count_of(node);
+      slot.count_node = node;
+      slot.count_before = count;
+      slot.count_after = count == 0 ? 0 : count - 1;
+      slot.count_pending.store(made | RequestSlot::kTakesBack);
+      death_point("recovery.takes_back");
+      undo_.take_back(node);
+      death_point("recovery.took_back");
+    }
+    slot.counts_made.store(made - 1);
+    slot.count_pending.store(0);
+  }
+}
 
 // -- watchdog ------------------------------------------------------------------------------------
 

@@ -20,7 +20,8 @@
 ///     take it. When all threads are busy, requests that may block are put by, and the leader goes
 ///     on reading. A thread that has been in one request for long, because a backing filesystem
 ///     does not answer, no longer counts as busy: what it waits for must not take all threads.
-///  2. Every request read is carried out exactly once, in the end also those put by.
+///  2. Every request read is carried out exactly once, in the end also those put by; but for those
+///     that a daemon which died had begun, which are begun once more (CurrentRequest::repeated()).
 #pragma once
 
 #include <fuse3/fuse_lowlevel.h>
@@ -36,10 +37,12 @@
 #include <memory>
 #include <mutex>
 #include <thread>
+#include <vector>
 
 #include "fs/loop/cpu_follower.h"
 #include "fs/loop/current_request.h"
 #include "fs/loop/operations.h"
+#include "fs/loop/requests.h"
 #include "fs/loop/watchdog.h"
 
 namespace lockfs {
@@ -49,16 +52,35 @@ class RequestLoop final : private Watchdog::Loop {
   /// Carries out and answers a lock request at once; or returns false, and the handler is to.
   using AnswerLock = std::function<bool(LockRequest& request)>;
 
+  /// What is to be undone before a request is begun once more.
+  struct Undo {
+    /// What a request with that number has opened.
+    std::function<void(std::uint64_t unique)> discard_opened;
+    /// One lookup of a file.
+    std::function<void(std::uint64_t nodeid)> take_back;
+    /// The lookup count of a file; 0: it is not known.
+    std::function<std::uint64_t(std::uint64_t nodeid)> count_of;
+    std::int64_t died_at = 0;  ///< CurrentRequest::given_up_at()
+  };
+
   /// `operations`: how each operation of the session is paced. `workers`: how many threads may
-  /// carry out requests at once, at least 2. `session` must outlive the loop. `answer_lock`, unless
-  /// empty, is given each lock request before libfuse. `on_disconnect` is called, on a thread of
-  /// the loop, when the kernel has ended the connection (unmounted, aborted).
+  /// carry out requests at once, at least 2. `session` and the requests must outlive the loop.
+  /// `answer_lock`, unless empty, is given each lock request before libfuse. `on_disconnect` is
+  /// called, on a thread of the loop, when the kernel has ended the connection (unmounted,
+  /// aborted).
   RequestLoop(fuse_session* session, const Operations& operations, unsigned workers,
-              AnswerLock answer_lock, std::function<void()> on_disconnect);
+              RequestSlots& slots, KeptRequests& kept, AnswerLock answer_lock,
+              std::function<void()> on_disconnect);
   /// REQUIRES: stop() has returned true, or start() was not called.
   ~RequestLoop();
   RequestLoop(const RequestLoop&) = delete;
   RequestLoop& operator=(const RequestLoop&) = delete;
+
+  /// Before start(): what an earlier daemon left is answered first, in the order in which the
+  /// kernel asked. Locks, and what else keeps an order, before anything new is read. `on_settled`
+  /// is called, on a thread of the loop, when all of it has been carried out. May throw
+  /// std::bad_alloc.
+  void resume(Undo undo, std::function<void()> on_settled);
 
   /// Starts the threads. Returns 0 or an errno.
   int start();
@@ -75,9 +97,11 @@ class RequestLoop final : private Watchdog::Loop {
 
   using Phase = LeadState::Phase;
 
+  /// A request that was put by, or that an earlier daemon left: in a slot, or small and kept.
   struct Request {
-    std::unique_ptr<char[]> bytes;
-    std::size_t size = 0;
+    RequestSlot* slot = nullptr;
+    std::uint32_t kept = 0;
+    bool left = false;  ///< by an earlier daemon
   };
 
   /// A thread of the loop. Guarded by mutex_.
@@ -95,21 +119,34 @@ class RequestLoop final : private Watchdog::Loop {
     LockRequest lock_request;
     bool clears_set_id_bits = false;
     Worker* worker = nullptr;
+    RequestSlot* slot = nullptr;  ///< of the request under way, or to be read
+    std::uint32_t kept = 0;       ///< its record, if it was kept before
+    bool repeated = false;
   };
 
   /// How a request is paced: never kByLength.
   [[nodiscard]] Pace classify(const fuse_buf& buffer) const;
 
-  void work();
-  void lead(fuse_buf& buffer);
+  void work(bool resumes);
+  void lead();
+  bool read_request(fuse_buf& buffer);
   bool take_lead();
   bool keep_lead();
   void give_up_lead();
   void carry_out(const fuse_buf& buffer);
+  void carry_out_slot(const fuse_buf& buffer);
+  void carry_out_kept(std::uint32_t record);
+  void carry_out(const Request& request);
   void put_by(const fuse_buf& buffer);
+  void carry_out_left() noexcept;
+  void answer_again(RequestSlot& slot) const;
+  void settled_one();
+  void settle_count(RequestSlot& slot) const;
+  void undo(RequestSlot& slot) const;
+  void give_slot() noexcept;
   bool follower_ready();
   bool vacate(std::uint64_t expected);
-  bool add_worker();
+  bool add_worker(bool resumes = false);
   bool has_room();
   void count_again(Worker& worker);
   void serve_put_by();
@@ -128,8 +165,16 @@ class RequestLoop final : private Watchdog::Loop {
   fuse_session* const session_;
   const Operations operations_;
   const unsigned most_workers_;
+  RequestSlots& slots_;
+  KeptRequests& kept_;
   const AnswerLock answer_lock_;
   const std::function<void()> on_disconnect_;
+
+  // For the first thread.
+  std::vector<Request> left_;
+  Undo undo_;
+  std::function<void()> on_settled_;
+  std::atomic<std::size_t> unsettled_{0};  ///< requests that were left and are under way
 
   std::atomic<std::uint64_t> state_{
       0};                         ///< see LeadState; the number is that of the last request read

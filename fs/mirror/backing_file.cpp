@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <new>
 #include <utility>
@@ -12,17 +13,32 @@
 namespace lockfs {
 
 BackingFile::BackingFile(InodePtr inode, WaitThreads& threads, OutsiderWatch& watch,
-                         std::shared_ptr<RemoteCalls> remote)
+                         std::shared_ptr<RemoteCalls> remote, DescriptorLog* log)
     : inode_(inode),
       threads_(threads),
       remote_(std::move(remote)),
       descriptions_(std::make_shared<LockDescriptions>(
-          threads, remote_ == nullptr ? &inode_->writers : nullptr)),
+          threads, remote_ == nullptr ? &inode_->writers : nullptr, log, inode_->nodeid())),
       look_(watch, inode_->id().ino),
       pollers_(inode_->id().ino),
-      flocks_(std::move(inode), threads, watch, remote_) {}
+      flocks_(std::move(inode), threads, watch, remote_, log) {}
 
 BackingFile::~BackingFile() = default;
+
+int BackingFile::adopt(std::vector<LoggedFd> left) noexcept {
+  const auto flocks = std::partition(left.begin(), left.end(), [](const LoggedFd& each) {
+    return each.use() != DescriptorUse::kFlock;
+  });
+  const int error = descriptions_->adopt({left.begin(), flocks}, inode_->device().lists_locks());
+  std::for_each(flocks, left.end(), [&](LoggedFd& each) {
+    if (error != 0) {
+      each.leave();
+    } else {
+      flocks_.adopt(std::move(each));
+    }
+  });
+  return error;
+}
 
 lockmgr::Reply BackingFile::set(const lockmgr::Range& range, lockmgr::Mode mode,
                                 const Carried& /*carried*/) noexcept {

@@ -15,6 +15,7 @@
 
 #include "fs/base/unique_fd.h"
 #include "fs/mirror/backing_flock.h"
+#include "fs/mirror/descriptor_log.h"
 #include "fs/mirror/lock_descriptions.h"
 #include "fs/mirror/nfs_pollers.h"
 #include "fs/mirror/outsider_watch.h"
@@ -28,9 +29,16 @@ namespace lockfs {
 class BackingFile final : public lockmgr::Backing {
  public:
   /// `threads` and `watch` must outlive the object. `remote` is null where calls return at once.
+  /// `log`, null where descriptors need not be found again, must outlive the object and every call.
   BackingFile(InodePtr inode, WaitThreads& threads, OutsiderWatch& watch,
-              std::shared_ptr<RemoteCalls> remote);
+              std::shared_ptr<RemoteCalls> remote, DescriptorLog* log);
   ~BackingFile() override;
+
+  /// Takes over what an earlier daemon left of this file (DescriptorLog::take_over()), with all
+  /// that is locked through it. Does not block. Returns 0, or ENOLCK where there is no memory: the
+  /// locks stay, for the next daemon to find. REQUIRES: nothing was done with the object yet. The
+  /// next thing to call is FileLocks::carry_anew().
+  int adopt(std::vector<LoggedFd> left) noexcept;
 
   lockmgr::Reply set(const lockmgr::Range& range, lockmgr::Mode mode,
                      const Carried& carried) noexcept override;

@@ -6,12 +6,14 @@
 #include <atomic>
 #include <cerrno>
 #include <chrono>
+#include <cstdint>
 #include <ctime>
 #include <new>
 #include <utility>
 
 #include "fs/base/kick.h"
 #include "fs/base/proc_locks.h"
+#include "fs/base/unique_fd.h"
 #include "fs/loop/current_request.h"
 #include "fs/mirror/replies.h"
 #include "fs/tree/device.h"
@@ -69,8 +71,14 @@ void let_others_go_first(ino_t ino, Mode mode, const std::atomic<bool>& recalled
   }
 }
 
+/// Where a descriptor that is opened goes on record.
+struct Place {
+  DescriptorLog* log = nullptr;
+  std::uint64_t nodeid = 0;
+};
+
 /// Takes `mode` without waiting, with a descriptor that is opened when the first comes.
-int set_now(BackingFlock::Held& held, int path_fd, bool local, Mode mode) {
+int set_now(BackingFlock::Held& held, int path_fd, bool local, const Place& place, Mode mode) {
   if (!held.fd) {
     if (mode == Mode::kNone) return 0;
     // Network filesystems ask for a writable one for an exclusive flock; elsewhere it would break
@@ -78,7 +86,9 @@ int set_now(BackingFlock::Held& held, int path_fd, bool local, Mode mode) {
     int fd = local ? -EBADF : reopen(path_fd, O_RDWR | O_NONBLOCK);
     if (fd < 0) fd = reopen(path_fd, O_RDONLY | O_NONBLOCK);
     if (fd < 0) return -fd;
-    held.fd.reset(fd);
+    const int error =
+        LoggedFd::make(UniqueFd(fd), DescriptorUse::kFlock, place.log, place.nodeid, held.fd);
+    if (error != 0) return error;
   }
   const std::lock_guard lock(held.mutex);
   return take(held, mode);
@@ -116,16 +126,28 @@ int wait_for_flock(BackingFlock::Held& held, ino_t ino, Mode mode, bool yield_fi
 }  // namespace
 
 BackingFlock::BackingFlock(InodePtr inode, WaitThreads& threads, OutsiderWatch& watch,
-                           std::shared_ptr<RemoteCalls> remote)
+                           std::shared_ptr<RemoteCalls> remote, DescriptorLog* log)
     : inode_(std::move(inode)),
       threads_(threads),
       remote_(std::move(remote)),
+      log_(log),
       held_(std::make_shared<Held>()),
       look_(watch, inode_->id().ino) {}
 
+void BackingFlock::adopt(LoggedFd left) noexcept {
+  Mode mode = Mode::kNone;
+  const bool known = inode_->device().lists_locks() && read_flock(left.get(), mode);
+  const std::lock_guard lock(held_->mutex);
+  if (held_->fd && (!known || mode <= held_->mode)) return;
+  held_->fd = std::move(left);
+  held_->mode = mode;
+}
+
 lockmgr::Reply BackingFlock::set(const lockmgr::Range& /*range*/, Mode mode,
                                  const Carried& /*carried*/) noexcept {
-  if (remote_ == nullptr) return reply_of(set_now(*held_, inode_->fd(), is_local(), mode));
+  if (remote_ == nullptr) {
+    return reply_of(set_now(*held_, inode_->fd(), is_local(), {log_, inode_->nodeid()}, mode));
+  }
   try {
     return reply_of(set_remote(mode));
   } catch (const std::bad_alloc&) {
@@ -139,9 +161,11 @@ int BackingFlock::set_remote(Mode mode) {
   // The call may outlast the object and the inode, so it has a descriptor of its own to open.
   const auto path =
       std::make_shared<const UniqueFd>(held_->fd ? -1 : fcntl(inode_->fd(), F_DUPFD_CLOEXEC, 0));
-  return remote_->run([held = held_, path, local = is_local(),
-                       mode] { return set_now(*held, path->get(), local, mode); },
-                      [this] { return inode_->path(); });
+  return remote_->run(
+      [held = held_, path, local = is_local(), place = Place{log_, inode_->nodeid()}, mode] {
+        return set_now(*held, path->get(), local, place, mode);
+      },
+      [this] { return inode_->path(); });
 }
 
 lockmgr::Reply BackingFlock::test(const lockmgr::Range& /*range*/, Mode mode,

@@ -12,7 +12,11 @@
 /// Thread safety: as lockmgr::Backing demands.
 ///
 /// Invariants:
-///  1. Held::mode is what the manager was told is held, by set() or by the end of a wait.
+///  1. Held::mode is what the manager was told is held, by set() or by the end of a wait; after
+///     adopt(), what was found, until the next set().
+///  2. The descriptor is on record (DescriptorLog) while it is open. A wait sits in a duplicate,
+///  which
+///     is not: what it wins belongs to the open file description.
 #pragma once
 
 #include <memory>
@@ -20,7 +24,7 @@
 #include <optional>
 #include <string>
 
-#include "fs/base/unique_fd.h"
+#include "fs/mirror/descriptor_log.h"
 #include "fs/mirror/outsider_watch.h"
 #include "fs/mirror/remote_calls.h"
 #include "fs/mirror/wait_threads.h"
@@ -33,15 +37,21 @@ class BackingFlock final : public lockmgr::Backing {
  public:
   /// The descriptor that holds the flock, shared with waits and calls under way.
   struct Held {
-    UniqueFd fd;  ///< set once, by the first set(); while a remote call is under way it may come
+    LoggedFd fd;  ///< set once, by the first set(); while a remote call is under way it may come
     std::mutex mutex;
     lockmgr::Mode mode = lockmgr::Mode::kNone;  ///< guarded by mutex
   };
 
   /// `threads` and `watch` must outlive the object. `remote`, that of the file, is null where calls
-  /// return at once.
+  /// return at once. `log`, null for none, must outlive the object and every call.
   BackingFlock(InodePtr inode, WaitThreads& threads, OutsiderWatch& watch,
-               std::shared_ptr<RemoteCalls> remote);
+               std::shared_ptr<RemoteCalls> remote, DescriptorLog* log);
+
+  /// Takes over a descriptor that an earlier daemon left, with the flock on it. Where the
+  /// filesystem lists no locks that is not known: the set() that must come next finds out. Of
+  /// several, which there are where a call has outlasted its object, the one that holds most is
+  /// kept. Does not block. REQUIRES: nothing else was done with the object yet.
+  void adopt(LoggedFd left) noexcept;
 
   lockmgr::Reply set(const lockmgr::Range& range, lockmgr::Mode mode,
                      const Carried& carried) noexcept override;
@@ -61,6 +71,7 @@ class BackingFlock final : public lockmgr::Backing {
   const InodePtr inode_;
   WaitThreads& threads_;
   const std::shared_ptr<RemoteCalls> remote_;
+  DescriptorLog* const log_;
   const std::shared_ptr<Held> held_;
   OutsiderLook look_;
 };

@@ -79,6 +79,13 @@ class HeldRanges {
     }
   }
 
+  /// Nothing is held.
+  void clear() noexcept {
+    if (only_) --counts_[only_->by];
+    only_.reset();
+    erase_all(lockmgr::kWholeFile);
+  }
+
   /// The first entry that overlaps `range`, cut to it.
   [[nodiscard]] std::optional<HeldRange> first_in(const lockmgr::Range& range) const {
     std::optional<HeldRange> found;

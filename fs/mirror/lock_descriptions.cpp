@@ -9,6 +9,7 @@
 #include <tuple>
 #include <utility>
 
+#include "fs/base/death_point.h"
 #include "fs/base/proc_locks.h"
 #include "fs/mirror/record_lock.h"
 #include "fs/tree/inode.h"
@@ -36,6 +37,17 @@ int open_for_locks(int path_fd, int flags) {
   return opened == -EWOULDBLOCK ? reopen(path_fd, flags) : opened;
 }
 
+/// What would refuse `mode` on `range` to the open file description of `fd`.
+int find_conflict(int fd, const Range& range, Mode mode,
+                  std::optional<lockmgr::OutsideLock>& found) noexcept {
+  struct flock request = record_lock(range, mode);
+  if (fcntl(fd, F_OFD_GETLK, &request) != 0) return errno;
+  if (request.l_type != F_UNLCK) {
+    found = lockmgr::OutsideLock{range_of(request), mode_of(request.l_type), request.l_pid};
+  }
+  return 0;
+}
+
 }  // namespace
 
 int LockDescriptions::open(int path_fd, bool writable, Index& opened) {
@@ -54,7 +66,11 @@ int LockDescriptions::open(int path_fd, bool writable, Index& opened) {
   if (fd == -EACCES && !writable) fd = open_for_locks(path_fd, O_RDWR);
   if (fd < 0) return -fd;
   UniqueFd owned(fd);
-  descriptions_[opened].fd = std::make_shared<const UniqueFd>(std::move(owned));
+  const auto logged = std::make_shared<LoggedFd>();
+  const auto use = writable ? DescriptorUse::kExclusive : DescriptorUse::kShared;
+  const int error = LoggedFd::make(std::move(owned), use, log_, nodeid_, *logged);
+  if (error != 0) return error;
+  descriptions_[opened].fd = logged;
   touched_ = true;
   return 0;
 }
@@ -72,9 +88,11 @@ void LockDescriptions::close(Index by) noexcept {
   descriptions_[by].fd.reset();
   if (shared_ == by) shared_ = kNobody;
   if (exclusive_ == by) exclusive_ = kNobody;
+  std::erase_if(surplus_, [by](const Surplus& each) { return each.by == by; });
 }
 
 void LockDescriptions::close_unused() noexcept {
+  if (!doubt_.empty()) return;
   const bool keeps_exclusive = writers_ == nullptr || *writers_ != 0;
   for (Index by = 0; by < descriptions_.size(); ++by) {
     const Description& each = descriptions_[by];
@@ -88,15 +106,176 @@ void LockDescriptions::close_idle() noexcept {
   close_unused();
 }
 
+// -- adoption ------------------------------------------------------------------------------------
+
+int LockDescriptions::adopt(std::span<LoggedFd> left, bool listed) noexcept {
+  if (left.empty()) return 0;
+  const std::lock_guard lock(mutex_);
+  std::vector<std::shared_ptr<LoggedFd>> places;
+  try {
+    for (std::size_t i = 0; i < left.size(); ++i) places.push_back(std::make_shared<LoggedFd>());
+    descriptions_.resize(left.size());
+    held_.provide_for(left.size());
+    doubt_.reserve(1);
+  } catch (const std::bad_alloc&) {
+    descriptions_.clear();
+    for (LoggedFd& each : left) each.leave();
+    return ENOLCK;
+  }
+  // Those for shared locks first, for what is held twice to stay with them.
+  std::partition(left.begin(), left.end(),
+                 [](const LoggedFd& each) { return each.use() == DescriptorUse::kShared; });
+  for (Index by = 0; by < left.size(); ++by) {
+    *places[by] = std::move(left[by]);
+    descriptions_[by].fd = std::move(places[by]);
+  }
+  touched_ = true;
+  try {
+    for (Index by = 0; by < descriptions_.size() && listed; ++by) {
+      std::vector<CarriedLock> locks;
+      listed = read_open_file_locks(descriptions_[by].fd->get(), locks) && learn(by, locks);
+    }
+  } catch (const std::bad_alloc&) {
+    listed = false;
+  }
+  if (!listed) {
+    held_.clear();
+    surplus_.clear();
+    doubt_.push_back(lockmgr::kWholeFile);
+  }
+  for (Index by = 0; by < descriptions_.size(); ++by) {
+    const bool writable = descriptions_[by].fd->use() == DescriptorUse::kExclusive;
+    Index& usual = home(writable ? Mode::kExclusive : Mode::kShared);
+    if (usual == kNobody || (held_.count(usual) == 0 && held_.count(by) > 0)) usual = by;
+  }
+  return 0;
+}
+
+/// Puts down what `by` was found to hold. False: that cannot be, or there is no memory.
+bool LockDescriptions::learn(Index by, const std::vector<CarriedLock>& locks) {
+  for (const CarriedLock& lock : locks) {
+    for (Range rest = lock.range;;) {
+      const auto held = held_.first_in(rest);
+      const Range gap{rest.first, held ? held->range.first - 1 : rest.last};
+      if (gap.first <= gap.last && note(gap, lock.mode, by) != 0) return false;
+      if (!held) break;
+      if (lockmgr::modes_conflict(held->mode, lock.mode)) return false;
+      surplus_.push_back({by, held->range});
+      if (held->range.last >= rest.last) break;
+      rest.first = held->range.last + 1;
+    }
+  }
+  return true;
+}
+
+void LockDescriptions::let_go_of_surplus() noexcept {
+  while (!surplus_.empty()) {
+    // Fails where there is no memory, and is tried again the next time.
+    if (take(surplus_.back().by, surplus_.back().range, Mode::kNone) != 0) return;
+    surplus_.pop_back();
+  }
+}
+
+bool LockDescriptions::in_doubt(const Range& range) const noexcept {
+  return std::any_of(doubt_.begin(), doubt_.end(),
+                     [&](const Range& each) { return each.overlaps(range); });
+}
+
+/// What is in doubt within `range` comes to be held in exactly `mode`, if it can be.
+int LockDescriptions::end_doubt(int path_fd, const Range& range, Mode mode) {
+  if (mode != Mode::kNone) {
+    if (const int error = provide(path_fd, mode); error != 0) return error;
+  }
+  const auto overlapping = [&] {
+    return std::find_if(doubt_.begin(), doubt_.end(),
+                        [&](const Range& each) { return each.overlaps(range); });
+  };
+  for (auto at = overlapping(); at != doubt_.end(); at = overlapping()) {
+    const Range whole = *at;
+    const Range part = lockmgr::common(whole, range);
+    if (const int error = make_certain(part, mode); error != 0) return error;
+    const auto place = at - doubt_.begin();
+    doubt_.reserve(doubt_.size() + 1);
+    doubt_.erase(doubt_.begin() + place);
+    if (whole.first < part.first) doubt_.push_back({whole.first, part.first - 1});
+    if (whole.last > part.last) doubt_.push_back({part.last + 1, whole.last});
+  }
+  return 0;
+}
+
+/// Makes exactly `mode` of whatever the descriptions hold on `range`. What was locked as strongly
+/// is so all the time. Where an outsider refuses it, or memory is missing, part of it may be done;
+/// the whole of it stays in doubt.
+int LockDescriptions::make_certain(const Range& range, Mode mode) {
+  if (mode == Mode::kNone) return keep_only(kNobody, range, mode);
+  std::vector<Range> pieces{range};
+  while (!pieces.empty()) {
+    const Range piece = pieces.back();
+    pieces.pop_back();
+    // Through whichever allows it: one that holds more weakens it, which is never refused.
+    int error = EAGAIN;
+    Index keeper = kNobody;
+    unsigned usable = 0;
+    for (Index by = 0; by < descriptions_.size() && error == EAGAIN; ++by) {
+      const Description& each = descriptions_[by];
+      if (each.fd == nullptr || each.waits) continue;
+      ++usable;
+      if (mode == Mode::kExclusive && each.fd->use() != DescriptorUse::kExclusive) continue;
+      keeper = by;
+      error = take(by, piece, mode);
+    }
+    // Several may hold parts of it exclusively: each part is for its own.
+    std::optional<lockmgr::OutsideLock> between;
+    for (Index by = 0; by < descriptions_.size() && error == EAGAIN && !between; ++by) {
+      const Description& each = descriptions_[by];
+      if (each.fd == nullptr || each.waits) continue;
+      const int failed = find_conflict(each.fd->get(), piece, Mode::kShared, between);
+      if (failed != 0) return failed;
+    }
+    if (between) {
+      // The one that held all of it would not have been refused.
+      const bool outside = between->range.contains(piece) || !between->range.overlaps(piece);
+      if (outside) return EAGAIN;
+      const Range part = lockmgr::common(between->range, piece);
+      if (piece.last > part.last) pieces.push_back({part.last + 1, piece.last});
+      pieces.push_back(part);
+      if (piece.first < part.first) pieces.push_back({piece.first, part.first - 1});
+      continue;
+    }
+    if (error == EAGAIN && mode == Mode::kExclusive && usable > 1) {
+      // Nobody holds any of it exclusively. What is shared goes to the one that takes it.
+      error = take(exclusive_, piece, Mode::kShared);
+      if (error == 0) error = keep_only(exclusive_, piece, Mode::kShared);
+      if (error == 0) error = take(exclusive_, piece, Mode::kExclusive);
+      keeper = exclusive_;
+    }
+    if (error == 0) error = keep_only(keeper, piece, mode);
+    if (error != 0) return error;
+  }
+  return 0;
+}
+
+/// `keeper` holds `range` in `mode`, and nobody else any of it. REQUIRES: it does hold it.
+int LockDescriptions::keep_only(Index keeper, const Range& range, Mode mode) noexcept {
+  for (Index by = 0; by < descriptions_.size(); ++by) {
+    const Description& each = descriptions_[by];
+    if (by == keeper || each.fd == nullptr || each.waits) continue;
+    if (const int error = take(by, range, Mode::kNone); error != 0) return error;
+  }
+  return note(range, mode, keeper == kNobody ? 0 : keeper);
+}
+
 // -- steps ---------------------------------------------------------------------------------------
 
 int LockDescriptions::take(Index by, const Range& range, Mode mode) noexcept {
   ++changes_;
   struct flock request = record_lock(range, mode);
+  death_point("mirror.before");
   while (fcntl(descriptions_[by].fd->get(), F_OFD_SETLK, &request) != 0) {
     if (errno == EINTR) continue;
     return errno == EACCES ? EAGAIN : errno;  // POSIX lets a conflict be either
   }
+  death_point("mirror.after");
   return 0;
 }
 
@@ -142,10 +321,14 @@ void LockDescriptions::shared_go_home(const Range& range, Index from) noexcept {
 
 int LockDescriptions::set(int path_fd, const Range& range, Mode mode) noexcept try {
   const std::lock_guard lock(mutex_);
+  let_go_of_surplus();
   // Of short calls some are timed: the clock costs a tenth of what they do.
   const bool timed = slow_ || ++sets_ % kTimedSets == 0;
   const auto began = timed ? Clock::now() : Clock::time_point{};
   const auto attempt = [&] {
+    if (in_doubt(range)) {
+      if (const int error = end_doubt(path_fd, range, mode); error != 0) return error;
+    }
     switch (mode) {
       case Mode::kNone:
         return let_go(range);
@@ -294,14 +477,7 @@ void LockDescriptions::weaken(const Range& range, Index by) noexcept {
 int LockDescriptions::test(int path_fd, const Range& range, Mode mode,
                            std::optional<lockmgr::OutsideLock>& found) noexcept try {
   const std::lock_guard lock(mutex_);
-  const auto ask = [&](int fd, const Range& part) {
-    struct flock request = record_lock(part, mode);
-    if (fcntl(fd, F_OFD_GETLK, &request) != 0) return errno;
-    if (request.l_type != F_UNLCK) {
-      found = lockmgr::OutsideLock{range_of(request), mode_of(request.l_type), request.l_pid};
-    }
-    return 0;
-  };
+  let_go_of_surplus();
   for (Range rest = range;;) {
     Index by = kNobody;
     std::optional<HeldRange> other;
@@ -318,13 +494,13 @@ int LockDescriptions::test(int path_fd, const Range& range, Mode mode,
     const Range part{rest.first, other ? other->range.first - 1 : rest.last};
     int error = 0;
     if (by != kNobody) {
-      error = ask(descriptions_[by].fd->get(), part);
+      error = find_conflict(descriptions_[by].fd->get(), part, mode, found);
     } else {
       // One that holds nothing may come and go.
       int fd = open_for_locks(path_fd, O_RDONLY);
       if (fd == -EACCES) fd = open_for_locks(path_fd, O_RDWR);
       const UniqueFd owned(fd);
-      error = fd < 0 ? -fd : ask(fd, part);
+      error = fd < 0 ? -fd : find_conflict(fd, part, mode, found);
     }
     if (error != 0 || found || !other) return error;
     rest.first = other->range.first;
@@ -338,7 +514,7 @@ int LockDescriptions::test(int path_fd, const Range& range, Mode mode,
 int LockDescriptions::wait(WaitId id, int path_fd, const Range& range, Mode mode, bool yield_first,
                            const std::atomic<bool>& recalled) noexcept try {
   Wait wait{id, range, mode};
-  std::shared_ptr<const UniqueFd> fd;
+  std::shared_ptr<const LoggedFd> fd;
   {
     const std::lock_guard lock(mutex_);
     if (recalled) return EINTR;
@@ -362,6 +538,8 @@ int LockDescriptions::wait(WaitId id, int path_fd, const Range& range, Mode mode
 
 /// Opens a description for it, which takes over what would be in its way.
 int LockDescriptions::begin(Wait& wait, int path_fd) {
+  let_go_of_surplus();
+  if (in_doubt(wait.range)) return EINTR;  // it might wait for its own side; set() ends the doubt
   waits_.reserve(waits_.size() + 1);
   const bool exclusive = wait.mode == Mode::kExclusive;
   if (const int error = open(path_fd, exclusive, wait.by); error != 0) return error;
@@ -467,7 +645,7 @@ void LockDescriptions::end_stuck(const Range& range, Mode mode) noexcept {
 bool LockDescriptions::inspect(std::vector<CarriedLock>& found) {
   constexpr int kTries = 5;
   for (int i = 0; i < kTries; ++i) {
-    std::vector<std::shared_ptr<const UniqueFd>> open_now;
+    std::vector<std::shared_ptr<const LoggedFd>> open_now;
     std::uint64_t changes = 0;
     {
       const std::lock_guard lock(mutex_);

@@ -16,15 +16,28 @@
 /// A shared lock goes from one description to another without a gap: it is always granted beside
 /// shared ones. An exclusive one cannot go; it stays until it is let go of or shared.
 ///
+/// They outlive the daemon (DescriptorLog), and the next one adopts them: what each holds it reads
+/// in fdinfo, so that a set() that finds all as it should be makes no call, and one that does not
+/// puts it right. A death may have left more than one operation ever leaves: shared bytes held
+/// twice, which one of the two is to let go of (surplus_), what a wait has won, descriptions that
+/// hold nothing. Where the filesystem lists no locks, the whole file is in doubt at first: the
+/// first set() on a stretch makes every description that may hold something there take exactly the
+/// mode or let go, and no byte is free meanwhile that is to stay locked.
+///
 /// Thread safety: all methods may be called from any thread. They make calls to the backing
 /// filesystem with the mutex held, except where a wait sits.
 ///
 /// Invariants:
-///  1. held_ is what the descriptions hold, but for a wait that has its lock and has not said so.
+///  1. held_ is what the descriptions hold, but for a wait that has its lock and has not said so,
+///     for surplus_, and where doubt_ is.
 ///  2. A description that waits holds nothing but what it waits for, and nothing exclusively.
 ///  3. The description for shared locks holds no exclusive ones.
 ///  4. A description that neither holds nor waits is closed, but for the one for shared locks and,
-///     while somebody has the file open for writing through the mount, the one for exclusive ones.
+///     while somebody has the file open for writing through the mount, the one for exclusive ones;
+///     and but for those that were adopted, until the next set(), and while anything is in doubt.
+///  5. A description is on record while it is open.
+///  6. What is in surplus_ is held in shared mode, by a second description as well, the one that
+///     held_ names. Before anything is taken, looked at or waited for, it is let go of.
 #pragma once
 
 #include <atomic>
@@ -33,9 +46,10 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <span>
 #include <vector>
 
-#include "fs/base/unique_fd.h"
+#include "fs/mirror/descriptor_log.h"
 #include "fs/mirror/held_ranges.h"
 #include "fs/mirror/wait_threads.h"
 #include "lockmgr/backing.h"
@@ -48,11 +62,20 @@ class LockDescriptions {
 
   /// `threads` carry out wait(). `writers`: how many open files of the mount may write to the file;
   /// null: the description for exclusive locks stays once it is there. Both must outlive the object
-  /// but for a call of set() or test() that is still under way, where `writers` is null.
-  LockDescriptions(WaitThreads& threads, const std::atomic<std::uint32_t>* writers)
-      : threads_(threads), writers_(writers) {}
+  /// but for a call of set() or test() that is still under way, where `writers` is null. `log`,
+  /// null for none, must outlive that, too; `nodeid` is the file's there.
+  LockDescriptions(WaitThreads& threads, const std::atomic<std::uint32_t>* writers,
+                   DescriptorLog* log = nullptr, std::uint64_t nodeid = 0)
+      : threads_(threads), writers_(writers), log_(log), nodeid_(nodeid) {}
   LockDescriptions(const LockDescriptions&) = delete;
   LockDescriptions& operator=(const LockDescriptions&) = delete;
+
+  /// Takes over what an earlier daemon has left of the file. `listed`: fdinfo shows the locks of
+  /// its filesystem. Makes no call that could block on it. Returns 0, or ENOLCK where there is no
+  /// memory; then they stay open and on record for the next daemon, which had better come soon.
+  /// REQUIRES: nothing was done with the object yet. The next thing is set() for every stretch of
+  /// the file, FileLocks::carry_anew().
+  int adopt(std::span<LoggedFd> left, bool listed) noexcept;
 
   // Each returns 0 or an errno. `path_fd`: an O_PATH descriptor of the file. All may block as
   // open(2) and fcntl(2) may on the filesystem; none waits for a lock but wait().
@@ -86,7 +109,7 @@ class LockDescriptions {
   using Stretches = boost::container::small_vector<lockmgr::Range, 4>;
 
   struct Description {
-    std::shared_ptr<const UniqueFd> fd;  ///< null: the place is free
+    std::shared_ptr<const LoggedFd> fd;  ///< null: the place is free
     bool waits = false;
   };
   struct Wait {
@@ -98,7 +121,19 @@ class LockDescriptions {
     bool won = false;       ///< what it has taken was put down
   };
 
+  /// Bytes that two descriptions hold, and the one that is to let go of them.
+  struct Surplus {
+    Index by = kNobody;
+    lockmgr::Range range;
+  };
+
   // All below: REQUIRES mutex_ held.
+  bool learn(Index by, const std::vector<lockmgr::CarriedLock>& locks);
+  void let_go_of_surplus() noexcept;
+  [[nodiscard]] bool in_doubt(const lockmgr::Range& range) const noexcept;
+  int end_doubt(int path_fd, const lockmgr::Range& range, lockmgr::Mode mode);
+  int make_certain(const lockmgr::Range& range, lockmgr::Mode mode);
+  int keep_only(Index keeper, const lockmgr::Range& range, lockmgr::Mode mode) noexcept;
   int open(int path_fd, bool writable, Index& opened);
   int provide(int path_fd, lockmgr::Mode mode);
   void close_unused() noexcept;
@@ -126,6 +161,8 @@ class LockDescriptions {
 
   WaitThreads& threads_;
   const std::atomic<std::uint32_t>* const writers_;
+  DescriptorLog* const log_;
+  const std::uint64_t nodeid_;
   std::atomic<bool> touched_{false};  ///< something was opened
   std::atomic<bool> slow_{false};
 
@@ -134,6 +171,9 @@ class LockDescriptions {
   Index shared_ = kNobody;     ///< where shared locks are taken
   Index exclusive_ = kNobody;  ///< where exclusive locks are taken
   HeldRanges held_;
+  std::vector<Surplus> surplus_;
+  std::vector<lockmgr::Range>
+      doubt_;                  ///< where adopted descriptions may hold anything; none overlap
   std::vector<Wait> waits_;    ///< under way
   std::uint32_t sets_ = 0;     ///< counts calls of set()
   std::uint64_t changes_ = 0;  ///< counts what may change the sum of the descriptions

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <ctime>
 
+#include "fs/base/death_point.h"
 #include "fs/base/kick.h"
 
 namespace lockfs {
@@ -36,7 +37,10 @@ int wait_for_record_lock(int fd, const lockmgr::Range& range, lockmgr::Mode mode
   struct flock request = record_lock(range, mode);
   const KickableLock kickable(&request);
   if (recalled) return EINTR;
-  if (fcntl(fd, F_OFD_SETLKW, &request) == 0) return 0;
+  if (fcntl(fd, F_OFD_SETLKW, &request) == 0) {
+    death_point("mirror.waited");
+    return 0;
+  }
   // EINVAL is what a kick just before the call makes of it.
   return recalled ? EINTR : errno;
 }

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <optional>
 
 #include "fs/options/option_table.h"
@@ -16,6 +17,18 @@ std::string refusal(const option::OptionSpec& spec, const MountOption& change,
   const std::string now = shown ? spec.show(current, spec.name) : "";
   return fmt::format("option '{}' cannot change while mounted{}; unmount and mount again",
                      change.name, now.empty() ? "" : fmt::format(" (it is {})", now));
+}
+
+/// The option that makes what `name` shows `value`: of one without value, such as noatime, that is
+/// its name or, for "off", its opposite's. The axes on top of a policy's preset have values of
+/// their own.
+MountOption change_to(std::string name, std::string value) {
+  if (name == "policy") return {name, value.substr(0, value.find(','))};
+  const auto* const spec = option::find_option(name);
+  if (spec == nullptr || spec->value != option::Value::kNone) return {name, value};
+  constexpr std::string_view kNot = "no";
+  if (value == "off") name = name.starts_with(kNot) ? name.substr(kNot.size()) : "no" + name;
+  return {name, std::nullopt};
 }
 
 }  // namespace
@@ -67,6 +80,29 @@ std::vector<std::pair<std::string, std::string>> live_values(const Options& opti
     }
   }
   return values;
+}
+
+std::string live_text(const Options& options) {
+  std::string text;
+  for (const auto& [name, value] : live_values(options)) {
+    text += fmt::format("{}={}\n", name, value);
+  }
+  return text;
+}
+
+std::string read_live_values(std::string_view text, Options& options) {
+  std::vector<MountOption> changes;
+  while (!text.empty()) {
+    const std::string_view line = text.substr(0, text.find('\n'));
+    text.remove_prefix(std::min(text.size(), line.size() + 1));
+    const auto equals = line.find('=');
+    if (equals == std::string_view::npos) continue;
+    changes.push_back(
+        change_to(std::string(line.substr(0, equals)), std::string(line.substr(equals + 1))));
+  }
+  OptionChange change = plan_change(options, changes);
+  if (change.error.empty()) options = std::move(change.wanted);
+  return std::move(change.error);
 }
 
 }  // namespace lockfs

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -23,5 +24,11 @@ OptionChange plan_change(const Options& current, const std::vector<MountOption>&
 
 /// Name and value of every option that may change while mounted.
 std::vector<std::pair<std::string, std::string>> live_values(const Options& options);
+
+/// The same as text, for read_live_values().
+std::string live_text(const Options& options);
+/// Gives `options` the values that the text has. Returns an empty string, or one line: why not;
+/// then nothing has changed.
+std::string read_live_values(std::string_view text, Options& options);
 
 }  // namespace lockfs

@@ -125,6 +125,20 @@ std::string unknown_value(const Given& given, std::string_view known) {
   return fmt::format("option '{}': unknown value '{}'; known: {}", given.name, given.value, known);
 }
 
+std::string set_survive(State& state, const Given& given) {
+  auto& survive = state.result.options.survive;
+  if (given.value == "auto") {
+    survive = Survive::kAuto;
+  } else if (given.value == "on") {
+    survive = Survive::kOn;
+  } else if (given.value == "off") {
+    survive = Survive::kOff;
+  } else {
+    return fmt::format("option '{}': '{}' is not auto, on or off", given.name, given.value);
+  }
+  return {};
+}
+
 std::string set_passthrough(State& state, const Given& given) {
   auto& passthrough = state.result.options.passthrough;
   if (given.value == "auto") {
@@ -235,6 +249,18 @@ std::string switch_of(const Options& options, std::string_view /*name*/) {
 
 std::string workers_of(const Options& options, std::string_view /*name*/) {
   return options.workers == 0 ? "auto" : std::to_string(options.workers);
+}
+
+std::string survive_of(const Options& options, std::string_view /*name*/) {
+  switch (options.survive) {
+    case Survive::kOn:
+      return "on";
+    case Survive::kOff:
+      return "off";
+    case Survive::kAuto:
+      break;
+  }
+  return "auto";
 }
 
 std::string passthrough_of(const Options& options, std::string_view /*name*/) {
@@ -370,6 +396,8 @@ constexpr auto kOptions = std::to_array<OptionSpec>({
 
     {'\0', "workers", V::kRequired, "N", S::kEngine, set_workers,
      "threads that may serve requests at once", workers_of},
+    {'\0', "survive", V::kRequired, "WHEN", S::kEngine, set_survive,
+     "auto, on or off: a new daemon goes on with all locks when one has died", survive_of},
     {'\0', "passthrough", V::kRequired, "WHEN", S::kEngine, set_passthrough,
      "auto, on or off: data goes between kernel and backing file directly", passthrough_of},
     {'\0', "mirror", V::kNone, "", S::kEngine, set_switch<&O::mirror, true>,

@@ -15,6 +15,7 @@
 namespace lockfs {
 
 enum class DataPassthrough { kAuto, kOn, kOff };
+enum class Survive { kAuto, kOn, kOff };
 enum class LogTarget { kAuto, kStderr, kSyslog, kJournal };
 
 struct Options {
@@ -68,6 +69,7 @@ struct Options {
   // -- engine ----------------------------------------------------------------------------------
   unsigned workers = 0;  ///< threads that may serve requests at once; 0: chosen from the machine
   DataPassthrough passthrough = DataPassthrough::kAuto;
+  Survive survive = Survive::kAuto;  ///< whether a keeper and a new daemon go on after a death
   lockmgr::Policy policy;
   bool mirror = true;         ///< carry locks to the backing files; off only to measure its cost
   bool await_server = false;  ///< an NFS server is waited for that is not there at the start

@@ -16,11 +16,13 @@
 #include <utility>
 
 #include "fs/base/credentials.h"
+#include "fs/base/death_point.h"
 #include "fs/base/process_look.h"
 #include "fs/base/scratch_buffer.h"
 #include "fs/loop/current_request.h"
 #include "fs/loop/fuse_protocol.h"
 #include "fs/tree/filesystem.h"
+#include "fs/tree/repeats.h"
 
 namespace lockfs {
 namespace {
@@ -51,6 +53,15 @@ bool opens_for_ioctl(pid_t thread, int flags) noexcept {
   if ((flags & (kLargeFile | O_ACCMODE)) != 0) return false;
   const long call = system_call_of(thread).value_or(SYS_ioctl);
   return call == SYS_ioctl || call == kIoctlCompat;
+}
+
+/// The size that a repeated fallocate() which moves data has left, if it was made.
+std::optional<off_t> size_after(int mode, off_t length) noexcept {
+  const auto noted = CurrentRequest::noted();
+  if (!noted) return {};
+  if ((mode & FALLOC_FL_COLLAPSE_RANGE) != 0) return noted->size - length;
+  if ((mode & FALLOC_FL_INSERT_RANGE) != 0) return noted->size + length;
+  return {};
 }
 
 std::uint32_t nanoseconds(double seconds) noexcept {
@@ -95,7 +106,7 @@ fuse_entry_out wire_entry(const fuse_entry_param& param) noexcept {
 proto::OpenOut wire_open(const Handle& handle, std::int32_t backing_id,
                          const struct stat* known = nullptr) noexcept {
   proto::OpenOut out{};
-  out.fh = reinterpret_cast<std::uintptr_t>(&handle);
+  out.fh = handle.fh;
   out.backing_id = backing_id;
   // Without pages the kernel cannot map the file for writing (fuse_file_mmap()), and the daemon's
   // descriptor appends whatever becomes of the caller's O_APPEND.
@@ -115,17 +126,20 @@ proto::OpenOut wire_open(const Handle& handle, std::int32_t backing_id,
 
 }  // namespace
 
-Handle& Handle::of(const fuse_file_info& fi) noexcept {
-  return *reinterpret_cast<Handle*>(static_cast<std::uintptr_t>(fi.fh));
-}
-
 int Filesystem::open_descriptor(fuse_req_t req, const Inode& inode, int flags, UniqueFd& fd) {
   // Truncation clears set-ID bits unless the caller has CAP_FSETID. With ATOMIC_O_TRUNC the kernel
   // leaves that to this open.
   std::optional<CallerIdentity> identity;
   if ((flags & O_TRUNC) != 0) identity.emplace(req);
   if (identity && identity->error() != 0) return identity->error();
+  if ((flags & O_TRUNC) != 0) {
+    const auto change = repeats::look_at_change(inode.fd(), 0);
+    if (change == repeats::Change::kUnknown) return EIO;
+    if (change == repeats::Change::kMade) flags &= ~O_TRUNC;
+  }
+  death_point("source.before");
   const int opened = inode.reopen(flags & ~kConsumedFlags);
+  death_point("source.after");
   if (opened < 0) return -opened;
   fd.reset(opened);
   return settle_status_flags(opened, flags);
@@ -146,21 +160,21 @@ int Filesystem::open(fuse_req_t req, fuse_ino_t nodeid, fuse_file_info* fi) {
   nfs_watch_.note_open(fuse_req_ctx(req)->pid, [&inode] { return inode->path(); });
   if (const int error = open_descriptor(req, *inode, fi->flags, fd); error != 0) return error;
   if (access_times_.keep) keep_access_time(fd.get());
-  auto handle =
+  auto made =
       std::make_unique<Handle>(std::move(share), std::move(inode), std::move(fd), fi->flags);
-  handle->append_only = (at.stx_attributes & STATX_ATTR_APPEND) != 0;
+  made->append_only = (at.stx_attributes & STATX_ATTR_APPEND) != 0;
+  Handle& handle = files_.add(std::move(made));
   // By attributes read anew: to open may take long, or set-ID bits away.
-  const proto::OpenOut out = wire_open(*handle, passthrough_.attach(*handle));
+  const proto::OpenOut out = wire_open(handle, passthrough_.attach(handle));
   // It was opened by somebody before it was append-only, so that it is passed through: it could be
   // mapped for writing.
-  if (handle->append_only && handle->maps_backing()) {
-    passthrough_.detach(*handle);
+  if (handle.append_only && handle.maps_backing()) {
+    close_handle(&handle);
     return EPERM;
   }
-  if (handle->maps_backing()) forget_attributes(*handle->inode);
-  Handle* const given = files_.add(std::move(handle));
+  if (handle.maps_backing()) forget_attributes(*handle.inode);
   if (fuse_reply_buf(req, reinterpret_cast<const char*>(&out), sizeof out) != 0) {
-    close_handle(given);  // the caller is gone: there will be no RELEASE
+    close_handle(&handle);  // the caller is gone: there will be no RELEASE
   }
   return 0;
 }
@@ -182,19 +196,19 @@ int Filesystem::create(fuse_req_t req, fuse_ino_t parent, const char* name, mode
   const int path_fd = reopen(fd.get(), O_PATH);
   if (path_fd < 0) return -path_fd;
   if (const int error = enter(UniqueFd(path_fd), entry); error != 0) return error;
-  auto handle = std::make_unique<Handle>(std::move(share), entry.inode, std::move(fd), fi->flags);
-  const std::int32_t backing_id = passthrough_.attach(*handle);  // before entry_param()
+  Handle& handle =
+      files_.add(std::make_unique<Handle>(std::move(share), entry.inode, std::move(fd), fi->flags));
+  const std::int32_t backing_id = passthrough_.attach(handle);  // before entry_param()
 
   struct {
     fuse_entry_out entry;
     proto::OpenOut open;
-  } out{wire_entry(entry_param(entry)), wire_open(*handle, backing_id, &entry.st)};
+  } out{wire_entry(entry_param(entry)), wire_open(handle, backing_id, &entry.st)};
   static_assert(sizeof out == sizeof(fuse_entry_out) + sizeof(proto::OpenOut));
-  Handle* const given = files_.add(std::move(handle));
   inodes_.add_lookup(*entry.inode);
   if (fuse_reply_buf(req, reinterpret_cast<const char*>(&out), sizeof out) != 0) {
     inodes_.forget(entry.inode->nodeid(), 1);
-    close_handle(given);
+    close_handle(&handle);
   }
   return 0;
 }
@@ -207,7 +221,15 @@ int Filesystem::create_descriptor(fuse_req_t req, const Inode& directory, const 
   // the caller's permissions, and may be a link or a FIFO. ESTALE makes the kernel look the name up
   // again (do_filp_open) and open what it finds.
   const int create_flags = (flags & ~kConsumedFlags) | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC;
+  death_point("source.before");
   fd.reset(::openat(directory.fd(), name, create_flags, mode));
+  death_point("source.after");
+  if (!fd && errno == EEXIST &&
+      repeats::has_made(directory.fd(), name, S_IFREG, fuse_req_ctx(req)->uid)) {
+    // By now somebody may have written to it.
+    fd.reset(::openat(directory.fd(), name, create_flags & ~(O_CREAT | O_EXCL | O_TRUNC)));
+    if (!fd) return errno;
+  }
   if (!fd) return errno == EEXIST && (flags & O_EXCL) == 0 ? ESTALE : errno;
   return settle_status_flags(fd.get(), flags);
 }
@@ -226,16 +248,18 @@ int Filesystem::flush_data(const Handle& handle) noexcept {
 }
 
 void Filesystem::close_handle(Handle* handle) noexcept {
-  const std::unique_ptr<Handle> last = files_.remove(*handle);
-  passthrough_.detach(*last);
+  const std::unique_ptr<Handle> last = files_.remove(handle->fh);
+  death_point("handle.to_be_closed");
+  if (last != nullptr) passthrough_.detach(*last);
 }
 
 int Filesystem::read(fuse_req_t req, fuse_ino_t /*nodeid*/, size_t size, off_t offset,
                      fuse_file_info* fi) {
-  const Handle& handle = Handle::of(*fi);
-  handle.inode->data_cached.store(true);  // before the data is read, as with attr_cached
+  const Handle* const handle = files_.find(fi->fh);
+  if (handle == nullptr) return EBADF;
+  handle->inode->data_cached.store(true);  // before the data is read, as with attr_cached
   char* const data = scratch_buffer(size);
-  const ssize_t count = ::pread(handle.fd.get(), data, size, offset);
+  const ssize_t count = ::pread(handle->fd.get(), data, size, offset);
   if (count < 0) return errno;
   fuse_reply_buf(req, data, static_cast<size_t>(count));
   return 0;
@@ -246,7 +270,9 @@ int Filesystem::write(fuse_req_t req, fuse_ino_t /*nodeid*/, const char* data, s
   // Appending goes by the backing file's end, not by the offset that the kernel made of the size it
   // knew: what others appended meanwhile stays. Pages written back stand where they stand.
   const bool appends = (fi->flags & O_APPEND) != 0 && fi->writepage == 0;
-  const Handle& handle = Handle::of(*fi);
+  const Handle* const found = files_.find(fi->fh);
+  if (found == nullptr) return EBADF;
+  const Handle& handle = *found;
   // Pages are written back by whoever comes by.
   const AllocatesAs allocates(fi->writepage == 0 ? fuse_req_ctx(req)->uid : kNobody,
                               handle.inode->device().is_local());
@@ -255,28 +281,66 @@ int Filesystem::write(fuse_req_t req, fuse_ino_t /*nodeid*/, const char* data, s
     if (const int error = act_as_caller(req, *handle.inode, identity); error != 0) return error;
   }
   handle.inode->data_cached.store(true);  // the kernel keeps pages that it writes whole
-  iovec part{const_cast<char*>(data), size};
+  size_t done = 0;
+  if (appends) {
+    switch (repeats::look_at_append(handle.inode->fd(), data, size, done)) {
+      case repeats::Change::kNotMade:
+        break;
+      case repeats::Change::kMade:
+        fuse_reply_write(req, size);
+        return 0;
+      case repeats::Change::kUnknown:
+        return EIO;
+    }
+  }
+  iovec part{const_cast<char*>(data) + done, size - done};
+  death_point("source.before");
   const ssize_t count = ::pwritev2(handle.fd.get(), &part, 1, offset, appends ? RWF_APPEND : 0);
+  death_point("source.after");
   if (count < 0) return errno;
   handle.inode->raise_known_size(offset + count);
   // The times of a store to a mapping: the kernel does not expect them to change now.
   if (fi->writepage != 0) forget_attributes(*handle.inode);
-  fuse_reply_write(req, static_cast<size_t>(count));
+  fuse_reply_write(req, done + static_cast<size_t>(count));
   return 0;
 }
 
 int Filesystem::fsync(fuse_req_t /*req*/, fuse_ino_t /*nodeid*/, int datasync, fuse_file_info* fi) {
-  const int fd = Handle::of(*fi).fd.get();
+  const Handle* const handle = files_.find(fi->fh);
+  if (handle == nullptr) return EBADF;
+  const int fd = handle->fd.get();
   return (datasync != 0 ? ::fdatasync(fd) : ::fsync(fd)) == 0 ? 0 : errno;
 }
 
 int Filesystem::fallocate(fuse_req_t req, fuse_ino_t /*nodeid*/, int mode, off_t offset,
                           off_t length, fuse_file_info* fi) {
-  const Handle& handle = Handle::of(*fi);
+  const Handle* const found = files_.find(fi->fh);
+  if (found == nullptr) return EBADF;
+  const Handle& handle = *found;
   const AllocatesAs allocates(fuse_req_ctx(req)->uid, handle.inode->device().is_local());
   std::optional<CallerIdentity> identity;
   if (const int error = act_as_caller(req, *handle.inode, identity); error != 0) return error;
+  // To reserve is the same twice; what takes data away or moves it is not.
+  constexpr int kReserves = FALLOC_FL_KEEP_SIZE | FALLOC_FL_UNSHARE_RANGE;
+  if ((mode & ~kReserves) != 0) {
+    std::optional<off_t> moved;
+    if (CurrentRequest::repeated()) moved = size_after(mode, length);
+    constexpr int kZeroes = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE;
+    const bool extends = (mode & FALLOC_FL_KEEP_SIZE) == 0;
+    const int fd = handle.inode->fd();
+    switch ((mode & kZeroes) != 0 ? repeats::look_at_zeroing(fd, offset, length, extends)
+                                  : repeats::look_at_change(fd, moved)) {
+      case repeats::Change::kNotMade:
+        break;
+      case repeats::Change::kMade:
+        return 0;
+      case repeats::Change::kUnknown:
+        return EIO;
+    }
+  }
+  death_point("source.before");
   if (::fallocate(handle.fd.get(), mode, offset, length) != 0) return errno;
+  death_point("source.after");
   if ((mode & FALLOC_FL_KEEP_SIZE) == 0) handle.inode->raise_known_size(offset + length);
   return 0;
 }
@@ -285,14 +349,20 @@ int Filesystem::copy_file_range(fuse_req_t req, fuse_ino_t /*nodeid_in*/, off_t 
                                 fuse_file_info* fi_in, fuse_ino_t /*nodeid_out*/, off_t offset_out,
                                 fuse_file_info* fi_out, size_t length, int flags) {
   constexpr size_t kMaxLength = 1U << 30;  // the reply has 32 bits for the count
-  const Handle& to = Handle::of(*fi_out);
+  const Handle* const from = files_.find(fi_in->fh);
+  const Handle* const found = files_.find(fi_out->fh);
+  if (from == nullptr || found == nullptr) return EBADF;
+  const Handle& to = *found;
   const AllocatesAs allocates(fuse_req_ctx(req)->uid, to.inode->device().is_local());
   std::optional<CallerIdentity> identity;
   if (const int error = act_as_caller(req, *to.inode, identity); error != 0) return error;
+  length = repeats::length_to_copy(from->fd.get(), offset_in, length);
+  death_point("source.before");
   const ssize_t count =
-      ::copy_file_range(Handle::of(*fi_in).fd.get(), &offset_in, to.fd.get(), &offset_out,
+      ::copy_file_range(from->fd.get(), &offset_in, to.fd.get(), &offset_out,
                         std::min(length, kMaxLength), static_cast<unsigned>(flags));
   if (count < 0) return errno;
+  death_point("source.after");
   to.inode->raise_known_size(offset_out);  // where the call has moved it
   fuse_reply_write(req, static_cast<size_t>(count));
   return 0;
@@ -300,7 +370,9 @@ int Filesystem::copy_file_range(fuse_req_t req, fuse_ino_t /*nodeid_in*/, off_t 
 
 int Filesystem::lseek(fuse_req_t req, fuse_ino_t /*nodeid*/, off_t offset, int whence,
                       fuse_file_info* fi) {
-  const off_t position = ::lseek(Handle::of(*fi).fd.get(), offset, whence);
+  const Handle* const handle = files_.find(fi->fh);
+  if (handle == nullptr) return EBADF;
+  const off_t position = ::lseek(handle->fd.get(), offset, whence);
   if (position < 0) return errno;
   fuse_reply_lseek(req, position);
   return 0;
@@ -319,10 +391,21 @@ int Filesystem::ioctl(fuse_req_t req, fuse_ino_t /*nodeid*/, unsigned command, v
 
   std::array<char, sizeof(fsxattr)> data{};
   if (set) std::memcpy(data.data(), in, size);
-  const bool directory = (flags & FUSE_IOCTL_DIR) != 0;
-  const int fd = directory ? DirHandle::of(*fi).fd.get() : Handle::of(*fi).fd.get();
+  int fd = -1;
+  Inode* inode = nullptr;
+  const auto use = [&](const auto* handle) {
+    if (handle == nullptr) return;
+    fd = handle->fd.get();
+    inode = handle->inode.get();
+  };
+  if ((flags & FUSE_IOCTL_DIR) != 0) {
+    use(directories_.find(fi->fh));
+  } else {
+    use(files_.find(fi->fh));
+  }
+  if (inode == nullptr) return EBADF;
   if (::ioctl(fd, command, data.data()) != 0) return errno;
-  if (set) forget_attributes(directory ? *DirHandle::of(*fi).inode : *Handle::of(*fi).inode);
+  if (set) forget_attributes(*inode);
   fuse_reply_ioctl(req, 0, get ? data.data() : nullptr, get ? size : 0);
   return 0;
 }

@@ -44,24 +44,42 @@ std::int32_t DataPassthroughTable::attach(Handle& handle) noexcept {
   const std::lock_guard lock(mutex_of(*handle.inode));
   DataMode& mode = handle.inode->data_mode;
   const bool first = mode.opens++ == 0;
-  if (first && handle.append_only) mode.backing = {};
+  if (first && handle.append_only) give_up(*handle.inode);
   if (first && !handle.append_only && mode.backing.value() == 0 && fuse_fd_ >= 0) {
     const int error = register_backing(*handle.inode, mode);
     if (error != 0) report_refusal(error);
+    handle.inode->record_backing();
   }
-  handle.passthrough = mode.backing.value() != 0;
+  count(handle);
+  return mode.backing.value();
+}
+
+void DataPassthroughTable::attach_again(Handle& handle) noexcept {
+  const std::lock_guard lock(mutex_of(*handle.inode));
+  ++handle.inode->data_mode.opens;
+  handle.inode->adopt_backing(fuse_fd_);
+  count(handle);
+}
+
+void DataPassthroughTable::count(Handle& handle) noexcept {
+  handle.passthrough = handle.inode->data_mode.backing.value() != 0;
   if (handle.maps_backing()) {
     ++handle.inode->mappers;
     ++handle.inode->mapped;
   }
-  return mode.backing.value();
+}
+
+/// The kernel is told first: a registration that is in no record would stay.
+void DataPassthroughTable::give_up(Inode& inode) noexcept {
+  inode.data_mode.backing = {};
+  inode.record_backing();
 }
 
 void DataPassthroughTable::detach(Handle& handle) noexcept {
   const std::lock_guard lock(mutex_of(*handle.inode));
   DataMode& mode = handle.inode->data_mode;
   if (handle.maps_backing()) --handle.inode->mappers;
-  if (--mode.opens == 0 && mode.reads_backing) mode.backing = {};
+  if (--mode.opens == 0 && mode.reads_backing) give_up(*handle.inode);
 }
 
 int DataPassthroughTable::register_backing(const Inode& inode, DataMode& mode) const noexcept {

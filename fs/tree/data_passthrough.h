@@ -18,6 +18,10 @@
 ///      with the last handle. The kernel writes with the rights of the thread that registers,
 ///      which are a stranger's: what is written loses its set-ID bits, and takes nothing that the
 ///      filesystem keeps for root.
+///   4. The inode's record has its backing id: the kernel keeps registrations when the process
+///   dies,
+///      and serves open files by them. One that was made or given up at that moment, with no record
+///      to tell, stays until the connection ends, and does no more than keep a file.
 #pragma once
 
 #include <array>
@@ -48,6 +52,16 @@ class DataPassthroughTable {
   /// id for the OPEN reply, or 0 if the daemon is to read and write. Each call needs one detach().
   std::int32_t attach(Handle& handle) noexcept;
 
+  /// attach() of a handle that an earlier process had open: the kernel knows how it is served,
+  /// which is as the inode's record says.
+  void attach_again(Handle& handle) noexcept;
+
+  /// Ends a registration that an earlier process made.
+  void unregister(std::int32_t id) const noexcept { const BackingId old(fuse_fd_, id); }
+
+  /// Whether the kernel can read and write a backing file itself.
+  [[nodiscard]] bool is_enabled() const noexcept { return fuse_fd_ >= 0; }
+
   /// The handle is going. Its inode keeps the backing id for the next open, as long as it keeps its
   /// descriptor: to register costs more than to open.
   void detach(Handle& handle) noexcept;
@@ -55,6 +69,9 @@ class DataPassthroughTable {
  private:
   /// Sets the inode's backing id, if the kernel gives one. Returns 0 or errno.
   int register_backing(const Inode& inode, DataMode& mode) const noexcept;
+  static void give_up(Inode& inode) noexcept;
+  /// With `opens` and `backing` settled.
+  static void count(Handle& handle) noexcept;
   void report_refusal(int error) noexcept;
   std::mutex& mutex_of(const Inode& inode) noexcept;
 

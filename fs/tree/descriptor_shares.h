@@ -40,6 +40,8 @@ class DescriptorShares {
       if (shares_ != nullptr) shares_->give(uid_);
     }
 
+    [[nodiscard]] uid_t uid() const noexcept { return uid_; }
+
    private:
     friend class DescriptorShares;
     Share(DescriptorShares& shares, uid_t uid) noexcept : shares_(&shares), uid_(uid) {}
@@ -62,6 +64,15 @@ class DescriptorShares {
     ++own;
     ++taken_;
     return {0, Share(*this, uid)};
+  }
+
+  /// take() of what a user had already when this process came: never refused. May throw
+  /// std::bad_alloc.
+  [[nodiscard]] Share take_again(uid_t uid) {
+    const std::lock_guard lock(mutex_);
+    ++by_user_[uid];
+    ++taken_;
+    return {*this, uid};
   }
 
   /// How many files a user has open.

@@ -127,6 +127,21 @@ Device::Device(dev_t dev, std::uint16_t index, int path_fd, mode_t type) noexcep
   if (can_reopen_) learn_numbers(magic, path_fd);
 }
 
+Device::Device(dev_t dev, const Known& known) noexcept
+    : dev_(dev),
+      index_(known.index),
+      local_((known.traits & kLocal) != 0),
+      may_stall_((known.traits & kMayStall) != 0),
+      lists_locks_((known.traits & kListsLocks) != 0),
+      can_reopen_((known.traits & kCanReopen) != 0),
+      mount_fd_(known.mount_fd) {}
+
+std::uint16_t Device::traits() const noexcept {
+  return static_cast<std::uint16_t>((local_ ? kLocal : 0) | (may_stall_ ? kMayStall : 0) |
+                                    (lists_locks_ ? kListsLocks : 0) |
+                                    (can_reopen_ ? kCanReopen : 0));
+}
+
 void Device::learn_numbers(std::uint64_t magic, int path_fd) {
   sample_ = handle_of(path_fd);
   switch (magic) {
@@ -250,8 +265,16 @@ Device& DeviceTable::find_or_add(const struct stat& st, int path_fd) {
   }
   const std::unique_lock lock(mutex_);
   if (const auto it = find(); it != devices_.end()) return *it;
-  const auto index = static_cast<std::uint16_t>(std::min<std::size_t>(devices_.size(), UINT16_MAX));
-  return devices_.emplace_back(st.st_dev, index, path_fd, st.st_mode & S_IFMT);
+  const auto index = static_cast<std::uint16_t>(std::min<std::size_t>(next_index_, UINT16_MAX));
+  Device& added = devices_.emplace_back(st.st_dev, index, path_fd, st.st_mode & S_IFMT);
+  ++next_index_;
+  return added;
+}
+
+void DeviceTable::restore(dev_t dev, const Device::Known& known) {
+  const std::unique_lock lock(mutex_);
+  devices_.emplace_back(dev, known);
+  next_index_ = std::max<std::size_t>(next_index_, std::size_t{known.index} + 1);
 }
 
 }  // namespace lockfs

@@ -2,6 +2,10 @@
 /// down.
 ///
 /// Thread safety: a Device doesn't change once made; DeviceTable may be used from any thread.
+///
+/// Invariants:
+///   1. A filesystem keeps its index and its descriptor from one process to the next as long as a
+///      NameRecord has them. The source's own is looked at anew.
 #pragma once
 
 #include <sys/stat.h>
@@ -21,7 +25,20 @@ class Device {
   /// `path_fd` is any file of the filesystem. `index` is 0 for the source's own.
   Device(dev_t dev, std::uint16_t index, int path_fd, mode_t type) noexcept;
 
+  /// What an earlier process knew of a filesystem.
+  struct Known {
+    std::uint16_t index = 0;
+    int mount_fd = -1;
+    std::uint16_t traits = 0;
+  };
+  /// Owns the descriptor. Not for the source's own.
+  Device(dev_t dev, const Known& known) noexcept;
+
   [[nodiscard]] dev_t dev() const noexcept { return dev_; }
+  [[nodiscard]] std::uint16_t index() const noexcept { return index_; }
+  /// What open_handle() needs; -1: there is none.
+  [[nodiscard]] int mount_fd() const noexcept { return mount_fd_.get(); }
+  [[nodiscard]] std::uint16_t traits() const noexcept;
   [[nodiscard]] bool is_source() const noexcept { return index_ == 0; }
 
   /// The backing files live on a local disk or in memory: close() has nothing to write back, and
@@ -79,6 +96,8 @@ class Device {
   static constexpr std::uint64_t kPacked = std::uint64_t{1} << 62;
   static constexpr unsigned kInoBits = 30;
 
+  enum Trait : std::uint16_t { kLocal = 1, kMayStall = 2, kListsLocks = 4, kCanReopen = 8 };
+
   void learn_numbers(std::uint64_t magic, int path_fd);
   [[nodiscard]] std::string handle_of_number(std::uint64_t number) const;
 
@@ -102,9 +121,14 @@ class DeviceTable {
   /// Null when no file of this filesystem has been met.
   [[nodiscard]] const Device* find(dev_t dev) const noexcept;
 
+  /// Adds one that an earlier process knew. REQUIRES: find() has none. Throws std::bad_alloc, and
+  /// then has not taken the descriptor.
+  void restore(dev_t dev, const Device::Known& known);
+
  private:
   mutable std::shared_mutex mutex_;
-  std::list<Device> devices_;  ///< guarded by mutex_; elements stay where they are
+  std::list<Device> devices_;   ///< guarded by mutex_; elements stay where they are
+  std::size_t next_index_ = 0;  ///< guarded by mutex_
 };
 
 }  // namespace lockfs

@@ -98,10 +98,6 @@ class Lookups {
 
 }  // namespace
 
-DirHandle& DirHandle::of(const fuse_file_info& fi) noexcept {
-  return *reinterpret_cast<DirHandle*>(static_cast<std::uintptr_t>(fi.fh));
-}
-
 int Filesystem::opendir(fuse_req_t req, fuse_ino_t nodeid, fuse_file_info* fi) {
   auto [refused, share] = take_share(fuse_req_ctx(req)->uid);
   if (refused != 0) return refused;
@@ -110,28 +106,32 @@ int Filesystem::opendir(fuse_req_t req, fuse_ino_t nodeid, fuse_file_info* fi) {
   UniqueFd fd(::openat(inode->fd(), ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (!fd) return errno;
   if (access_times_.keep || access_times_.keep_directories) keep_access_time(fd.get());
-  DirHandle* const given = directories_.add(
+  const DirHandle& given = directories_.add(
       std::make_unique<DirHandle>(std::move(share), std::move(inode), std::move(fd)));
-  fi->fh = reinterpret_cast<std::uintptr_t>(given);
+  fi->fh = given.fh;
   // The caller is gone: there will be no RELEASEDIR.
-  if (fuse_reply_open(req, fi) != 0) directories_.remove(*given);
+  if (fuse_reply_open(req, fi) != 0) directories_.remove(fi->fh);
   return 0;
 }
 
 int Filesystem::releasedir(fuse_req_t /*req*/, fuse_ino_t /*nodeid*/, fuse_file_info* fi) {
-  directories_.remove(DirHandle::of(*fi));
+  directories_.remove(fi->fh);  // none: an earlier process has done it, and died over the answer
   return 0;
 }
 
 int Filesystem::fsyncdir(fuse_req_t /*req*/, fuse_ino_t /*nodeid*/, int datasync,
                          fuse_file_info* fi) {
-  const int fd = DirHandle::of(*fi).fd.get();
+  const DirHandle* const handle = directories_.find(fi->fh);
+  if (handle == nullptr) return EBADF;
+  const int fd = handle->fd.get();
   return (datasync != 0 ? ::fdatasync(fd) : ::fsync(fd)) == 0 ? 0 : errno;
 }
 
 int Filesystem::readdir(fuse_req_t req, fuse_ino_t /*nodeid*/, size_t size, off_t offset,
                         fuse_file_info* fi) {
-  DirHandle& handle = DirHandle::of(*fi);
+  DirHandle* const found = directories_.find(fi->fh);
+  if (found == nullptr) return EBADF;
+  DirHandle& handle = *found;
   char* const reply = scratch_buffer(size);
   size_t used = 0;
   const int error = deliver(handle, offset, [&](const dirent64& entry) {
@@ -162,7 +162,9 @@ int Filesystem::plus_param(const DirHandle& handle, const dirent64& entry, fuse_
 
 int Filesystem::readdirplus(fuse_req_t req, fuse_ino_t nodeid, size_t size, off_t offset,
                             fuse_file_info* fi) {
-  DirHandle& handle = DirHandle::of(*fi);
+  DirHandle* const found = directories_.find(fi->fh);
+  if (found == nullptr) return EBADF;
+  DirHandle& handle = *found;
   char* const reply = scratch_buffer(size);
   size_t used = 0;
   Lookups lookups(inodes_);

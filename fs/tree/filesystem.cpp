@@ -12,6 +12,8 @@
 #include <system_error>
 #include <utility>
 
+#include "fs/loop/current_request.h"
+
 namespace lockfs {
 namespace {
 
@@ -59,8 +61,10 @@ std::size_t provide_descriptors() noexcept {
   return limit;
 }
 
-UniqueFd open_source(const std::string& source) {
-  UniqueFd fd(::open(source.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+/// `root_fd`: the source, opened earlier, or -1.
+UniqueFd open_source(const std::string& source, int root_fd) {
+  UniqueFd fd(root_fd >= 0 ? ::fcntl(root_fd, F_DUPFD_CLOEXEC, 0)
+                           : ::open(source.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
   if (!fd) throw std::system_error(errno, std::generic_category(), "cannot open " + source);
   // Open files are reached through /proc: without it nothing would work, and late.
   if (::access(ProcPath(fd.get()).c_str(), F_OK) != 0) {
@@ -71,14 +75,17 @@ UniqueFd open_source(const std::string& source) {
 
 }  // namespace
 
-Filesystem::Filesystem(const Options& options)
+Filesystem::Filesystem(const Options& options, Book& book, int root_fd)
     : options_(options),
+      book_(book),
       descriptors_(provide_descriptors()),
       shares_(most_open(descriptors_), options.allow_other),
       cache_times_{options.attr_timeout, options.entry_timeout, options.negative_timeout},
       access_times_{options.noatime, options.nodiratime},
       passthrough_(options.passthrough, access_times_.keep),
-      inodes_(open_source(options.source_path), most_pins(descriptors_)),
+      inodes_(book, open_source(options.source_path, root_fd), most_pins(descriptors_)),
+      files_(book),
+      directories_(book),
       nfs_watch_(options.source_path, options.mountpoint_path),
       housekeeper_([this](const std::stop_token& stop) { run_housekeeping(stop); }) {}
 
@@ -318,13 +325,20 @@ struct Ops {
   }
 
   static void forget(fuse_req_t req, fuse_ino_t nodeid, std::uint64_t count) noexcept {
-    filesystem(req).forget(nodeid, count);
+    if (counts_made() == 0) filesystem(req).forget(nodeid, count);
     fuse_reply_none(req);
   }
 
   static void forget_multi(fuse_req_t req, size_t count, fuse_forget_data* forgets) noexcept {
-    for (size_t i = 0; i < count; ++i) filesystem(req).forget(forgets[i].ino, forgets[i].nlookup);
+    for (size_t i = counts_made(); i < count; ++i) {
+      filesystem(req).forget(forgets[i].ino, forgets[i].nlookup);
+    }
     fuse_reply_none(req);
+  }
+
+  /// How many counts an earlier process has changed for this request.
+  static std::uint32_t counts_made() noexcept {
+    return CurrentRequest::repeated() ? CurrentRequest::counts_made() : 0;
   }
 };
 

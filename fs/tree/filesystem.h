@@ -14,6 +14,9 @@
 ///      loses its set-ID bits by who changes it, or a name in a sticky folder may have become
 ///      another's file since the kernel decided.
 ///   3. Each request is answered exactly once.
+///   4. What the kernel is told of, nodeids, references and open files, is in the book before the
+///      answer leaves, and out of it before a descriptor is closed: a process that comes after a
+///      death goes on from there (recover()).
 #pragma once
 
 #include <dirent.h>
@@ -28,7 +31,9 @@
 #include <stop_token>
 #include <thread>
 #include <utility>
+#include <vector>
 
+#include "fs/base/book.h"
 #include "fs/base/credentials.h"
 #include "fs/loop/operations.h"
 #include "fs/nfs/nfs_watch.h"
@@ -36,10 +41,12 @@
 #include "fs/tree/data_passthrough.h"
 #include "fs/tree/descriptor_shares.h"
 #include "fs/tree/handle.h"
+#include "fs/tree/handle_set.h"
 #include "fs/tree/inode.h"
 #include "fs/tree/inode_table.h"
 #include "fs/tree/listing_habits.h"
 #include "fs/tree/lock_state.h"
+#include "fs/tree/records.h"
 #include "fs/tree/stale_names.h"
 
 namespace lockfs {
@@ -49,7 +56,22 @@ class Filesystem {
   /// Opens `options.source`: to be called before the mount, which may cover it. Raises the
   /// process's limit of open descriptors and starts a thread: to be called after the last fork().
   /// `options` must outlive the object. Throws std::system_error; what() is one line for the user.
-  explicit Filesystem(const Options& options);
+  /// `book` must outlive it too. `root_fd`: the source, where the path may be covered by now; it
+  /// stays the caller's.
+  Filesystem(const Options& options, Book& book, int root_fd = -1);
+
+  /// The descriptors that the records in a book are about: those a process goes on with.
+  static void known_descriptors(const Book& book, std::vector<int>& out);
+
+  /// Goes on with what an earlier process left in the book, before the first request and after
+  /// set_kernel_passthrough(). An open file that cannot be had again is logged, and answers EBADF
+  /// from now on. Throws std::bad_alloc: then the process must end without destroying the object,
+  /// as by a signal, for the next one to try.
+  void recover();
+
+  /// Closes what an earlier process opened for a request that it did not answer: to be called after
+  /// recover(), before the request is carried out once more.
+  void discard_unanswered(std::uint64_t unique) noexcept;
 
   /// Enters every operation but getlk, setlk, flock, flush and release. Handlers expect the
   /// session's user data to be a Mount*.
@@ -71,6 +93,9 @@ class Filesystem {
   int flush_data(const Handle& handle) noexcept;
   /// A descriptor whose close() does that, or a negative errno.
   static int open_to_flush(const Handle& handle) noexcept;
+
+  /// The open file that the kernel has by this number. Null: there is none, or no more.
+  [[nodiscard]] Handle* find_handle(std::uint64_t fh) const noexcept { return files_.find(fh); }
 
   /// Data part of RELEASE: closes and frees what OPEN or CREATE made.
   void close_handle(Handle* handle) noexcept;
@@ -96,6 +121,8 @@ class Filesystem {
   /// What a user has for one more open file, or for the locks of one, or ENFILE. Throws
   /// std::bad_alloc.
   std::pair<int, DescriptorShares::Share> take_share(uid_t uid);
+  /// The same for what the user had in an earlier process; never refused.
+  DescriptorShares::Share take_share_again(uid_t uid) { return shares_.take_again(uid); }
 
   /// Who knows which files have locks; before the first request. It must outlive the last one.
   void set_lock_state(LockState* locks) noexcept { locks_ = locks; }
@@ -133,6 +160,9 @@ class Filesystem {
   int reply_entry(fuse_req_t req, const Entry& entry);
   int reply_attributes(fuse_req_t req, Inode& inode);
   [[nodiscard]] bool is_below_source(int directory) const noexcept;
+  // recovery.cpp
+  bool restore(const HandleRecord& record);
+
   void run_housekeeping(const std::stop_token& stop);
 
   // The handlers return 0 or an errno. Those that have more to say than "done" answer success
@@ -152,7 +182,8 @@ class Filesystem {
   /// Runs `create(parent's descriptor)`, a call returning 0 or -1 with errno, as the caller, and
   /// answers with the new entry.
   template <class Create>
-  int make_entry(fuse_req_t req, fuse_ino_t parent, const char* name, const Create& create);
+  int make_entry(fuse_req_t req, fuse_ino_t parent, const char* name, mode_t type,
+                 const Create& create);
   int mknod(fuse_req_t req, fuse_ino_t parent, const char* name, mode_t mode, dev_t rdev);
   int mkdir(fuse_req_t req, fuse_ino_t parent, const char* name, mode_t mode);
   int symlink(fuse_req_t req, const char* target, fuse_ino_t parent, const char* name);
@@ -201,6 +232,7 @@ class Filesystem {
   int removexattr(fuse_req_t req, fuse_ino_t nodeid, const char* name);
 
   const Options& options_;
+  Book& book_;
   const std::size_t descriptors_;  ///< the process's limit
   DescriptorShares shares_;        ///< before what the handles are in
   std::atomic<bool> told_of_shares_{false};

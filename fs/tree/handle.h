@@ -1,11 +1,11 @@
-/// What an open file and an open directory are to the daemon: `fi->fh` points to one of these from
-/// the OPEN reply to RELEASE.
+/// What an open file and an open directory are to the daemon, from the OPEN reply to RELEASE. The
+/// kernel has a number of each (HandleSet).
 #pragma once
 
 #include <fcntl.h>
 
-#include <boost/intrusive/list.hpp>
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <mutex>
 #include <utility>
@@ -14,15 +14,14 @@
 #include "fs/tree/descriptor_shares.h"
 #include "fs/tree/inode.h"
 #include "fs/tree/lock_state.h"
-
-struct fuse_file_info;
+#include "fs/tree/records.h"
 
 namespace lockfs {
 
 /// An open regular file. Any number of threads may use one at a time; the members are fixed between
 /// the OPEN reply and RELEASE, except `locks`, which the lock operations guard.
 /// No lock is ever taken on `fd`.
-struct Handle : boost::intrusive::list_base_hook<> {
+struct Handle {
   Handle(DescriptorShares::Share part, InodePtr file, UniqueFd descriptor, int open_flags) noexcept
       : share(std::move(part)),
         inode(std::move(file)),
@@ -43,11 +42,19 @@ struct Handle : boost::intrusive::list_base_hook<> {
     return passthrough && readable() && writable();
   }
 
-  static Handle& of(const fuse_file_info& fi) noexcept;
+  /// Enters what the set does not know.
+  void describe(HandleRecord& record) const noexcept {
+    record.nodeid = inode->nodeid();
+    record.fd = fd.get();
+    record.open_flags = static_cast<std::uint32_t>(flags);
+    record.uid = share.uid();
+    record.flags = append_only ? HandleRecord::kAppendOnly : 0;
+  }
 
+  std::uint64_t fh = 0;  ///< its number
   const DescriptorShares::Share share;
   const InodePtr inode;
-  const UniqueFd fd;
+  UniqueFd fd;
   const int flags;           ///< as the caller gave them to open(2)
   bool passthrough = false;  ///< the kernel reads and writes the backing file itself
   bool append_only = false;  ///< the file was so (chattr +a) when it was opened
@@ -55,53 +62,30 @@ struct Handle : boost::intrusive::list_base_hook<> {
 };
 
 /// An open directory, streamed with getdents64.
-struct DirHandle : boost::intrusive::list_base_hook<> {
+struct DirHandle {
   DirHandle(DescriptorShares::Share part, InodePtr directory, UniqueFd descriptor) noexcept
       : share(std::move(part)), inode(std::move(directory)), fd(std::move(descriptor)) {}
 
-  static DirHandle& of(const fuse_file_info& fi) noexcept;
+  void describe(HandleRecord& record) const noexcept {
+    record.nodeid = inode->nodeid();
+    record.fd = fd.get();
+    record.open_flags = 0;
+    record.uid = share.uid();
+    record.flags = HandleRecord::kDirectory;
+  }
 
+  std::uint64_t fh = 0;  ///< its number
   const DescriptorShares::Share share;
   const InodePtr inode;
-  const UniqueFd fd;
+  UniqueFd fd;
 
   std::mutex mutex;                     ///< guards what follows and the position of `fd`
   std::unique_ptr<std::byte[]> buffer;  ///< entries as getdents64 wrote them; made at first use
   std::size_t begin = 0;                ///< first entry in `buffer` that was not delivered
   std::size_t end = 0;
-  off_t offset = 0;  ///< directory offset of the entry at `begin`
-};
-
-/// The handles that the kernel knows. It does not release those that are open when a mount is ended
-/// by force, or in the moment of its end; they go with the set.
-///
-/// Thread safety: add() and remove() may be called from any thread.
-template <typename Handle>
-class HandleSet {
- public:
-  HandleSet() = default;
-  HandleSet(const HandleSet&) = delete;
-  HandleSet& operator=(const HandleSet&) = delete;
-  ~HandleSet() {
-    handles_.clear_and_dispose([](Handle* handle) { delete handle; });
-  }
-
-  /// Owns the handle from now on.
-  Handle* add(std::unique_ptr<Handle> handle) noexcept {
-    const std::lock_guard lock(mutex_);
-    handles_.push_back(*handle);
-    return handle.release();
-  }
-  /// Gives the handle up to the caller.
-  std::unique_ptr<Handle> remove(Handle& handle) noexcept {
-    const std::lock_guard lock(mutex_);
-    handles_.erase(handles_.iterator_to(handle));
-    return std::unique_ptr<Handle>(&handle);
-  }
-
- private:
-  std::mutex mutex_;
-  boost::intrusive::list<Handle> handles_;  ///< guarded by mutex_
+  /// Directory offset of the entry at `begin`; kUnknown: where `fd` stands is not known.
+  off_t offset = 0;
+  static constexpr off_t kUnknown = -1;
 };
 
 }  // namespace lockfs

@@ -16,14 +16,6 @@ namespace {
 
 constexpr const char* kProcDescriptors = "/proc/self/fd/";
 
-/// FNV-1a. 32 bits, because that is what the kernel keeps of a generation: a wider one would look
-/// like another file at each lookup (fuse_stale_inode).
-std::uint32_t generation_of(const std::string& handle) noexcept {
-  std::uint32_t hash = 2166136261U;
-  for (const char byte : handle) hash = (hash ^ static_cast<unsigned char>(byte)) * 16777619U;
-  return hash == 0 ? 1 : hash;  // 0 would match any generation (fuse_get_dentry)
-}
-
 /// /proc/self/fd: an open below it takes two thirds of the time of one along the whole path. It is
 /// the folder of this process only, so a child goes without.
 std::atomic<int> descriptor_folder{AT_FDCWD};
@@ -40,16 +32,23 @@ void open_descriptor_folder() noexcept {
 
 }  // namespace
 
-Inode::Inode(InodeTable& table, Device& device, std::uint64_t nodeid, UniqueFd path_fd,
-             const struct stat& st, std::string handle) noexcept
+/// FNV-1a. 32 bits, because that is what the kernel keeps of a generation: a wider one would look
+/// like another file at each lookup (fuse_stale_inode).
+std::uint32_t generation_of(const std::string& handle) noexcept {
+  std::uint32_t hash = 2166136261U;
+  for (const char byte : handle) hash = (hash ^ static_cast<unsigned char>(byte)) * 16777619U;
+  return hash == 0 ? 1 : hash;  // 0 would match any generation (fuse_get_dentry)
+}
+
+Inode::Inode(InodeTable& table, const Device& device, std::uint64_t nodeid, const struct stat& st,
+             std::string handle, std::uint32_t generation) noexcept
     : table_(table),
       device_(device),
       nodeid_(nodeid),
       id_{st.st_dev, st.st_ino},
       handle_(std::move(handle)),
-      generation_(generation_of(handle_)),
-      type_(st.st_mode & S_IFMT),
-      fd_(std::move(path_fd)) {}
+      generation_(generation),
+      type_(st.st_mode & S_IFMT) {}
 
 std::string Inode::path() const {
   char target[PATH_MAX];

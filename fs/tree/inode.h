@@ -11,6 +11,8 @@
 ///      if the file can be found again by its file handle, which holds the generation: a reused
 ///      inode number never passes for the old file.
 ///   4. An Inode is destroyed when the kernel has forgotten it and the last InodePtr is gone.
+///   5. The kernel's references are counted in the book, so that another process can go on with
+///      them; each Inode but the root has a record of its own (fs/tree/records.h).
 #pragma once
 
 #include <fcntl.h>
@@ -27,6 +29,7 @@
 #include "fs/base/unique_fd.h"
 #include "fs/tree/backing_id.h"
 #include "fs/tree/lock_state.h"
+#include "fs/tree/records.h"
 
 namespace lockfs {
 
@@ -64,12 +67,15 @@ struct DataMode {
 /// the file's owner or above that.
 void keep_access_time(int fd) noexcept;
 
+/// What Inode::generation() is made of a file handle.
+[[nodiscard]] std::uint32_t generation_of(const std::string& handle) noexcept;
+
 class Inode {
  public:
-  /// `path_fd` is an O_PATH descriptor of the file that `st` describes; `handle` names it for
-  /// Device::open_handle and is empty where the filesystem has no usable file handles.
-  Inode(InodeTable& table, Device& device, std::uint64_t nodeid, UniqueFd path_fd,
-        const struct stat& st, std::string handle) noexcept;
+  /// `st` needs the type and numbers only; `handle` names the file for Device::open_handle and is
+  /// empty where the filesystem has no usable file handles.
+  Inode(InodeTable& table, const Device& device, std::uint64_t nodeid, const struct stat& st,
+        std::string handle, std::uint32_t generation) noexcept;
   Inode(const Inode&) = delete;
   Inode& operator=(const Inode&) = delete;
   ~Inode() = default;
@@ -77,7 +83,7 @@ class Inode {
   /// The number FUSE requests and notifications use for this file.
   [[nodiscard]] std::uint64_t nodeid() const noexcept { return nodeid_; }
   [[nodiscard]] const FileId& id() const noexcept { return id_; }
-  [[nodiscard]] Device& device() const noexcept { return device_; }
+  [[nodiscard]] const Device& device() const noexcept { return device_; }
 
   /// S_IFREG, S_IFDIR, ...: never changes while the file exists.
   [[nodiscard]] mode_t type() const noexcept { return type_; }
@@ -138,6 +144,21 @@ class Inode {
   }
 
   DataMode data_mode;
+  /// Writes `data_mode.backing` down; to be called by whoever has changed it, before its guard is
+  /// released.
+  void record_backing() noexcept {
+    if (record_ == nullptr) return;
+    const std::int32_t id = data_mode.backing.value();
+    record_->backing_id.store(data_mode.reads_backing ? -id : id);
+  }
+  /// Takes over what an earlier process had registered, if it had. `device` as for BackingId.
+  void adopt_backing(const std::atomic<int>& device) noexcept {
+    if (record_ == nullptr || data_mode.backing.value() != 0) return;
+    const std::int32_t id = record_->backing_id;
+    if (id == 0) return;
+    data_mode.reads_backing = id < 0;
+    data_mode.backing = BackingId(device, id < 0 ? -id : id);
+  }
 
  private:
   friend class InodePtr;
@@ -149,8 +170,13 @@ class Inode {
   }
   [[nodiscard]] bool can_reopen() const noexcept;
 
+  /// The kernel has no references; with the shard's mutex held.
+  [[nodiscard]] bool is_forgotten() const noexcept {
+    return record_ == nullptr || record_->nlookup.load(std::memory_order_relaxed) == 0;
+  }
+
   InodeTable& table_;
-  Device& device_;
+  const Device& device_;
   const std::uint64_t nodeid_;
   const FileId id_;
   const std::string handle_;
@@ -159,7 +185,7 @@ class Inode {
 
   std::atomic<std::uint32_t> refs_{0};  ///< InodePtrs; goes to and from 0 under the shard's mutex
   std::uint32_t serial_ = 0;            ///< InodeTable::added() with it; constant once added
-  std::uint64_t nlookup_ = 0;           ///< guarded by the shard's mutex
+  InodeRecord* record_ = nullptr;       ///< null: the root; constant once added
   UniqueFd fd_;                         ///< guarded by the shard's mutex; fixed while refs_ > 0
   bool used_ = false;      ///< since the clock hand passed; guarded by the shard's mutex
   bool replaced_ = false;  ///< a newer file has id_ now; guarded by the shard's mutex

@@ -10,9 +10,11 @@
 #include <optional>
 
 #include "fs/base/credentials.h"
+#include "fs/base/death_point.h"
 #include "fs/base/process_look.h"
 #include "fs/loop/current_request.h"
 #include "fs/tree/filesystem.h"
+#include "fs/tree/repeats.h"
 
 namespace lockfs {
 namespace {
@@ -29,10 +31,21 @@ int chmod_to(const Inode& inode, const struct stat& attr) noexcept {
 }
 
 int truncate_to(const Inode& inode, off_t size, const Handle* handle) noexcept {
+  switch (repeats::look_at_truncation(inode.fd(), size)) {
+    case repeats::Change::kNotMade:
+      break;
+    case repeats::Change::kMade:
+      return 0;
+    case repeats::Change::kUnknown:
+      return EIO;
+  }
+  death_point("source.before");
   const bool by_handle = handle != nullptr && handle->writable();
   const int rc = by_handle ? ::ftruncate(handle->fd.get(), size)
                            : ::truncate(ProcPath(inode.fd()).c_str(), size);
-  return rc == 0 ? 0 : errno;
+  const int error = rc == 0 ? 0 : errno;
+  death_point("source.after");
+  return error;
 }
 
 timespec time_to(const timespec& value, int to_set, int set, int set_now) noexcept {
@@ -134,7 +147,8 @@ int Filesystem::setattr(fuse_req_t req, fuse_ino_t nodeid, struct stat* attr, in
                         fuse_file_info* fi) {
   InodePtr inode;
   if (const int error = inodes_.acquire(nodeid, inode); error != 0) return error;
-  const Handle* handle = fi != nullptr ? &Handle::of(*fi) : nullptr;
+  const Handle* const handle = fi != nullptr ? files_.find(fi->fh) : nullptr;
+  if (fi != nullptr && handle == nullptr) return EBADF;
   bool same_owner = false;
   if (to_set == 0) {
     if (const int error = settle_empty_change(req, *inode, same_owner); error != 0) return error;
@@ -149,6 +163,7 @@ int Filesystem::setattr(fuse_req_t req, fuse_ino_t nodeid, struct stat* attr, in
     if (const int error = act_as_caller(req, *inode, identity); error != 0) return error;
   }
   if (const int error = apply(*inode, *attr, to_set, handle); error != 0) return error;
+  death_point("source.attributes_set");
   if ((to_set & FUSE_SET_ATTR_SIZE) != 0) inode->raise_known_size(attr->st_size);
   return reply_attributes(req, *inode);
 }

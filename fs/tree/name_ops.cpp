@@ -9,19 +9,29 @@
 #include <optional>
 
 #include "fs/base/credentials.h"
+#include "fs/base/death_point.h"
+#include "fs/loop/current_request.h"
 #include "fs/tree/filesystem.h"
+#include "fs/tree/repeats.h"
 
 namespace lockfs {
 
 template <class Create>
-int Filesystem::make_entry(fuse_req_t req, fuse_ino_t parent, const char* name,
+int Filesystem::make_entry(fuse_req_t req, fuse_ino_t parent, const char* name, mode_t type,
                            const Create& create) {
   InodePtr directory;
   if (const int error = inodes_.acquire(parent, directory); error != 0) return error;
   {
     const CallerIdentity identity(req);
     if (identity.error() != 0) return identity.error();
-    if (create(directory->fd()) != 0) return errno;
+    death_point("source.before");
+    const bool made = create(directory->fd()) == 0;
+    const int error = made ? 0 : errno;
+    death_point("source.after");
+    const uid_t uid = fuse_req_ctx(req)->uid;
+    if (error != 0 && (error != EEXIST || !repeats::has_made(directory->fd(), name, type, uid))) {
+      return error;
+    }
   }
   Entry entry;
   if (const int error = find_child(*directory, name, entry, false); error != 0) return error;
@@ -30,17 +40,17 @@ int Filesystem::make_entry(fuse_req_t req, fuse_ino_t parent, const char* name,
 
 int Filesystem::mknod(fuse_req_t req, fuse_ino_t parent, const char* name, mode_t mode,
                       dev_t rdev) {
-  return make_entry(req, parent, name,
+  return make_entry(req, parent, name, mode & S_IFMT,
                     [&](int directory) { return ::mknodat(directory, name, mode, rdev); });
 }
 
 int Filesystem::mkdir(fuse_req_t req, fuse_ino_t parent, const char* name, mode_t mode) {
-  return make_entry(req, parent, name,
+  return make_entry(req, parent, name, S_IFDIR,
                     [&](int directory) { return ::mkdirat(directory, name, mode); });
 }
 
 int Filesystem::symlink(fuse_req_t req, const char* target, fuse_ino_t parent, const char* name) {
-  return make_entry(req, parent, name,
+  return make_entry(req, parent, name, S_IFLNK,
                     [&](int directory) { return ::symlinkat(target, directory, name); });
 }
 
@@ -50,9 +60,16 @@ int Filesystem::link(fuse_req_t req, fuse_ino_t nodeid, fuse_ino_t parent, const
   if (const int error = inodes_.acquire(nodeid, entry.inode); error != 0) return error;
   if (const int error = inodes_.acquire(parent, directory); error != 0) return error;
   const AllocatesAs allocates(fuse_req_ctx(req)->uid, directory->device().is_local());
-  if (::linkat(AT_FDCWD, ProcPath(entry.inode->fd()).c_str(), directory->fd(), name,
-               AT_SYMLINK_FOLLOW) != 0) {
-    return errno;
+  death_point("source.before");
+  const int linked = ::linkat(AT_FDCWD, ProcPath(entry.inode->fd()).c_str(), directory->fd(), name,
+                              AT_SYMLINK_FOLLOW);
+  const int refused = linked == 0 ? 0 : errno;
+  death_point("source.after");
+  if (refused != 0) {
+    // Two links to one file are no different, whoever made them.
+    const bool there = refused == EEXIST && CurrentRequest::repeated() &&
+                       entry.inode->is_at(directory->fd(), name);
+    if (!there) return refused;
   }
   if (const int error = read_attributes(*entry.inode, entry.st); error != 0) return error;
   return reply_entry(req, entry);
@@ -77,7 +94,11 @@ int Filesystem::remove_name(fuse_req_t req, fuse_ino_t parent, const char* name,
   if (const int error = inodes_.acquire(parent, directory); error != 0) return error;
   std::optional<CallerIdentity> identity;
   if (const int error = guard_names(req, *directory, identity); error != 0) return error;
-  return ::unlinkat(directory->fd(), name, flags) == 0 ? 0 : errno;
+  if (repeats::has_removed(directory->fd(), name)) return 0;
+  death_point("source.before");
+  const int error = ::unlinkat(directory->fd(), name, flags) == 0 ? 0 : errno;
+  death_point("source.after");
+  return error;
 }
 
 int Filesystem::unlink(fuse_req_t req, fuse_ino_t parent, const char* name) {
@@ -99,7 +120,12 @@ int Filesystem::rename(fuse_req_t req, fuse_ino_t parent, const char* name, fuse
   std::optional<CallerIdentity> identity;
   if (const int error = guard_names(req, *from, identity); error != 0) return error;
   if (const int error = guard_names(req, *to, identity); error != 0) return error;
-  return ::renameat2(from->fd(), name, to->fd(), new_name, flags) == 0 ? 0 : errno;
+  const bool exchanges = (flags & RENAME_EXCHANGE) != 0;
+  if (repeats::has_renamed(from->fd(), name, to->fd(), new_name, exchanges)) return 0;
+  death_point("source.before");
+  const int error = ::renameat2(from->fd(), name, to->fd(), new_name, flags) == 0 ? 0 : errno;
+  death_point("source.after");
+  return error;
 }
 
 }  // namespace lockfs

@@ -11,9 +11,12 @@
 #include <string_view>
 
 #include "fs/base/credentials.h"
+#include "fs/base/death_point.h"
 #include "fs/base/process_look.h"
 #include "fs/base/scratch_buffer.h"
+#include "fs/loop/current_request.h"
 #include "fs/tree/filesystem.h"
+#include "fs/tree/repeats.h"
 
 namespace lockfs {
 namespace {
@@ -46,6 +49,13 @@ size_t drop_trusted(char* names, size_t length) noexcept {
   return kept;
 }
 
+/// Whether the attribute has that value.
+bool has(const Inode& inode, const char* name, const char* value, size_t size) {
+  char* const now = scratch_buffer(size + 1);
+  const ssize_t length = ::getxattr(ProcPath(inode.fd()).c_str(), name, now, size + 1);
+  return length == static_cast<ssize_t>(size) && std::memcmp(now, value, size) == 0;
+}
+
 }  // namespace
 
 int Filesystem::setxattr(fuse_req_t req, fuse_ino_t nodeid, const char* name, const char* value,
@@ -57,7 +67,12 @@ int Filesystem::setxattr(fuse_req_t req, fuse_ino_t nodeid, const char* name, co
   std::optional<CallerIdentity> identity;
   if (std::string_view(name).starts_with("system.posix_acl_")) identity.emplace(req);
   if (identity && identity->error() != 0) return identity->error();
-  return ::setxattr(ProcPath(inode->fd()).c_str(), name, value, size, flags) == 0 ? 0 : errno;
+  death_point("source.before");
+  const int set = ::setxattr(ProcPath(inode->fd()).c_str(), name, value, size, flags);
+  const int error = set == 0 ? 0 : errno;
+  death_point("source.after");
+  const bool made = error == EEXIST && CurrentRequest::repeated() && has(*inode, name, value, size);
+  return made ? 0 : error;
 }
 
 int Filesystem::getxattr(fuse_req_t req, fuse_ino_t nodeid, const char* name, size_t size) {
@@ -93,7 +108,12 @@ int Filesystem::removexattr(fuse_req_t req, fuse_ino_t nodeid, const char* name)
                      has_capability(caller.pid, CAP_FOWNER);
     if (!may && errand_of(caller.pid) == Errand::kChangesOwner) return EPERM;
   }
-  return ::removexattr(ProcPath(inode->fd()).c_str(), name) == 0 ? 0 : errno;
+  if (repeats::has_removed_attribute(ProcPath(inode->fd()).c_str(), name)) return 0;
+  death_point("source.before");
+  const int removed = ::removexattr(ProcPath(inode->fd()).c_str(), name);
+  const int error = removed == 0 ? 0 : errno;
+  death_point("source.after");
+  return error;
 }
 
 }  // namespace lockfs

@@ -15,6 +15,7 @@ _lockfs_values() {
   case $1 in
     log_level) printf '%s\n' trace debug info warn error critical off ;;
     log_target) printf '%s\n' auto stderr syslog journal ;;
+    survive) printf '%s\n' auto on off ;;
     passthrough) printf '%s\n' auto on off ;;
     control) printf '%s\n' auto off ;;
     workers) echo auto ;;

@@ -88,15 +88,25 @@ Client::Client(const std::string& socket) : fd_(connect_to(socket)) {
   try {
     const Json reply = call("ping");
     const Json& m = reply.at("mount");
-    mount_ = {socket,
-              m.at("source").get<std::string>(),
-              m.at("mountpoint").get<std::string>(),
-              m.at("source_device").get<std::string>(),
-              m.at("policy").get<std::string>(),
-              m.at("version").get<std::string>(),
-              m.at("pid").get<int>(),
-              m.at("mirror").get<bool>(),
-              m.at("uptime_s").get<std::int64_t>()};
+    mount_.socket = socket;
+    mount_.source = m.at("source").get<std::string>();
+    mount_.mountpoint = m.at("mountpoint").get<std::string>();
+    mount_.source_device = m.at("source_device").get<std::string>();
+    mount_.policy = m.at("policy").get<std::string>();
+    mount_.version = m.at("version").get<std::string>();
+    mount_.pid = m.at("pid").get<int>();
+    mount_.mirror = m.at("mirror").get<bool>();
+    mount_.uptime_s = m.at("uptime_s").get<std::int64_t>();
+    if (const auto survival = m.find("survival"); survival != m.end()) {
+      mount_.survives = survival->at("survives").get<bool>();
+      mount_.keepers = survival->value("keepers", std::vector<int>());
+      mount_.generation = survival->at("generation").get<std::uint32_t>();
+      mount_.last_gap_ms = survival->at("gap_ms").get<double>();
+      if (const auto death = survival->find("last_death"); death != survival->end()) {
+        mount_.last_death = death->at("reason").get<std::string>();
+        mount_.last_death_time = death->at("time").get<double>();
+      }
+    }
   } catch (const Json::exception& error) {
     close(fd_);
     throw Error(fmt::format("{}: not the answer of a lockfs mount: {}", socket, error.what()));

@@ -167,7 +167,7 @@ std::vector<Finding> check_bypass(const Patient& patient) {
   const std::string prefix = patient.source == "/" ? "/" : patient.source + "/";
   std::map<std::string, pid_t> culprits;  ///< one for each file will do
   for (const pid_t pid : all_processes()) {
-    if (patient.mount && pid == patient.mount->pid) continue;
+    if (patient.mount && is_own(*patient.mount, pid)) continue;
     // Where lockfs covers its source both have one path; the device tells the mount's files.
     for (const HeldLock& held : locks_of_process(pid, prefix)) {
       if (held.lock.type == "FLOCK" && held.lock.device == superblock_device(patient.source)) {

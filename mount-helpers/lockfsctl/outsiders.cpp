@@ -109,7 +109,7 @@ class Outsiders {
     const std::string& source = s_.mount.source;
     const std::string prefix = source == "/" ? source : source + "/";
     for (const pid_t pid : all_processes()) {
-      if (pid == s_.mount.pid) continue;
+      if (is_own(s_.mount, pid)) continue;
       for (const HeldLock& held : locks_of_process(pid, below ? prefix : "")) {
         if (!below && held.path.starts_with(prefix)) continue;
         auto lock = take(held.lock);

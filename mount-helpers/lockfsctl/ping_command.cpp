@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <chrono>
+#include <ctime>
 #include <iostream>
 #include <set>
 #include <vector>
@@ -22,20 +23,33 @@ int ping(const Globals& globals, const std::string& path) {
     const MountInfo& m = target.client.mount();
     std::cout << fmt::format("{}: lockfs {} (pid {}) answers in {}, up for {}\n", m.mountpoint,
                              m.version, m.pid, short_time(time.count()), duration_text(m.uptime_s));
+    if (!m.last_death.empty()) {
+      const auto ago = std::time(nullptr) - static_cast<std::int64_t>(m.last_death_time);
+      std::cout << fmt::format("{}: daemon {} since {}: the one before was {}; {:.1f} ms without\n",
+                               m.mountpoint, m.generation, clock_text(ago), m.last_death,
+                               m.last_gap_ms);
+    }
   }
   return 0;
 }
 
 int mounts(const Globals& globals, bool json) {
   Json all = Json::array();
-  Table table({{"MOUNTPOINT"}, {"SOURCE"}, {"POLICY"}, {"PID", true}, {"UP", true}, {"SOCKET"}});
+  Table table({{"MOUNTPOINT"},
+               {"SOURCE"},
+               {"POLICY"},
+               {"PID", true},
+               {"UP", true},
+               {"DAEMON", true},
+               {"SOCKET"}});
   const std::vector<std::string> points = lockfs_mount_points("/proc/self/mountinfo");
   std::set<std::string> unserved(points.begin(), points.end());
   for (const Client& client : all_mounts(globals)) {
     const MountInfo& m = client.mount();
     unserved.erase(m.mountpoint);
     table.add({printable(m.mountpoint), printable(m.source), m.policy, std::to_string(m.pid),
-               duration_text(m.uptime_s), m.socket});
+               duration_text(m.uptime_s), m.survives ? std::to_string(m.generation) : "-",
+               m.socket});
     all.push_back({{"mountpoint", m.mountpoint},
                    {"source", m.source},
                    {"policy", m.policy},
@@ -43,11 +57,13 @@ int mounts(const Globals& globals, bool json) {
                    {"pid", m.pid},
                    {"version", m.version},
                    {"uptime_s", m.uptime_s},
+                   {"survives", m.survives},
+                   {"generation", m.generation},
                    {"socket", m.socket}});
   }
   if (globals.socket.empty()) {
     for (const std::string& point : unserved) {
-      table.add({printable(point), "?", "?", "?", "?", "no socket answers"});
+      table.add({printable(point), "?", "?", "?", "?", "?", "no socket answers"});
       all.push_back({{"mountpoint", point}, {"socket", nullptr}});
     }
   }

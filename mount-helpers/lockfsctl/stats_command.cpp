@@ -30,6 +30,10 @@ std::string quantile(const Json& timing, double part) {
 void print_text(const MountInfo& mount, const Json& stats) {
   std::cout << fmt::format("{} (source {}), up for {}\n", mount.mountpoint, mount.source,
                            duration_text(mount.uptime_s));
+  if (!mount.last_death.empty()) {
+    std::cout << fmt::format("  daemon {}: the one before was {}\n", mount.generation,
+                             mount.last_death);
+  }
   Table numbers({{"counter"}, {"value", true}});
   for (const char* group : {"counters", "gauges"}) {
     for (const auto& [name, value] : stats.at(group).items()) {

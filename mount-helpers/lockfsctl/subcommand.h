@@ -49,6 +49,7 @@ void add_stats(CLI::App& app, const Globals& globals, Run& run);
 void add_verify(CLI::App& app, const Globals& globals, Run& run);
 void add_ping(CLI::App& app, const Globals& globals, Run& run);
 void add_mounts(CLI::App& app, const Globals& globals, Run& run);
+void add_upgrade(CLI::App& app, const Globals& globals, Run& run);
 void add_doctor(CLI::App& app, const Globals& globals, Run& run);
 
 }  // namespace lockfs::ctl

@@ -2,11 +2,17 @@
 #include <fmt/format.h>
 #include <poll.h>
 
+#include <algorithm>
 #include <array>
+#include <chrono>
 #include <cstring>
 #include <ctime>
 #include <iostream>
+#include <thread>
+#include <utility>
+#include <vector>
 
+#include "mount-helpers/lockfsctl/mount_points.h"
 #include "mount-helpers/lockfsctl/snapshot.h"
 #include "mount-helpers/lockfsctl/text.h"
 
@@ -56,13 +62,56 @@ std::string line_of(const Json& event) {
   return text;
 }
 
+void ask(Client& client, const Json& filter, const WatchOptions& options) {
+  Json arguments = filter;
+  if (options.pid != 0) arguments["pid"] = options.pid;
+  client.call("watch", std::move(arguments));
+}
+
+/// Whether the mount point is one of lockfs still.
+bool is_mounted(const std::string& mountpoint) {
+  const std::vector<std::string> points = lockfs_mount_points("/proc/self/mountinfo");
+  return std::find(points.begin(), points.end(), mountpoint) != points.end();
+}
+
+/// A mount whose daemon has died is served by another in a moment: watches that. False: it has
+/// ended.
+bool watch_again(Target& target, const WatchOptions& options) {
+  constexpr auto kPause = std::chrono::milliseconds(20);
+  constexpr auto kPatience = std::chrono::seconds(30);
+  const MountInfo before = target.client.mount();
+  if (!before.survives) return false;
+  const auto end = std::chrono::steady_clock::now() + kPatience;
+  while (is_mounted(before.mountpoint) && std::chrono::steady_clock::now() < end) {
+    try {
+      Client client(before.socket);
+      ask(client, target.filter, options);
+      target.client = std::move(client);
+      return true;
+    } catch (const Error&) {
+      std::this_thread::sleep_for(kPause);
+    }
+  }
+  return false;
+}
+
+/// As other events are shown.
+std::string restarted(const MountInfo& mount, bool json) {
+  const double time = mount.last_death_time + mount.last_gap_ms / 1000;
+  if (json) {
+    return Json{{"event", "restarted"},           {"time", time},
+                {"mountpoint", mount.mountpoint}, {"generation", mount.generation},
+                {"reason", mount.last_death},     {"gap_ms", mount.last_gap_ms}}
+        .dump();
+  }
+  return fmt::format("{} restarted {}: the daemon was {}, {:.1f} ms without; events may be missing",
+                     time_of(time), printable(mount.mountpoint), mount.last_death,
+                     mount.last_gap_ms);
+}
+
 int watch(const Globals& globals, const WatchOptions& options) {
   std::vector<Target> targets = find_targets(globals, options.path);
-  for (Target& target : targets) {
-    Json arguments = target.filter;
-    if (options.pid != 0) arguments["pid"] = options.pid;
-    target.client.call("watch", std::move(arguments));
-  }
+  for (Target& target : targets) ask(target.client, target.filter, options);
   // In a pipe the reader would otherwise see nothing for long.
   std::cout << std::unitbuf;
   while (!targets.empty()) {
@@ -82,7 +131,10 @@ int watch(const Globals& globals, const WatchOptions& options) {
         std::cout << (options.json ? event.dump() : line_of(event)) << '\n';
       }
       if (!std::cout) return 0;  // the reader has gone
-      if (alive) {
+      if (!alive && watch_again(targets[i], options)) {
+        std::cout << restarted(targets[i].client.mount(), options.json) << '\n';
+        left.push_back(std::move(targets[i]));
+      } else if (alive) {
         left.push_back(std::move(targets[i]));
       } else {
         std::cerr << fmt::format("lockfsctl: {} has ended\n", client.mount().mountpoint);

@@ -19,6 +19,7 @@ ROOMS = "base options loop nfs record tree mirror locks control daemon".split()
 PARTS = [line.split() for line in """
     range clock counters histogram accounting wait_graph waiter_order
     owner interval_tree range_tree
+    journal
     text policy lock_trees owner_table backing observer
     carried_record forwarding_backing wait_nodes policy_switch.h granted waiter
     registry outcomes views
@@ -28,7 +29,7 @@ PARTS = [line.split() for line in """
     mirror deadlock.h leases.h
     file_locks.h
     change
-    file_locks.cpp file_locks_views deadlock.cpp leases.cpp policy_switch.cpp giving_up relent
+    file_locks.cpp file_locks_views deadlock.cpp leases.cpp policy_switch.cpp giving_up relent restoring
     explain lock_manager
 """.strip().splitlines()]
 

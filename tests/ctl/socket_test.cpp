@@ -439,7 +439,7 @@ TEST_F(GroupSocket, TheGroupMayLookButNotTouch) {
   for (const char* command : {"ping", "list", "stats", "verify", "watch", "policy"}) {
     EXPECT_EQ(Json::parse(as_nobody(socket(), command))["ok"], true) << command;
   }
-  for (const char* command : {"break", "set", "set_policy", "record"}) {
+  for (const char* command : {"break", "set", "set_policy", "record", "upgrade"}) {
     EXPECT_EQ(Json::parse(as_nobody(socket(), command))["code"], "permission") << command;
   }
   struct stat status {};

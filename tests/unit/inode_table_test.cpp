@@ -23,7 +23,7 @@ class InodeTableTest : public ::testing::Test {
   void SetUp() override {
     folder_ = ::testing::TempDir() + "inode_table.XXXXXX";
     ASSERT_NE(::mkdtemp(folder_.data()), nullptr);
-    table_.emplace(UniqueFd(::open(folder_.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC)), 100);
+    table_.emplace(book_, UniqueFd(::open(folder_.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC)), 100);
   }
   void TearDown() override {
     table_.reset();
@@ -41,6 +41,7 @@ class InodeTableTest : public ::testing::Test {
   }
 
   std::string folder_;
+  Book book_{{kInodeShape, kNameShape, kHandleShape}, 1, false};
   std::optional<InodeTable> table_;
 };
 

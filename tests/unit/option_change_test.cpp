@@ -77,6 +77,25 @@ TEST(OptionChange, OneRefusalRefusesAll) {
   EXPECT_EQ(live_values(wanted), live_values(current()));
 }
 
+TEST(OptionChange, WhatIsWrittenDownIsReadAgain) {
+  const std::vector<std::vector<MountOption>> all = {
+      {},
+      {{"noatime", {}}, {"nodiratime", {}}},
+      {{"attr_timeout", "0.25"}, {"negative_timeout", "7"}, {"log_level", "debug"}},
+      {{"policy", "linux"}},
+      {{"policy", "samba-friendly"}, {"fairness", "readers"}, {"lease", "9"}},
+      {{"max_locks", "17"}, {"max_outside_waits_per_user", "3"}},
+  };
+  for (const auto& changes : all) {
+    const Options before = plan(changes).wanted;
+    for (const auto& other : all) {
+      Options after = plan(other).wanted;
+      EXPECT_EQ(read_live_values(live_text(before), after), "");
+      EXPECT_EQ(live_values(after), live_values(before));
+    }
+  }
+}
+
 TEST(OptionChange, BadValuesAndNames) {
   EXPECT_NE(plan({{"attr_timeout", "x"}}).error.find("number of seconds"), std::string::npos);
   EXPECT_NE(plan({{"attr_timeout", {}}}).error.find("needs a value"), std::string::npos);

@@ -209,6 +209,26 @@ std::string Mount::start(const std::vector<std::string>& options,
   return "";
 }
 
+namespace {
+
+/// A child of a process; 0: it has none.
+pid_t child_of(pid_t process) {
+  const std::string number = std::to_string(process);
+  std::ifstream children("/proc/" + number + "/task/" + number + "/children");
+  pid_t pid = 0;
+  children >> pid;
+  return pid;
+}
+
+}  // namespace
+
+pid_t Mount::keeper_pid() const { return child_of(pid_); }
+
+pid_t Mount::daemon_pid() const {
+  const pid_t keeper = keeper_pid();
+  return keeper > 0 ? child_of(keeper) : 0;
+}
+
 std::string Mount::stop() {
   if (!running_) return "";
   std::string wrong;
@@ -305,6 +325,7 @@ void MountedTest::SetUp() {
 }
 
 void MountedTest::TearDown() {
+  if (fs_ == nullptr) return;  // skipped
   const std::string wrong = fs_->stop();
   EXPECT_EQ(wrong, "");
   fs_.reset();

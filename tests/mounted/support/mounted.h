@@ -73,6 +73,10 @@ class Mount {
   }
   /// Daemon's process id, or -1.
   [[nodiscard]] pid_t pid() const { return pid_; }
+  /// With survive=on pid() is the standby; its child is the keeper, and that one's child is the
+  /// process that serves now. 0 while there is none.
+  [[nodiscard]] pid_t keeper_pid() const;
+  [[nodiscard]] pid_t daemon_pid() const;
   [[nodiscard]] bool running() const { return running_; }
 
   /// Everything the daemon has logged so far.

@@ -1,0 +1,116 @@
+#include "fs/base/book.h"
+
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+#include <cerrno>
+#include <system_error>
+#include <utility>
+
+namespace lockfs {
+namespace {
+
+constexpr std::size_t kPage = 4096;
+
+std::size_t whole_pages(std::size_t bytes) noexcept { return (bytes + kPage - 1) / kPage * kPage; }
+
+std::size_t bytes_of(const Book::Shape& shape) noexcept {
+  return whole_pages(static_cast<std::size_t>(shape.size) * shape.most);
+}
+
+[[noreturn]] void fail(const char* what) {
+  throw std::system_error(errno, std::generic_category(), what);
+}
+
+}  // namespace
+
+Book::Book(const Shapes& shapes, std::size_t header_size, bool shared) {
+  const std::size_t header = whole_pages(header_size);
+  bytes_ = header + kPage;
+  for (const Shape& shape : shapes) bytes_ += bytes_of(shape);
+  if (shared) {
+    fd_.reset(::memfd_create("lockfs-book", MFD_CLOEXEC));
+    if (!fd_) fail("cannot make a memory file");
+    if (::ftruncate(fd_.get(), static_cast<off_t>(bytes_)) != 0) fail("cannot size a memory file");
+    map(MAP_SHARED);
+  } else {
+    map(MAP_PRIVATE | MAP_ANONYMOUS);
+  }
+  auto& marks = *reinterpret_cast<Marks*>(memory_ + header);
+  for (std::size_t i = 0; i < kKinds; ++i) {
+    marks.highs[i] = 1;
+    marks.shapes[i] = shapes[i];
+  }
+  lay_out(header, marks);
+}
+
+Book::Book(UniqueFd fd, const Shapes& shapes, std::size_t header_size) : fd_(std::move(fd)) {
+  const std::size_t header = whole_pages(header_size);
+  struct stat st {};
+  if (::fstat(fd_.get(), &st) != 0) fail("cannot look at the book");
+  const auto invalid = [] {
+    errno = EINVAL;
+    fail("not a book of this program");
+  };
+  if (static_cast<std::size_t>(st.st_size) < header + kPage) invalid();
+  bytes_ = static_cast<std::size_t>(st.st_size);
+  map(MAP_SHARED);
+  auto& marks = *reinterpret_cast<Marks*>(memory_ + header);
+  std::size_t bytes = header + kPage;
+  for (std::size_t i = 0; i < kKinds; ++i) {
+    const Shape& shape = marks.shapes[i];
+    if (shape.size != shapes[i].size || marks.highs[i] == 0 || marks.highs[i] > shape.most) {
+      ::munmap(memory_, bytes_);
+      invalid();
+    }
+    bytes += bytes_of(shape);
+  }
+  if (bytes != bytes_) {
+    ::munmap(memory_, bytes_);
+    invalid();
+  }
+  lay_out(header, marks);
+}
+
+void Book::map(int flags) {
+  void* const memory =
+      ::mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, flags | MAP_NORESERVE, fd_.get(), 0);
+  if (memory == MAP_FAILED) fail("cannot map memory for the book");
+  memory_ = static_cast<std::byte*>(memory);
+  ::madvise(memory_, bytes_, MADV_DONTDUMP);
+}
+
+void Book::lay_out(std::size_t header, const Marks& marks) noexcept {
+  std::size_t offset = header + kPage;
+  for (std::size_t i = 0; i < kKinds; ++i) {
+    Area& area = areas_[i];
+    area.shape = marks.shapes[i];
+    area.begin = memory_ + offset;
+    area.bytes = bytes_of(area.shape);
+    area.high = const_cast<std::atomic<std::uint32_t>*>(&marks.highs[i]);
+    offset += area.bytes;
+  }
+}
+
+Book::~Book() { ::munmap(memory_, bytes_); }
+
+std::uint32_t Book::extend(Kind kind, std::uint32_t count) noexcept {
+  const Area& area = this->area(kind);
+  std::uint32_t first = area.high->load();
+  do {
+    if (count > area.shape.most || first > area.shape.most - count) return 0;
+  } while (!area.high->compare_exchange_weak(first, first + count));
+  return first;
+}
+
+void Book::clear(Kind kind) noexcept {
+  const Area& area = this->area(kind);
+  area.high->store(1);
+  if (is_shared()) {
+    ::madvise(area.begin, area.bytes, MADV_REMOVE);
+  } else {
+    ::madvise(area.begin, area.bytes, MADV_DONTNEED);
+  }
+}
+
+}  // namespace lockfs

@@ -1,0 +1,98 @@
+#include "fs/daemon/survival.h"
+
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+#include <string_view>
+
+#include "fs/locks/lock_records.h"
+#include "fs/loop/requests.h"
+#include "fs/mirror/descriptor_log.h"
+#include "fs/options/option_change.h"
+#include "fs/tree/filesystem.h"
+#include "fs/tree/records.h"
+
+namespace lockfs {
+
+void book_shapes(const Options& options, Book::Shapes& shapes) noexcept {
+  const auto set = [&shapes](Kind kind, Book::Shape shape) {
+    shapes[static_cast<std::size_t>(kind)] = shape;
+  };
+  set(Kind::kInodes, kInodeShape);
+  set(Kind::kNames, kNameShape);
+  set(Kind::kHandles, kHandleShape);
+  set(Kind::kDescriptors, DescriptorLog::kShape);
+  set(Kind::kLockedFiles, LockRecords::kFileShape);
+  set(Kind::kLocks, LockRecords::shape_for(options.max_locks));
+  set(Kind::kKept, KeptRequests::kShape);
+  set(Kind::kSlots, RequestSlots::kShape);
+}
+
+namespace {
+
+void put(char (&to)[4096], std::string_view text) noexcept {
+  const std::size_t length = std::min(text.size(), sizeof to - 1);
+  std::memcpy(to, text.data(), length);
+  to[length] = 0;
+}
+
+}  // namespace
+
+void begin_header(BookHeader& header, const Options& options) noexcept {
+  header.version = BookHeader::kVersion;
+  put(header.source_path, options.source_path);
+  put(header.mountpoint_path, options.mountpoint_path);
+  header.source_mount = options.source_mount;
+  // As it is called now: what will stand there later is another program.
+  const ssize_t length = ::readlink("/proc/self/exe", header.program, sizeof header.program - 1);
+  header.program[std::max<ssize_t>(length, 0)] = 0;
+  header.magic = BookHeader::kMagic;
+}
+
+std::string take_header(BookHeader& header, Options& options) {
+  if (header.magic != BookHeader::kMagic) return "the memory that was handed on is no book";
+  if (header.version != BookHeader::kVersion) {
+    return fmt::format("the book has version {}, and this program knows {}", header.version,
+                       BookHeader::kVersion);
+  }
+  options.source_path = header.source_path;
+  options.mountpoint_path = header.mountpoint_path;
+  options.source_mount = header.source_mount;
+  if (options.fsname.empty()) options.fsname = options.source_path;
+  return {};
+}
+
+void known_descriptors(const Book& book, std::vector<int>& known) {
+  const auto& header = book.header<BookHeader>();
+  for (const int fd :
+       {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO, book.fd(), header.fuse_fd, header.root_fd}) {
+    known.push_back(fd);
+  }
+  Filesystem::known_descriptors(book, known);
+  DescriptorLog::known_descriptors(book, known);
+}
+
+void sweep_descriptors(const Book& book) {
+  std::vector<int> known;
+  known_descriptors(book, known);
+  std::sort(known.begin(), known.end());
+  unsigned next = 0;
+  for (const int fd : known) {
+    if (fd < 0) continue;
+    const auto number = static_cast<unsigned>(fd);
+    if (number > next) ::close_range(next, number - 1, 0);
+    next = std::max(next, number + 1);
+  }
+  ::close_range(next, ~0U, 0);
+}
+
+void load_settings(const BookHeader& header, Options& options) {
+  if (const std::string error = read_live_values(header.saved(), options); !error.empty()) {
+    spdlog::error("options changed while mounted are lost: {}", error);
+  }
+}
+
+}  // namespace lockfs

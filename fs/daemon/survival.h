@@ -1,0 +1,34 @@
+/// What a new daemon does before it takes over from one that died.
+///
+/// Thread safety: functions without state.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "fs/base/book.h"
+#include "fs/base/book_header.h"
+#include "fs/options/options.h"
+
+namespace lockfs {
+
+/// The records of all rooms, for a mount with these options.
+void book_shapes(const Options& options, Book::Shapes& shapes) noexcept;
+
+/// What a new program must know besides its command line. `options` were checked.
+void begin_header(BookHeader& header, const Options& options) noexcept;
+/// Completes `options` from the book of an earlier program. Returns an empty string, or one line:
+/// why the book is none that this program knows.
+std::string take_header(BookHeader& header, Options& options);
+
+/// Appends every descriptor that a record knows, and the standard ones. May throw std::bad_alloc.
+void known_descriptors(const Book& book, std::vector<int>& known);
+
+/// Closes every descriptor that no record knows: what a daemon that died has left. Called before
+/// anything is opened. May throw std::bad_alloc.
+void sweep_descriptors(const Book& book);
+
+/// Takes over the options that were changed while mounted (BookHeader::save()).
+void load_settings(const BookHeader& header, Options& options);
+
+}  // namespace lockfs
