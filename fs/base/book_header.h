@@ -15,6 +15,14 @@
 
 namespace lockfs {
 
+/// A socket that listens, and stays when a daemon dies.
+struct KeptSocket {
+  std::int32_t fd;       ///< 0: there is none
+  char path[108];        ///< as sockaddr_un has it
+  std::uint64_t device;  ///< of the socket's file
+  std::uint64_t inode;
+};
+
 struct BookHeader {
   static constexpr std::uint64_t kMagic = 0x6b6f6f4273666b6c;  // "lkfsBook"
   /// Goes up whenever a record changes its shape or its meaning.
@@ -39,10 +47,12 @@ struct BookHeader {
   char source_path[4096];  ///< Options::source_path, mountpoint_path and source_mount
   char mountpoint_path[4096];
   std::uint64_t source_mount;
+  std::int32_t report_fds[2];  ///< 0: there are none
   std::atomic<std::uint32_t> reported;  ///< whoever waits for the mount has been told
   // By the first daemon, before it serves.
   std::int32_t fuse_fd;
   std::int32_t root_fd;
+  KeptSocket control;
   std::uint32_t passthrough;
   std::uint32_t init_size;
   char init[256];  ///< the INIT request

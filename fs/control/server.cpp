@@ -25,8 +25,15 @@ Server::Server(const Options& options, Filesystem& filesystem, LockOps& lock_ops
 
 Server::~Server() { stop(); }
 
+std::string Server::open() {
+  std::string error = socket_.open(context_.options);
+  socket_.note(context_.header.control);
+  return error;
+}
+
+std::string Server::adopt() { return socket_.adopt(context_.options, context_.header.control); }
+
 std::string Server::start() {
-  if (std::string error = socket_.open(context_.options); !error.empty()) return error;
   if (socket_.fd() < 0) return {};
   context_.note_mount();
   stop_.reset(eventfd(0, EFD_CLOEXEC));

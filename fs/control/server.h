@@ -45,8 +45,13 @@ class Server {
   Server(const Server&) = delete;
   Server& operator=(const Server&) = delete;
 
-  /// Makes the socket and starts the thread, if the options want it. Returns an empty string or
-  /// one line: why not.
+  /// Makes the socket, if the options want one. Peers may connect from here on. Returns an empty
+  /// string or one line: why not.
+  std::string open();
+  /// In place of open(): goes on with the socket of the daemon that has died. Returns the same.
+  std::string adopt();
+
+  /// Starts the thread, if there is a socket. Returns an empty string or one line: why not.
   std::string start();
 
   /// Ends the thread, closes every connection, removes the socket, lets go of every file. Blocks

@@ -224,4 +224,24 @@ std::string ControlSocket::open(const Options& options) {
   return bind_at(options.control);
 }
 
+std::string ControlSocket::adopt(const Options& options, const KeptSocket& kept) {
+  if (kept.fd == 0) return {};
+  if (!options.control_group.empty()) {
+    if (std::string error = find_group(options.control_group, group_); !error.empty()) return error;
+  }
+  fd_.reset(kept.fd);
+  path_ = kept.path;
+  device_ = kept.device;
+  inode_ = kept.inode;
+  return {};
+}
+
+void ControlSocket::note(KeptSocket& kept) const noexcept {
+  if (!fd_) return;
+  std::memcpy(kept.path, path_.c_str(), path_.size() + 1);
+  kept.device = device_;
+  kept.inode = inode_;
+  kept.fd = fd_.get();
+}
+
 }  // namespace lockfs::control

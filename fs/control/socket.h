@@ -4,13 +4,17 @@
 ///
 /// Invariants:
 ///  1. Nobody can connect before the socket has its final permissions: it listens after that.
-///  2. A socket that a living daemon listens on is never removed by another.
+///  2. A socket that a living daemon listens on is never removed by another, nor that of a mount
+///     whose daemon has died and is followed by another.
+///  3. The lock by which daemons take turns is held only in open(): a daemon that dies there ends
+///     its mount, with all its descriptors.
 #pragma once
 
 #include <sys/types.h>
 
 #include <string>
 
+#include "fs/base/book_header.h"
 #include "fs/base/unique_fd.h"
 #include "fs/options/options.h"
 
@@ -43,6 +47,11 @@ class ControlSocket {
   /// Makes the socket that `options` ask for and listens. Returns an empty string, also when there
   /// is none to make, or one line: why not.
   std::string open(const Options& options);
+
+  /// Goes on with the socket that an earlier daemon listened on. Returns as open().
+  std::string adopt(const Options& options, const KeptSocket& kept);
+  /// For a later daemon: where and on what this one listens, if it does.
+  void note(KeptSocket& kept) const noexcept;
 
   /// The listening descriptor, owned by the object; -1: none.
   [[nodiscard]] int fd() const { return fd_.get(); }

@@ -132,8 +132,8 @@ int run_child(const ServeFunction& serve, int reports, int output, bool keep_std
   }
   // A pipe that the caller's other children share would otherwise stay open as long as the mount.
   // With descriptors 0 to 2 taken, these two can't be below 3, but may be in each other's way.
-  constexpr int kReports = 3;
-  constexpr int kOutput = 4;
+  constexpr int kReports = kReportDescriptors[0];
+  constexpr int kOutput = kReportDescriptors[1];
   if (output == kReports) output = fcntl(output, F_DUPFD_CLOEXEC, kOutput + 1);
   if (reports != kReports) reports = dup3(reports, kReports, O_CLOEXEC);
   if (output >= 0 && output != kOutput) output = dup3(output, kOutput, O_CLOEXEC);
@@ -156,8 +156,9 @@ int run_child(const ServeFunction& serve, int reports, int output, bool keep_std
       write_all(reports,
                 said.empty() ? kFailed + error : fmt::format("{}{} ({})", kFailed, error, said));
     }
-    close(reports);
-    if (output >= 0) close(output);
+    // The numbers stay taken: another daemon, after this one's death, may tell it once more.
+    dup3(STDIN_FILENO, reports, O_CLOEXEC);
+    if (output >= 0) dup3(STDIN_FILENO, output, O_CLOEXEC);
   });
   return status;
 }

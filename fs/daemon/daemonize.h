@@ -7,12 +7,14 @@
 ///      no working directory, no descriptor.
 #pragma once
 
+#include <array>
 #include <functional>
 #include <string>
 
 namespace lockfs {
 
-/// Called exactly once: with an empty string when the mount is usable, else with the reason.
+/// Called once, or again by a daemon that follows one that died meanwhile: with an empty string
+/// when the mount is usable, else with the reason.
 using ReadyFunction = std::function<void(const std::string& error)>;
 /// Mounts and serves until unmounted; returns the exit status.
 using ServeFunction = std::function<int(const ReadyFunction& on_ready)>;
@@ -22,6 +24,9 @@ using ServeFunction = std::function<int(const ReadyFunction& on_ready)>;
 /// SIGTERM, an ignored SIGCHLD). SIGPIPE, SIGXFSZ, SIGIO and SIGUSR1 are ignored, limits on the
 /// size of files and on CPU time lifted as far as allowed. Returns whether that worked.
 bool settle_process();
+
+/// Where a process in the background tells the one that started it how the start went.
+inline constexpr std::array<int, 2> kReportDescriptors{3, 4};
 
 /// Calls `serve` here. Returns its exit status. A service manager that waits for the mount
 /// (sd_notify(3)) is told when it is usable.

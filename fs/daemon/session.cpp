@@ -326,12 +326,15 @@ std::string Session::start() {
   loop_ =
       std::make_unique<RequestLoop>(session_.get(), operations_, worker_count(options_), slots_,
                                     kept_, std::move(answer_lock), [] { kill(getpid(), SIGTERM); });
+  std::string error = again_ ? control_->adopt() : control_->open();
+  if (!error.empty()) return error;
   if (again_) take_up();
   // From here on somebody may have been answered: a death is no failure of the start any more.
   header_.settled = again_ ? header_.settled.load() : header_.generation.load();
   header_.phase = BookHeader::kServing;
-  const int error = loop_->start();
-  if (error != 0) return fmt::format("cannot start threads: {}", std::strerror(error));
+  if (const int failed = loop_->start(); failed != 0) {
+    return fmt::format("cannot start threads: {}", std::strerror(failed));
+  }
   if (again_) note_gap(header_);  // before anybody can ask for it
   source_mounts_ = std::make_unique<SourceMounts>(options_);
   return control_->start();
@@ -416,7 +419,8 @@ int go_on(const Options& options, Book& book,
     std::_Exit(1);
   }
   tell_of_end(options, book.header<BookHeader>());
-  if (book.header<BookHeader>().reported.exchange(1) == 0) on_ready({});
+  if (book.header<BookHeader>().reported == 0) on_ready({});
+  book.header<BookHeader>().reported = 1;
   return mount.serve();
 }
 
@@ -432,8 +436,7 @@ int run_session(const Options& wanted, Book& book,
   const bool again = header.phase == BookHeader::kServing;
   Options options = wanted;
   if (again) {
-    // Before that, whoever waits for the mount is to be told through one of them.
-    if (header.reported != 0) sweep_descriptors(book);
+    sweep_descriptors(book);
     death_point("recovery.swept");
     load_settings(header, options);
   }
@@ -449,8 +452,8 @@ int run_session(const Options& wanted, Book& book,
     }
     spdlog::info("{} mounted on {}, policy {}", options.source_path, options.mountpoint_path,
                  options.policy.text());
-    header.reported = 1;
     on_ready({});
+    header.reported = 1;
     return mount.serve();
   } catch (const std::system_error& error) {
     on_ready(error.what());

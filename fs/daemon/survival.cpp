@@ -8,6 +8,7 @@
 #include <cstring>
 #include <string_view>
 
+#include "fs/daemon/daemonize.h"
 #include "fs/locks/lock_records.h"
 #include "fs/loop/requests.h"
 #include "fs/mirror/descriptor_log.h"
@@ -46,6 +47,9 @@ void begin_header(BookHeader& header, const Options& options) noexcept {
   put(header.source_path, options.source_path);
   put(header.mountpoint_path, options.mountpoint_path);
   header.source_mount = options.source_mount;
+  if (!options.foreground) {
+    std::copy(kReportDescriptors.begin(), kReportDescriptors.end(), header.report_fds);
+  }
   // As it is called now: what will stand there later is another program.
   const ssize_t length = ::readlink("/proc/self/exe", header.program, sizeof header.program - 1);
   header.program[std::max<ssize_t>(length, 0)] = 0;
@@ -67,8 +71,9 @@ std::string take_header(BookHeader& header, Options& options) {
 
 void known_descriptors(const Book& book, std::vector<int>& known) {
   const auto& header = book.header<BookHeader>();
-  for (const int fd :
-       {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO, book.fd(), header.fuse_fd, header.root_fd}) {
+  for (const int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO, book.fd(), header.fuse_fd,
+                       header.root_fd, header.control.fd, header.report_fds[0],
+                       header.report_fds[1]}) {
     known.push_back(fd);
   }
   Filesystem::known_descriptors(book, known);

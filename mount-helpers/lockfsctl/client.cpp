@@ -84,9 +84,23 @@ Json filter_of(const std::string& path, bool in_mount) {
 
 }  // namespace
 
-Client::Client(const std::string& socket) : fd_(connect_to(socket)) {
+Json Client::greet(const std::string& socket) {
+  // A daemon that has died meanwhile is followed by another, which listens at the same socket.
+  constexpr int kMost = 10;
+  for (int attempt = 1;; ++attempt) {
+    fd_ = connect_to(socket);
+    try {
+      return call("ping");
+    } catch (const Closed&) {
+      if (attempt == kMost) throw;
+      close(std::exchange(fd_, -1));
+    }
+  }
+}
+
+Client::Client(const std::string& socket) {
   try {
-    const Json reply = call("ping");
+    const Json reply = greet(socket);
     const Json& m = reply.at("mount");
     mount_.socket = socket;
     mount_.source = m.at("source").get<std::string>();
@@ -111,7 +125,7 @@ Client::Client(const std::string& socket) : fd_(connect_to(socket)) {
     close(fd_);
     throw Error(fmt::format("{}: not the answer of a lockfs mount: {}", socket, error.what()));
   } catch (const Error&) {
-    close(fd_);
+    if (fd_ >= 0) close(fd_);
     throw;
   }
 }
@@ -159,7 +173,7 @@ Json Client::call(const std::string& command, Json arguments,
                             kMostSilence,
                             mount_.pid > 0 ? fmt::format(" (pid {})", mount_.pid) : ""));
   }
-  throw Error("the mount has closed the connection");
+  throw Closed("the mount has closed the connection");
 }
 
 bool Client::receive() {

@@ -40,6 +40,12 @@ struct MountInfo {
          std::find(mount.keepers.begin(), mount.keepers.end(), pid) != mount.keepers.end();
 }
 
+/// The mount has gone, or its daemon has died, with a request under way.
+class Closed : public Error {
+ public:
+  using Error::Error;
+};
+
 class Client {
  public:
   /// Connects and pings. Throws Error: nothing listens, no permission, another protocol version.
@@ -69,6 +75,8 @@ class Client {
   bool receive();
 
  private:
+  Json greet(const std::string& socket);
+
   int fd_ = -1;
   std::string input_;
   MountInfo mount_;

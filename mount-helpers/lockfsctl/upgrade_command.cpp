@@ -21,7 +21,7 @@ MountInfo wait_for_next(const MountInfo& before) {
       const Client client(before.socket);
       if (client.mount().generation > before.generation) return client.mount();
     } catch (const Error&) {
-      // Between two daemons nobody listens.
+      // It was the old one that listened, or the new one has not got so far.
     }
     std::this_thread::sleep_for(kPause);
   }
@@ -34,7 +34,11 @@ int upgrade(const Globals& globals, const std::string& path) {
   for (Target& target : find_targets(globals, path)) {
     const MountInfo before = target.client.mount();
     try {
-      target.client.call("upgrade");
+      try {
+        target.client.call("upgrade");
+      } catch (const Closed&) {
+        // The old daemon was ended before it could answer.
+      }
       const MountInfo now = wait_for_next(before);
       std::cout << fmt::format("{}: lockfs {} has taken over from {} after {:.1f} ms\n",
                                now.mountpoint, now.version, before.version, now.last_gap_ms);

@@ -183,7 +183,7 @@ std::string Mount::start(const std::vector<std::string>& options,
     pollfd entries[2] = {{pidfd_.get(), POLLIN, 0}, {table.get(), POLLPRI, 0}};
     const int ready = left > 0 ? ::poll(entries, 2, static_cast<int>(left)) : 0;
     if (ready == 0) {
-      signal(SIGKILL);
+      kill_family();
       reap(pid_, pidfd_.get(), deadline());
       running_ = false;
       return "lockfs did not mount in time\n" + log();
@@ -200,7 +200,7 @@ std::string Mount::start(const std::vector<std::string>& options,
     return ::stat(mount_.c_str(), &info) == 0 ? 0 : 1;
   });
   if (probe.wait() != 0) {
-    signal(SIGKILL);
+    kill_family();
     reap(pid_, pidfd_.get(), deadline());
     running_ = false;
     ::umount2(mount_.c_str(), MNT_DETACH);
@@ -227,6 +227,17 @@ pid_t Mount::keeper_pid() const { return child_of(pid_); }
 pid_t Mount::daemon_pid() const {
   const pid_t keeper = keeper_pid();
   return keeper > 0 ? child_of(keeper) : 0;
+}
+
+void Mount::kill_family() const {
+  if (!running_) return;
+  // Stopped from the first to the last, so that nobody takes the place of one that dies.
+  std::vector<pid_t> family;
+  for (pid_t pid = pid_; pid > 0; pid = child_of(pid)) {
+    ::kill(pid, SIGSTOP);
+    family.push_back(pid);
+  }
+  for (const pid_t pid : family) ::kill(pid, SIGKILL);
 }
 
 std::string Mount::stop() {
@@ -258,7 +269,7 @@ std::string Mount::wait_exit() {
   std::string wrong;
   if (status == -1) {
     wrong = "lockfs did not end in time\n";
-    signal(SIGKILL);
+    kill_family();
     status = reap(pid_, pidfd_.get(), deadline());
   }
   running_ = false;

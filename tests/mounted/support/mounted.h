@@ -61,6 +61,9 @@ class Mount {
   /// Sends a signal to the daemon.
   void signal(int number) const;
 
+  /// Kills the daemon and whoever would have another go on.
+  void kill_family() const;
+
   /// Waits for the daemon to end by itself, then checks like stop().
   std::string wait_exit();
 
