@@ -1,9 +1,12 @@
 #include "fs/base/book.h"
 
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <iterator>
 #include <system_error>
 #include <utility>
 
@@ -18,24 +21,45 @@ std::size_t bytes_of(const Book::Shape& shape) noexcept {
   return whole_pages(static_cast<std::size_t>(shape.size) * shape.most);
 }
 
+/// Halves what takes most. Returns whether there was something to halve.
+bool halve(Book::Shapes& shapes) noexcept {
+  constexpr std::uint32_t kFewest = 256;
+  Book::Shape* most = nullptr;
+  for (Book::Shape& shape : shapes) {
+    const bool large = shape.most > kFewest;
+    if (large && (most == nullptr || bytes_of(shape) > bytes_of(*most))) most = &shape;
+  }
+  if (most == nullptr) return false;
+  most->most /= 2;
+  return true;
+}
+
 [[noreturn]] void fail(const char* what) {
   throw std::system_error(errno, std::generic_category(), what);
 }
 
 }  // namespace
 
-Book::Book(const Shapes& shapes, std::size_t header_size, bool shared) {
+Book::Book(const Shapes& wanted, std::size_t header_size, bool shared) {
   const std::size_t header = whole_pages(header_size);
-  bytes_ = header + kPage;
-  for (const Shape& shape : shapes) bytes_ += bytes_of(shape);
+  Shapes shapes;
+  std::copy(std::begin(wanted), std::end(wanted), shapes);
+  const auto reckon = [&] {
+    bytes_ = header + kPage;
+    for (const Shape& shape : shapes) bytes_ += bytes_of(shape);
+  };
+  reckon();
+  // The address space may be limited to less than records without number want.
+  struct rlimit space {};
+  if (::getrlimit(RLIMIT_AS, &space) == 0) {
+    while (bytes_ > space.rlim_cur / 2 && halve(shapes)) reckon();
+  }
   if (shared) {
     fd_.reset(::memfd_create("lockfs-book", MFD_CLOEXEC));
     if (!fd_) fail("cannot make a memory file");
     if (::ftruncate(fd_.get(), static_cast<off_t>(bytes_)) != 0) fail("cannot size a memory file");
-    map(MAP_SHARED);
-  } else {
-    map(MAP_PRIVATE | MAP_ANONYMOUS);
   }
+  map(shared ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS);
   auto& marks = *reinterpret_cast<Marks*>(memory_ + header);
   for (std::size_t i = 0; i < kKinds; ++i) {
     marks.highs[i] = 1;

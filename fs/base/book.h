@@ -52,8 +52,8 @@ class Book {
   };
   using Shapes = Shape[kKinds];
 
-  /// `shared`: in a memory file, for daemons to come; else the process's own. Throws
-  /// std::system_error.
+  /// `shared`: in a memory file, for daemons to come; else the process's own. Where the address
+  /// space is limited (RLIMIT_AS) the records take at most half of it. Throws std::system_error.
   Book(const Shapes& shapes, std::size_t header_size, bool shared);
   /// That of an earlier program, by the descriptor of its memory file, which it owns from now on.
   /// Its records must have these sizes; there can be as many as there could be. Throws

@@ -15,6 +15,7 @@
 #include <exception>
 #include <string>
 #include <string_view>
+#include <system_error>
 #include <vector>
 
 #include "fs/base/book.h"
@@ -73,14 +74,25 @@ int keep(const Options& options, Book& book, const std::vector<std::string>& arg
   return status;
 }
 
-int serve(const Options& options, const std::vector<std::string>& arguments,
-          const ReadyFunction& on_ready) {
+/// In a memory file, for daemons to come, unless the options forbid it. Throws std::system_error.
+Book make_book(const Options& options) {
   Book::Shapes shapes;
   book_shapes(options, shapes);
-  const bool survives = options.survive == Survive::kOn;
-  Book book(shapes, sizeof(BookHeader), survives);
+  const bool survives = options.survive != Survive::kOff;
+  try {
+    return Book(shapes, sizeof(BookHeader), survives);
+  } catch (const std::system_error& error) {
+    if (options.survive != Survive::kAuto) throw;
+    print_error(fmt::format("note: {}: the mount will end if its daemon dies", error.what()));
+  }
+  return Book(shapes, sizeof(BookHeader), false);
+}
+
+int serve(const Options& options, const std::vector<std::string>& arguments,
+          const ReadyFunction& on_ready) {
+  Book book = make_book(options);
   begin_header(book.header<BookHeader>(), options);
-  return survives ? keep(options, book, arguments, on_ready) : serve_with(options, book, on_ready);
+  return book.is_shared() ? keep(options, book, arguments, on_ready) : serve_with(options, book, on_ready);
 }
 
 /// Takes over a mount from another program: see Keeper::upgrade().

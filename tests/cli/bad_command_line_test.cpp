@@ -206,8 +206,7 @@ class DeadMount : public BadCommandLine {
     ASSERT_GT(daemon, 0);
     struct stat status {};
     ASSERT_EQ(stat(mount().c_str(), &status), 0);  // fills the kernel's attribute cache
-    ASSERT_EQ(kill(daemon, SIGKILL), 0);
-    ASSERT_TRUE(wait_gone({daemon}));
+    ASSERT_TRUE(kill_mount(mount()));
   }
 
   /// Runs what the message says and expects that it cures.
@@ -256,8 +255,7 @@ TEST_F(DeadMount, BehindSymbolicLinksAndDetours) {
 TEST_F(DeadMount, OverItself) {
   const pid_t daemon = start({source(), source()}, source());
   ASSERT_GT(daemon, 0);
-  ASSERT_EQ(kill(daemon, SIGKILL), 0);
-  ASSERT_TRUE(wait_gone({daemon}));
+  ASSERT_TRUE(kill_mount(source()));
   refused({source(), source()}, kFailed, {"dead mount", "umount " + source() + "\n"});
   cure("umount " + source());
   start({source(), source()}, source());
@@ -395,10 +393,7 @@ TEST_F(PlainUser, FusermountWithoutPrivilege) {
 
 TEST_F(PlainUser, DeadMountInTheWay) {
   ASSERT_EQ(run_command(as_user({source(), mount()})).status, 0);
-  const auto daemons = find_daemons(mount());
-  ASSERT_EQ(daemons.size(), 1U);
-  ASSERT_EQ(kill(daemons[0], SIGKILL), 0);
-  ASSERT_TRUE(wait_gone(daemons));
+  ASSERT_TRUE(kill_mount(mount()));
   refused_command(as_user({source(), mount()}), kFailed,
                   {"dead mount", "umount " + mount() + "\n"});
 }

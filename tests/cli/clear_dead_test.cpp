@@ -19,10 +19,7 @@ class ClearDead : public CommandTest {
   void leave_dead(const std::string& from, const std::string& on) {
     const Outcome outcome = lockfs({"-o", "clear_dead", from, on});
     ASSERT_EQ(outcome.status, 0) << outcome.errors;
-    const auto daemons = find_daemons(on);
-    ASSERT_EQ(daemons.size(), 1U);
-    ASSERT_EQ(kill(daemons[0], SIGKILL), 0);
-    ASSERT_TRUE(wait_gone(daemons));
+    ASSERT_TRUE(kill_mount(on));
     struct stat status {};
     ASSERT_EQ(stat((on + "/x").c_str(), &status), -1);
     ASSERT_EQ(errno, ENOTCONN);

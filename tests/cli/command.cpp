@@ -186,7 +186,7 @@ std::vector<std::string> lockfs_command(const std::vector<std::string>& argument
   return command;
 }
 
-std::vector<pid_t> find_daemons(const std::string& argument) {
+std::vector<pid_t> find_processes(const std::string& argument) {
   std::vector<pid_t> found;
   const auto program = std::filesystem::path(lockfs_program()).filename().string();
   for (const auto& entry : std::filesystem::directory_iterator("/proc")) {
@@ -199,6 +199,27 @@ std::vector<pid_t> find_daemons(const std::string& argument) {
     }
   }
   return found;
+}
+
+std::vector<pid_t> find_daemons(const std::string& argument) {
+  std::vector<pid_t> found = find_processes(argument);
+  for (const pid_t pid : std::vector<pid_t>(found)) {
+    constexpr std::string_view kKey = "PPid:\t";
+    std::ifstream status("/proc/" + std::to_string(pid) + "/status");
+    for (std::string line; std::getline(status, line);) {
+      if (line.starts_with(kKey)) std::erase(found, std::stoi(line.substr(kKey.size())));
+    }
+  }
+  return found;
+}
+
+bool kill_mount(const std::string& argument) {
+  const std::vector<pid_t> processes = find_processes(argument);
+  // Stopped first, so that nobody takes the place of one that dies.
+  for (const int signal : {SIGSTOP, SIGKILL}) {
+    for (const pid_t pid : processes) kill(pid, signal);
+  }
+  return !processes.empty() && wait_gone(processes);
 }
 
 bool wait_gone(const std::vector<pid_t>& processes) {
@@ -269,10 +290,10 @@ void CommandTest::TearDown() {
   }
   for (auto path = left.rbegin(); path != left.rend(); ++path) umount2(path->c_str(), MNT_DETACH);
   for (const auto& path : {mount(), source()}) {
-    const auto daemons = find_daemons(path);
-    if (daemons.empty() || wait_gone(daemons)) continue;
-    ADD_FAILURE() << "a daemon outlived its mount " << path;
-    for (const pid_t pid : daemons) kill(pid, SIGKILL);
+    const auto processes = find_processes(path);
+    if (processes.empty() || wait_gone(processes)) continue;
+    ADD_FAILURE() << "a process outlived its mount " << path;
+    kill_mount(path);
   }
   EXPECT_EQ(rmdir(base_.c_str()), 0) << std::strerror(errno);
 }
@@ -310,11 +331,11 @@ pid_t CommandTest::start(const std::vector<std::string>& arguments, const std::s
 }
 
 void CommandTest::stop(const std::string& mountpoint) {
-  const auto daemons = find_daemons(mountpoint);
+  const auto processes = find_processes(mountpoint);
   const Outcome outcome = run_command({"umount", mountpoint});
   EXPECT_EQ(outcome.status, 0) << outcome.errors;
   EXPECT_TRUE(mounts_on(mountpoint).empty());
-  EXPECT_TRUE(wait_gone(daemons)) << "the daemon goes on without its mount";
+  EXPECT_TRUE(wait_gone(processes)) << "a process goes on without its mount";
 }
 
 void CommandTest::cover(const std::string& path, const std::string& over) {

@@ -64,7 +64,11 @@ std::vector<std::string> as_nobody(std::vector<std::string> command);
 std::vector<std::string> lockfs_command(const std::vector<std::string>& arguments);
 
 /// Processes that run the lockfs program with `argument` on their command line.
+std::vector<pid_t> find_processes(const std::string& argument);
+/// Of these, those that serve: the others wait for a child among them to die.
 std::vector<pid_t> find_daemons(const std::string& argument);
+/// Kills them all at once, and waits until they have gone. False: there was none, or not in time.
+bool kill_mount(const std::string& argument);
 
 /// Waits for processes that need not be children to end. Returns false when the deadline passed.
 bool wait_gone(const std::vector<pid_t>& processes);

@@ -417,10 +417,10 @@ TEST_F(Doctor, FewDescriptors) {
 
 TEST_F(Doctor, AMountWhoseDaemonIsStopped) {
   put("/proc/self/mountinfo", read_file("/proc/self/mountinfo"));
-  fs().signal(SIGSTOP);
+  ASSERT_EQ(::kill(fs().pid(), SIGSTOP), 0);
   // Not by its socket, which does not answer either.
   const ProgramResult result = run_program({lockfsctl_program(), "doctor", "--root", root()});
-  fs().signal(SIGCONT);
+  ::kill(fs().pid(), SIGCONT);
   EXPECT_EQ(result.status, 1) << result.output;
   EXPECT_TRUE(has_line(result.output, {"TRAP", fs().mount() + " does not answer"}));
   EXPECT_TRUE(has_line(result.output, {"cure: ", "pkill -CONT"}));

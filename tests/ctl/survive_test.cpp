@@ -74,7 +74,7 @@ TEST_F(Survive, TheFirstDaemonTellsOfNoDeath) {
   EXPECT_EQ(survival, Json({{"survives", true},
                             {"generation", 1},
                             {"gap_ms", 0.0},
-                            {"keepers", {fs().pid(), fs().keeper_pid()}}}));
+                            {"keepers", {fs().standby_pid(), fs().keeper_pid()}}}));
   EXPECT_EQ(run_json({"stats", "-J"})[0]["gauges"]["last_gap_ms"], 0);
 }
 

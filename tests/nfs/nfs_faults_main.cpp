@@ -318,10 +318,9 @@ void show_nfsd_restart_waited(Report& report) {
 
 // -- lockfs ---------------------------------------------------------------------------------------
 
-pid_t lockfs_pid() { return static_cast<pid_t>(std::atoi(must("pgrep -o -x lockfs").c_str())); }
-
+/// All of its processes, so that none goes on for another.
 void kill_lockfs() {
-  ::kill(lockfs_pid(), SIGKILL);
+  must("pkill -STOP -x lockfs && pkill -KILL -x lockfs");
   must("while pgrep -x lockfs >/dev/null; do sleep 0.05; done");
 }
 

@@ -144,6 +144,10 @@ std::string Mount::start(const std::vector<std::string>& options,
                          const std::vector<std::string>& arguments) {
   if (plain_mode()) return "";
   std::vector<std::string> command{lockfs_program(), "-f"};
+#ifdef __SANITIZE_THREAD__
+  // It does not know processes that are cloned past the C library.
+  command.insert(command.end(), {"-o", "survive=off"});
+#endif
   for (const std::string& option : options) command.insert(command.end(), {"-o", option});
   const std::string more = env("LOCKFS_TEST_OPTIONS");
   if (!more.empty()) command.insert(command.end(), {"-o", more});
@@ -221,6 +225,12 @@ pid_t child_of(pid_t process) {
 }
 
 }  // namespace
+
+pid_t Mount::pid() const {
+  pid_t pid = pid_;
+  for (pid_t child = pid; child > 0; child = child_of(pid)) pid = child;
+  return pid;
+}
 
 pid_t Mount::keeper_pid() const { return child_of(pid_); }
 

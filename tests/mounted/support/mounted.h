@@ -75,9 +75,11 @@ class Mount {
     return source_ + "/" + name;
   }
   /// Daemon's process id, or -1.
-  [[nodiscard]] pid_t pid() const { return pid_; }
-  /// With survive=on pid() is the standby; its child is the keeper, and that one's child is the
-  /// process that serves now. 0 while there is none.
+  /// The process that serves. Unless survive=off it is the child of the keeper, which is the child
+  /// of the standby, the process that was started.
+  [[nodiscard]] pid_t pid() const;
+  [[nodiscard]] pid_t standby_pid() const { return pid_; }
+  /// 0 while there is none.
   [[nodiscard]] pid_t keeper_pid() const;
   [[nodiscard]] pid_t daemon_pid() const;
   [[nodiscard]] bool running() const { return running_; }
