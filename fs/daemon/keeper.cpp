@@ -42,6 +42,11 @@ constexpr auto kFirstPause = 10ms;
 constexpr timespec kLook{1, 0};
 constexpr int kLooks = 3;
 
+/// Of the standby and the keeper, where they may have it; else the daemon has so much more.
+constexpr int kKeepersOomScore = -900;
+constexpr int kDaemonsOomScore = 10;
+constexpr int kMostOomScore = 1000;
+
 constexpr std::array kPassedOn{SIGTERM, SIGINT, SIGHUP, SIGQUIT};
 
 std::int64_t nanoseconds_now(clockid_t clock) noexcept {
@@ -78,6 +83,27 @@ void make_alive_mutex(pthread_mutex_t& mutex) noexcept {
   ::pthread_mutexattr_setrobust(&attributes, PTHREAD_MUTEX_ROBUST);
   ::pthread_mutex_init(&mutex, &attributes);
   ::pthread_mutexattr_destroy(&attributes);
+}
+
+/// What this process adds to the points by which the kernel chooses whom to kill when memory runs
+/// out (oom_badness()). False: it may not; only CAP_SYS_RESOURCE may lower that.
+bool set_oom_score(int adjustment) noexcept {
+  const int fd = ::open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+  if (fd < 0) return false;
+  std::array<char, 16> text{};
+  const int length = std::snprintf(text.data(), text.size(), "%d", adjustment);
+  const bool set = ::write(fd, text.data(), static_cast<std::size_t>(length)) == length;
+  ::close(fd);
+  return set;
+}
+
+int own_oom_score() noexcept {
+  const int fd = ::open("/proc/self/oom_score_adj", O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return 0;
+  std::array<char, 16> text{};
+  if (::read(fd, text.data(), text.size() - 1) < 0) text[0] = '\0';
+  ::close(fd);
+  return std::atoi(text.data());
 }
 
 /// The end of a cloned process: what the C library or a sanitizer does at exit, it would do as if
@@ -160,7 +186,13 @@ void Keeper::unblock_in_daemon() const noexcept {
 
 int Keeper::run() {
   block_signals();
-  if (header_.generation == 0) make_alive_mutex(header_.alive);
+  // Killing those who look after the daemon would free next to nothing.
+  if (header_.generation == 0) {
+    make_alive_mutex(header_.alive);
+    const int own = own_oom_score();
+    const bool lowered = set_oom_score(std::min(own, kKeepersOomScore));
+    header_.oom_score = lowered ? own : std::min(own + kDaemonsOomScore, kMostOomScore);
+  }
   return stand_by();
 }
 
@@ -311,6 +343,7 @@ void Keeper::become_daemon() {
     ::pthread_mutex_consistent(&header_.alive);
   }
   unblock_in_daemon();
+  set_oom_score(header_.oom_score);
   int status = 1;
   try {
     status = serve_();

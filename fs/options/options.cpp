@@ -397,7 +397,7 @@ constexpr auto kOptions = std::to_array<OptionSpec>({
     {'\0', "workers", V::kRequired, "N", S::kEngine, set_workers,
      "threads that may serve requests at once", workers_of},
     {'\0', "survive", V::kRequired, "WHEN", S::kEngine, set_survive,
-     "auto, on or off: a new daemon goes on with all locks when one has died", survive_of},
+     "auto (on), on or off: a new daemon goes on with all locks when one has died", survive_of},
     {'\0', "passthrough", V::kRequired, "WHEN", S::kEngine, set_passthrough,
      "auto, on or off: data goes between kernel and backing file directly", passthrough_of},
     {'\0', "mirror", V::kNone, "", S::kEngine, set_switch<&O::mirror, true>,

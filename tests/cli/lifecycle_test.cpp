@@ -212,6 +212,32 @@ std::string signal_name(const ::testing::TestParamInfo<int>& signal) {
 INSTANTIATE_TEST_SUITE_P(Signals, EndingSignal, ::testing::Values(SIGTERM, SIGINT, SIGHUP),
                          signal_name);
 
+#ifndef __SANITIZE_ADDRESS__  // which needs more by itself
+TEST_F(Lifecycle, FitsIntoALimitedAddressSpace) {
+  for (const char* survive : {"survive=on", "survive=off"}) {
+    const Outcome outcome =
+        run_command({"sh", "-c", R"(ulimit -v 1500000; exec "$0" -o "$1" "$2" "$3")",
+                     lockfs_program(), survive, source(), mount()});
+    EXPECT_EQ(outcome.status, 0) << outcome.errors;
+    expect_usable(mount());
+    stop(mount());
+  }
+}
+#endif
+
+TEST_F(Lifecycle, TheDaemonIsKilledForMemoryBeforeItsKeepers) {
+  const pid_t daemon = start({source(), mount()}, mount());
+  ASSERT_GT(daemon, 0);
+  const auto points = [](const std::string& pid) {
+    return std::stoi(read_file("/proc/" + pid + "/oom_score_adj"));
+  };
+  for (const pid_t pid : find_processes(mount())) {
+    if (pid == daemon) continue;
+    EXPECT_LT(points(std::to_string(pid)), points(std::to_string(daemon)));
+  }
+  stop(mount());
+}
+
 TEST_F(Lifecycle, UmountEndsTheForegroundDaemon) {
   RunningCommand daemon(lockfs_command({"-f", source(), mount()}));
   ASSERT_TRUE(wait_mounted(mount()));

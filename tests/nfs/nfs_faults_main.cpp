@@ -331,36 +331,96 @@ void restart_lockfs() {
       "until mountpoint -q /export; do sleep 0.05; done");
 }
 
+/// A client holds one file and a local program waits for it; with the other it is the other way
+/// round.
+struct HeldBothWays {
+  std::string version;
+  std::string clients_file = new_file();
+  std::string locals_file = new_file();
+  Party client_holder;
+  Party local_waiter;
+  Party local_holder;
+  Party client_waiter;
+  explicit HeldBothWays(const std::string& name)
+      : version(name),
+        client_holder(client_site('A', name), clients_file),
+        local_waiter(local_site(), clients_file),
+        local_holder(local_site(), locals_file),
+        client_waiter(client_site('B', name), locals_file) {
+    if (client_holder.try_lock() != 0 || local_holder.try_lock() != 0) {
+      throw std::runtime_error("cannot lock a new file");
+    }
+    local_waiter.start_lock();
+    client_waiter.start_lock();
+    if (!local_waiter.actor.waits() || !client_waiter.actor.waits()) {
+      throw std::runtime_error("v" + name + ": does not wait");
+    }
+  }
+};
+
+std::vector<std::unique_ptr<HeldBothWays>> held_both_ways() {
+  std::vector<std::unique_ptr<HeldBothWays>> all;
+  for (const std::string& version : versions()) {
+    all.push_back(std::make_unique<HeldBothWays>(version));
+  }
+  return all;
+}
+
+/// The process that serves.
+std::string daemon_pid() {
+  return must("\"$LAB_BIN/lockfsctl\" ping /export | sed 's/.*(pid \\([0-9]*\\)).*/\\1/'");
+}
+
+void show_daemon_killed(Report& report) {
+  report.title("lockfs's daemon killed (SIGKILL), time and again: another goes on");
+  const Logged logged(report);
+  Grid grid(report);
+  constexpr int kDeaths = 10;
+  const auto kill_daemon = [] {
+    const std::string old = daemon_pid();
+    must("kill -KILL " + old);
+    if (!eventually([&] { return daemon_pid() != old; }, kPatience)) {
+      throw std::runtime_error("no other daemon came");
+    }
+  };
+  auto all = held_both_ways();
+  for (int i = 0; i < kDeaths; ++i) kill_daemon();
+  for (auto& one : all) {
+    const std::string& v = one->version;
+    grid.expect(v, "the local program that waited waits on", !one->local_waiter.actor.has_result());
+    grid.expect(v, "the client that waited waits on", !one->client_waiter.actor.has_result());
+    Party local(local_site(), one->clients_file);
+    grid.expect(v, "another local program gets", outcome_of(local.try_lock()), "refused");
+    Party client(client_site('A', v), one->locals_file);
+    grid.expect(v, "another client gets", outcome_of(client.try_lock()), "refused");
+  }
+  kill_daemon();
+  for (auto& one : all) {
+    const std::string& v = one->version;
+    one->client_holder.unlock();
+    grid.expect(v, "the client lets go, the local program that waited gets",
+                outcome_of(one->local_waiter.actor.result()), "granted");
+    one->local_holder.unlock();
+    grid.expect(v, "the local program lets go, the client that waited gets",
+                outcome_of(one->client_waiter.actor.result()), "granted");
+    kill_daemon();
+    Party local(local_site(), one->locals_file);
+    grid.expect(v, "what the client got is to others", outcome_of(local.try_lock()), "refused");
+    Party client(client_site('A', v), one->clients_file);
+    grid.expect(v, "what the local program got is to others", outcome_of(client.try_lock()),
+                "refused");
+    one->local_waiter.unlock();
+    one->client_waiter.unlock();
+    expect_clean(grid, v, "", {one->clients_file, one->locals_file},
+                 {local_site(), client_site('A', v)});
+  }
+}
+
 void show_lockfs_killed(Report& report) {
   report.title("lockfs killed (SIGKILL) and started again");
   const Logged logged(report);
   Grid grid(report);
-  struct Case {
-    std::string version;
-    std::string clients_file = new_file();
-    std::string locals_file = new_file();
-    Party client_holder;
-    Party local_waiter;
-    Party local_holder;
-    Party client_waiter;
-    explicit Case(const std::string& name)
-        : version(name),
-          client_holder(client_site('A', name), clients_file),
-          local_waiter(local_site(), clients_file),
-          local_holder(local_site(), locals_file),
-          client_waiter(client_site('B', name), locals_file) {
-      if (client_holder.try_lock() != 0 || local_holder.try_lock() != 0) {
-        throw std::runtime_error("cannot lock a new file");
-      }
-      local_waiter.start_lock();
-      client_waiter.start_lock();
-      if (!local_waiter.actor.waits() || !client_waiter.actor.waits()) {
-        throw std::runtime_error("v" + name + ": does not wait");
-      }
-    }
-  };
-  std::vector<std::unique_ptr<Case>> all;
-  for (const std::string& version : versions()) all.push_back(std::make_unique<Case>(version));
+  auto all = held_both_ways();
   kill_lockfs();
   for (auto& one : all) {
     const std::string& v = one->version;
@@ -533,6 +593,7 @@ int main() {
     show_read_only(report);
     show_full(report);
     show_names(report);
+    show_daemon_killed(report);
     show_lockfs_killed(report);
     show_nfsd_restart(report);
     show_nfsd_restart_waited(report);

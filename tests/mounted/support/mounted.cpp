@@ -187,7 +187,7 @@ std::string Mount::start(const std::vector<std::string>& options,
     pollfd entries[2] = {{pidfd_.get(), POLLIN, 0}, {table.get(), POLLPRI, 0}};
     const int ready = left > 0 ? ::poll(entries, 2, static_cast<int>(left)) : 0;
     if (ready == 0) {
-      kill_family();
+      signal(SIGKILL);
       reap(pid_, pidfd_.get(), deadline());
       running_ = false;
       return "lockfs did not mount in time\n" + log();
@@ -204,7 +204,7 @@ std::string Mount::start(const std::vector<std::string>& options,
     return ::stat(mount_.c_str(), &info) == 0 ? 0 : 1;
   });
   if (probe.wait() != 0) {
-    kill_family();
+    signal(SIGKILL);
     reap(pid_, pidfd_.get(), deadline());
     running_ = false;
     ::umount2(mount_.c_str(), MNT_DETACH);
@@ -239,17 +239,6 @@ pid_t Mount::daemon_pid() const {
   return keeper > 0 ? child_of(keeper) : 0;
 }
 
-void Mount::kill_family() const {
-  if (!running_) return;
-  // Stopped from the first to the last, so that nobody takes the place of one that dies.
-  std::vector<pid_t> family;
-  for (pid_t pid = pid_; pid > 0; pid = child_of(pid)) {
-    ::kill(pid, SIGSTOP);
-    family.push_back(pid);
-  }
-  for (const pid_t pid : family) ::kill(pid, SIGKILL);
-}
-
 std::string Mount::stop() {
   if (!running_) return "";
   std::string wrong;
@@ -271,7 +260,19 @@ std::string Mount::stop() {
 }
 
 void Mount::signal(int number) const {
-  if (running_) ::kill(pid_, number);
+  if (!running_) return;
+  if (number != SIGSTOP && number != SIGCONT && number != SIGKILL) {
+    ::kill(pid_, number);
+    return;
+  }
+  // Stopped from the first to the last, so that nobody takes the place of one that dies.
+  std::vector<pid_t> family;
+  for (pid_t pid = pid_; pid > 0; pid = child_of(pid)) {
+    if (number != SIGCONT) ::kill(pid, SIGSTOP);
+    family.push_back(pid);
+  }
+  if (number == SIGSTOP) return;
+  for (const pid_t pid : family) ::kill(pid, number);
 }
 
 std::string Mount::wait_exit() {
@@ -279,7 +280,7 @@ std::string Mount::wait_exit() {
   std::string wrong;
   if (status == -1) {
     wrong = "lockfs did not end in time\n";
-    kill_family();
+    signal(SIGKILL);
     status = reap(pid_, pidfd_.get(), deadline());
   }
   running_ = false;

@@ -58,11 +58,9 @@ class Mount {
   /// Returns "" or what was wrong. Does nothing when not started.
   std::string stop();
 
-  /// Sends a signal to the daemon.
+  /// Sends a signal to the process that was started; SIGSTOP, SIGCONT and SIGKILL to all of the
+  /// mount, so that none goes on for another.
   void signal(int number) const;
-
-  /// Kills the daemon and whoever would have another go on.
-  void kill_family() const;
 
   /// Waits for the daemon to end by itself, then checks like stop().
   std::string wait_exit();
