@@ -60,6 +60,7 @@ struct Context {
   BookHeader& header;
   const std::chrono::steady_clock::time_point began = std::chrono::steady_clock::now();
   Recorder recorder;
+  bool hands_over = false;  ///< another program is to take over once the peer has its answer
 };
 
 /// A reply under way.
@@ -164,5 +165,7 @@ Outcome policy(Context& context, const Call& call);
 Outcome set_policy(Context& context, const Call& call);
 Outcome record(Context& context, const Call& call);
 Outcome upgrade(Context& context, const Call& call);
+/// What Context::hands_over asks for: the standby ends this process soon.
+void hand_over(BookHeader& header) noexcept;
 
 }  // namespace lockfs::control

@@ -110,6 +110,7 @@ void Server::turn() {
   }
   connections_.remove_if([](const Connection& c) { return c.dead; });
   note_watchers();
+  if (std::exchange(context_.hands_over, false)) hand_over(context_.header);
   // Last: `entries` is by position.
   if ((entries[1].revents & POLLIN) != 0) accept_peers();
 }

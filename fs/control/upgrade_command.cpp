@@ -55,8 +55,13 @@ std::string book_version_of(const std::string& program) {
 
 }  // namespace
 
+void hand_over(BookHeader& header) noexcept {
+  header.upgrading = 1;
+  ::kill(header.standby, SIGUSR2);
+}
+
 Outcome upgrade(Context& context, const Call& call) {
-  BookHeader& header = context.header;
+  const BookHeader& header = context.header;
   if (header.standby == 0) {
     throw Failure{"failed", "this mount was made with survive=off: no other program can take over"};
   }
@@ -70,8 +75,7 @@ Outcome upgrade(Context& context, const Call& call) {
                     program, BookHeader::kVersion, version.empty() ? "" : ", it knows " + version)};
   }
   // The end of this process is near: the peer asks the next one how it went.
-  header.upgrading = 1;
-  ::kill(header.standby, SIGUSR2);
+  context.hands_over = true;
   return done(call, "result", {{"program", program}, {"generation", header.generation.load()}});
 }
 

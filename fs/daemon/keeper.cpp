@@ -29,6 +29,10 @@
 #include "fs/daemon/survival.h"
 #include "fs/options/logging.h"
 
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/lsan_interface.h>
+#endif
+
 namespace lockfs {
 namespace {
 
@@ -109,6 +113,9 @@ int own_oom_score() noexcept {
 /// The end of a cloned process: what the C library or a sanitizer does at exit, it would do as if
 /// this were the process that it has seen start.
 [[noreturn]] void leave(int status) noexcept {
+#ifdef __SANITIZE_ADDRESS__
+  __lsan_do_leak_check();
+#endif
   std::fflush(nullptr);
   ::_exit(status);
 }
