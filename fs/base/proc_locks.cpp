@@ -121,19 +121,21 @@ std::vector<LockLine> posix_locks_of_waiting_programs(std::size_t most) {
     for_each_line("/proc/locks", [&](const char* line) {
       const auto lock = parse_lock_line(line);
       if (lock && lock->type == LockLine::Type::kPosix && lock->pid > 0 && lock->pid != getpid()) {
-        visit(*lock);
+        return visit(*lock);
       }
       return true;
     });
   };
   for_each_posix([&](const LockLine& lock) {
     if (lock.waiting) waiting.try_emplace(lock.pid);
+    return waiting.size() <= most;
   });
   std::vector<LockLine> found;
   if (waiting.empty() || waiting.size() > most) return found;
   for (auto& [pid, turns] : waiting) turns = turns_of_lone_thread(pid);
   for_each_posix([&](const LockLine& lock) {
-    if (found.size() <= most && waiting.contains(lock.pid)) found.push_back(lock);
+    if (waiting.contains(lock.pid)) found.push_back(lock);
+    return found.size() <= most;
   });
   if (found.size() > most) return {};
   for (auto& [pid, turns] : waiting) {

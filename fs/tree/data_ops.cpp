@@ -55,15 +55,6 @@ bool opens_for_ioctl(pid_t thread, int flags) noexcept {
   return call == SYS_ioctl || call == kIoctlCompat;
 }
 
-/// The size that a repeated fallocate() which moves data has left, if it was made.
-std::optional<off_t> size_after(int mode, off_t length) noexcept {
-  const auto noted = CurrentRequest::noted();
-  if (!noted) return {};
-  if ((mode & FALLOC_FL_COLLAPSE_RANGE) != 0) return noted->size - length;
-  if ((mode & FALLOC_FL_INSERT_RANGE) != 0) return noted->size + length;
-  return {};
-}
-
 std::uint32_t nanoseconds(double seconds) noexcept {
   return static_cast<std::uint32_t>(
       (seconds - static_cast<double>(static_cast<std::uint64_t>(seconds))) * 1e9);
@@ -320,16 +311,12 @@ int Filesystem::fallocate(fuse_req_t req, fuse_ino_t /*nodeid*/, int mode, off_t
   const AllocatesAs allocates(fuse_req_ctx(req)->uid, handle.inode->device().is_local());
   std::optional<CallerIdentity> identity;
   if (const int error = act_as_caller(req, *handle.inode, identity); error != 0) return error;
-  // To reserve is the same twice; what takes data away or moves it is not.
-  constexpr int kReserves = FALLOC_FL_KEEP_SIZE | FALLOC_FL_UNSHARE_RANGE;
-  if ((mode & ~kReserves) != 0) {
-    std::optional<off_t> moved;
-    if (CurrentRequest::repeated()) moved = size_after(mode, length);
-    constexpr int kZeroes = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE;
+  // To reserve is the same twice; to take data away is not. (Requests that move data do not come:
+  // fuse_file_fallocate().)
+  constexpr int kZeroes = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE;
+  if ((mode & kZeroes) != 0) {
     const bool extends = (mode & FALLOC_FL_KEEP_SIZE) == 0;
-    const int fd = handle.inode->fd();
-    switch ((mode & kZeroes) != 0 ? repeats::look_at_zeroing(fd, offset, length, extends)
-                                  : repeats::look_at_change(fd, moved)) {
+    switch (repeats::look_at_zeroing(handle.inode->fd(), offset, length, extends)) {
       case repeats::Change::kNotMade:
         break;
       case repeats::Change::kMade:

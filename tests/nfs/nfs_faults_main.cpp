@@ -368,7 +368,7 @@ std::vector<std::unique_ptr<HeldBothWays>> held_both_ways() {
 
 /// The process that serves.
 std::string daemon_pid() {
-  return must("\"$LAB_BIN/lockfsctl\" ping /export | sed 's/.*(pid \\([0-9]*\\)).*/\\1/'");
+  return must("\"$LAB_BIN/lockfsctl\" ping /export | sed -n 's/.*(pid \\([0-9]*\\)).*/\\1/p'");
 }
 
 void show_daemon_killed(Report& report) {
