@@ -336,7 +336,12 @@ std::string Session::start() {
     return fmt::format("cannot start threads: {}", std::strerror(failed));
   }
   if (again_) note_gap(header_);  // before anybody can ask for it
-  source_mounts_ = std::make_unique<SourceMounts>(options_);
+  try {
+    source_mounts_ = std::make_unique<SourceMounts>(options_);
+  } catch (const std::system_error& problem) {
+    // Who unmounts at once takes away what it looks at.
+    if (!has_ended(header_.fuse_fd)) return problem.what();
+  }
   return control_->start();
 }
 
@@ -456,6 +461,7 @@ int run_session(const Options& wanted, Book& book,
     header.reported = 1;
     return mount.serve();
   } catch (const std::system_error& error) {
+    header.phase = BookHeader::kStarting;
     on_ready(error.what());
     return 1;
   }

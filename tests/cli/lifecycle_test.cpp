@@ -247,6 +247,16 @@ TEST_F(Lifecycle, UmountEndsTheForegroundDaemon) {
   EXPECT_EQ(outcome.status, 0) << outcome.errors;
 }
 
+TEST_F(Lifecycle, UnmountedBeforeItHasSetTheFlagsOfTheMount) {
+  for (int i = 0; i < scaled(100); ++i) {
+    RunningCommand daemon(lockfs_command({"-f", "-o", "nodiratime", source(), mount()}));
+    ASSERT_TRUE(wait_mounted(mount()));
+    ASSERT_EQ(umount2(mount().c_str(), MNT_DETACH), 0);
+    const Outcome outcome = daemon.wait();
+    ASSERT_EQ(outcome.status, 0) << outcome.errors;
+  }
+}
+
 TEST_F(Lifecycle, LazyUmountEndsTheDaemonWithTheLastFile) {
   const pid_t daemon = start({source(), mount()}, mount());
   ASSERT_GT(daemon, 0);
