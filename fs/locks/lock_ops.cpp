@@ -250,8 +250,10 @@ std::shared_ptr<LockedFile> LockOps::make_file(Inode& inode, InodePtr reference)
     DescriptorLog* const log = writes_down_ ? &descriptors_ : nullptr;
     auto carried = std::make_unique<BackingFile>(std::move(reference), wait_threads_,
                                                  outsider_watch_, remote, log);
-    if (recovering_ && carried->adopt(descriptors_.take_over(inode.nodeid())) != 0) {
-      throw std::bad_alloc();
+    if (recovering_) {
+      constexpr std::uint32_t kFewLocks = 4;
+      const bool few = locks_left_[inode.nodeid()] <= kFewLocks;
+      if (carried->adopt(descriptors_.take_over(inode.nodeid()), few) != 0) throw std::bad_alloc();
     }
     descriptions = carried->descriptions();
     backing = std::move(carried);
@@ -312,7 +314,13 @@ void LockOps::recover() {
   std::unordered_map<std::uint64_t, std::shared_ptr<LockedFile>> files;  // by nodeid
   std::size_t restored = 0;
   std::size_t lost = 0;
-  for (const auto& [opened, locks] : records_.take_left()) {
+  const auto left = records_.take_left();
+  for (const auto& [opened, locks] : left) {
+    if (const Handle* const handle = filesystem_.find_handle(opened); handle != nullptr) {
+      locks_left_[handle->inode->nodeid()] += static_cast<std::uint32_t>(locks.size());
+    }
+  }
+  for (const auto& [opened, locks] : left) {
     Handle* const handle = filesystem_.find_handle(opened);
     if (handle == nullptr) {  // it was being released
       for (const auto& [record, entry] : locks) records_.drop(record);
@@ -346,6 +354,7 @@ void LockOps::recover() {
   // Of files without locks: nobody holds what they carry.
   descriptors_.abandoned().clear();
   records_.end_recovery();
+  locks_left_ = {};
   recovering_ = false;
   if (restored + lost == 0) return;
   spdlog::log(lost == 0 ? spdlog::level::info : spdlog::level::err,

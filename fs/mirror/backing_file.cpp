@@ -25,11 +25,13 @@ BackingFile::BackingFile(InodePtr inode, WaitThreads& threads, OutsiderWatch& wa
 
 BackingFile::~BackingFile() = default;
 
-int BackingFile::adopt(std::vector<LoggedFd> left) noexcept {
+int BackingFile::adopt(std::vector<LoggedFd> left, bool few_locks) noexcept {
   const auto flocks = std::partition(left.begin(), left.end(), [](const LoggedFd& each) {
     return each.use() != DescriptorUse::kFlock;
   });
-  const int error = descriptions_->adopt({left.begin(), flocks}, inode_->device().lists_locks());
+  // A call that could stall is not made where nothing need be set.
+  const bool read = inode_->device().lists_locks() && (!few_locks || remote_ != nullptr);
+  const int error = descriptions_->adopt({left.begin(), flocks}, read);
   std::for_each(flocks, left.end(), [&](LoggedFd& each) {
     if (error != 0) {
       each.leave();

@@ -35,10 +35,11 @@ class BackingFile final : public lockmgr::Backing {
   ~BackingFile() override;
 
   /// Takes over what an earlier daemon left of this file (DescriptorLog::take_over()), with all
-  /// that is locked through it. Does not block. Returns 0, or ENOLCK where there is no memory: the
+  /// that is locked through it. `few_locks`: less work is to set them again than to read what is
+  /// locked. Does not block. Returns 0, or ENOLCK where there is no memory: the
   /// locks stay, for the next daemon to find. REQUIRES: nothing was done with the object yet. The
   /// next thing to call is FileLocks::carry_anew().
-  int adopt(std::vector<LoggedFd> left) noexcept;
+  int adopt(std::vector<LoggedFd> left, bool few_locks) noexcept;
 
   lockmgr::Reply set(const lockmgr::Range& range, lockmgr::Mode mode,
                      const Carried& carried) noexcept override;

@@ -108,7 +108,7 @@ void LockDescriptions::close_idle() noexcept {
 
 // -- adoption ------------------------------------------------------------------------------------
 
-int LockDescriptions::adopt(std::span<LoggedFd> left, bool listed) noexcept {
+int LockDescriptions::adopt(std::span<LoggedFd> left, bool read) noexcept {
   if (left.empty()) return 0;
   const std::lock_guard lock(mutex_);
   std::vector<std::shared_ptr<LoggedFd>> places;
@@ -131,14 +131,14 @@ int LockDescriptions::adopt(std::span<LoggedFd> left, bool listed) noexcept {
   }
   touched_ = true;
   try {
-    for (Index by = 0; by < descriptions_.size() && listed; ++by) {
+    for (Index by = 0; by < descriptions_.size() && read; ++by) {
       std::vector<CarriedLock> locks;
-      listed = read_open_file_locks(descriptions_[by].fd->get(), locks) && learn(by, locks);
+      read = read_open_file_locks(descriptions_[by].fd->get(), locks) && learn(by, locks);
     }
   } catch (const std::bad_alloc&) {
-    listed = false;
+    read = false;
   }
-  if (!listed) {
+  if (!read) {
     held_.clear();
     surplus_.clear();
     doubt_.push_back(lockmgr::kWholeFile);

@@ -18,11 +18,12 @@
 ///
 /// They outlive the daemon (DescriptorLog), and the next one adopts them: what each holds it reads
 /// in fdinfo, so that a set() that finds all as it should be makes no call, and one that does not
-/// puts it right. A death may have left more than one operation ever leaves: shared bytes held
+/// puts it right. (Measured: 12 us a description, and 0.5 us a call. So it reads where there are
+/// many locks.) A death may have left more than one operation ever leaves: shared bytes held
 /// twice, which one of the two is to let go of (surplus_), what a wait has won, descriptions that
-/// hold nothing. Where the filesystem lists no locks, the whole file is in doubt at first: the
-/// first set() on a stretch makes every description that may hold something there take exactly the
-/// mode or let go, and no byte is free meanwhile that is to stay locked.
+/// hold nothing. Where it does not read the whole file is in doubt at first: the first set() on a
+/// stretch makes every description that may hold something there take exactly the mode or let go,
+/// and no byte is free meanwhile that is to stay locked.
 ///
 /// Thread safety: all methods may be called from any thread. They make calls to the backing
 /// filesystem with the mutex held, except where a wait sits.
@@ -70,12 +71,12 @@ class LockDescriptions {
   LockDescriptions(const LockDescriptions&) = delete;
   LockDescriptions& operator=(const LockDescriptions&) = delete;
 
-  /// Takes over what an earlier daemon has left of the file. `listed`: fdinfo shows the locks of
-  /// its filesystem. Makes no call that could block on it. Returns 0, or ENOLCK where there is no
+  /// Takes over what an earlier daemon has left of the file. `read`: what it holds is read in
+  /// fdinfo, which shows the locks of its filesystem; else all is in doubt at first. Makes no call that could block on it. Returns 0, or ENOLCK where there is no
   /// memory; then they stay open and on record for the next daemon, which had better come soon.
   /// REQUIRES: nothing was done with the object yet. The next thing is set() for every stretch of
   /// the file, FileLocks::carry_anew().
-  int adopt(std::span<LoggedFd> left, bool listed) noexcept;
+  int adopt(std::span<LoggedFd> left, bool read) noexcept;
 
   // Each returns 0 or an errno. `path_fd`: an O_PATH descriptor of the file. All may block as
   // open(2) and fcntl(2) may on the filesystem; none waits for a lock but wait().

@@ -157,6 +157,7 @@ void run_metadata_benchmarks(Report& report, const Settings& settings);
 void run_tree_benchmarks(Report& report, const Settings& settings);
 void run_data_benchmarks(Report& report, const Settings& settings);
 void run_footprint_benchmarks(Report& report, const Settings& settings);
+void run_survive_benchmarks(Report& report, const Settings& settings);
 void run_manager_benchmarks(Report& report, const Settings& settings);
 
 }  // namespace lockfs::bench

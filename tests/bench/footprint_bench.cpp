@@ -17,25 +17,12 @@
 #include "tests/bench/compare.h"
 #include "tests/bench/mounts.h"
 #include "tests/bench/places.h"
+#include "tests/bench/programs.h"
 
 namespace lockfs::bench {
 namespace {
 
 constexpr int kStarts = 20;
-constexpr int kFilesAFolder = 1000;
-
-/// The process with this argument on its command line.
-pid_t find_process(const std::string& argument) {
-  for (const auto& entry : std::filesystem::directory_iterator("/proc")) {
-    const pid_t pid = std::atoi(entry.path().filename().c_str());
-    if (pid <= 0 || pid == getpid()) continue;
-    std::ifstream in(entry.path() / "cmdline");
-    for (std::string word; std::getline(in, word, '\0');) {
-      if (word == argument) return pid;
-    }
-  }
-  throw std::runtime_error("no process serves " + argument);
-}
 
 double resident_mib(pid_t pid) {
   std::ifstream in("/proc/" + std::to_string(pid) + "/status");
@@ -49,24 +36,6 @@ double resident_mib(pid_t pid) {
 double descriptors(pid_t pid) {
   const std::filesystem::directory_iterator open("/proc/" + std::to_string(pid) + "/fd");
   return static_cast<double>(std::distance(begin(open), end(open)));
-}
-
-void make_files(const std::string& dir, int files) {
-  for (int i = 0; i < files; ++i) {
-    const std::string folder = dir + "/" + std::to_string(i / kFilesAFolder);
-    if (i % kFilesAFolder == 0) std::filesystem::create_directory(folder);
-    const File created(folder + "/" + std::to_string(i), O_WRONLY | O_CREAT);
-  }
-}
-
-int visit(const std::string& dir) {
-  int files = 0;
-  for (const auto& entry : std::filesystem::recursive_directory_iterator(dir)) {
-    struct stat st = {};
-    check(lstat(entry.path().c_str(), &st) == 0, "stat " + entry.path().string());
-    if (S_ISREG(st.st_mode)) ++files;
-  }
-  return files;
 }
 
 /// Has the kernel drop every name and inode that nobody uses, and waits until the daemon has dealt
@@ -129,7 +98,7 @@ void run_footprint_benchmarks(Report& report, const Settings& settings) {
   make_files(shared, files);
   for (const Program& program : programs) {
     const std::optional<Mount> mount = mount_of(program.filesystem, program.build, "footprint", 1);
-    const pid_t daemon = find_process(mount->dir());
+    const pid_t daemon = find_daemon(mount->dir());
     const auto note = [&](const std::string& when) {
       report.add_figures(
           "footprint", title, when, program.filesystem,

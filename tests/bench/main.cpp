@@ -31,7 +31,8 @@ constexpr const char* kUsage =
     "usage: lockfs_bench [options]\n"
     "\n"
     "  --only=GROUPS    only lock, handover, clients, waiters, mirror, innocent, metadata, trees,\n"
-    "                   data or footprint, or several with commas between; with --against\n"
+    "                   data, footprint or survive, or several with commas between; with "
+    "--against\n"
     "                   manager too\n"
     "  --against=BIN    compare with the build whose programs are in the folder BIN: each group "
     "in\n"
@@ -47,7 +48,7 @@ struct Group {
   int passes;  ///< at most so many of two builds
 };
 
-constexpr std::array<Group, 11> kGroups = {{
+constexpr std::array<Group, 12> kGroups = {{
     {"lock", lockfs::bench::run_lock_benchmarks, 60},
     {"handover", lockfs::bench::run_handover_benchmarks, 40},
     {"clients", lockfs::bench::run_client_benchmarks, 20},
@@ -58,6 +59,7 @@ constexpr std::array<Group, 11> kGroups = {{
     {"trees", lockfs::bench::run_tree_benchmarks, 20},
     {"data", lockfs::bench::run_data_benchmarks, 20},
     {"footprint", lockfs::bench::run_footprint_benchmarks, 8},
+    {"survive", lockfs::bench::run_survive_benchmarks, 8},
     {"manager", lockfs::bench::run_manager_benchmarks, 30},
 }};
 

@@ -1,5 +1,9 @@
 #include "tests/bench/places.h"
 
+#include <fcntl.h>
+#include <sys/stat.h>
+
+#include <filesystem>
 #include <utility>
 
 namespace lockfs::bench {
@@ -16,6 +20,25 @@ std::optional<Mount> mount_of(const std::string& filesystem, const Settings& set
     return Mount::peer(settings, filesystem, folder, "cache.attr=" + time + ",cache.entry=" + time);
   }
   return Mount::lockfs(settings, folder, "cache=" + time);
+}
+
+void make_files(const std::string& dir, int files) {
+  for (int i = 0; i < files; ++i) {
+    constexpr int kFilesAFolder = 1000;
+    const std::string folder = dir + "/" + std::to_string(i / kFilesAFolder);
+    if (i % kFilesAFolder == 0) std::filesystem::create_directory(folder);
+    const File created(folder + "/" + std::to_string(i), O_WRONLY | O_CREAT);
+  }
+}
+
+int visit(const std::string& dir) {
+  int files = 0;
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(dir)) {
+    struct stat st = {};
+    check(lstat(entry.path().c_str(), &st) == 0, "stat " + entry.path().string());
+    if (S_ISREG(st.st_mode)) ++files;
+  }
+  return files;
 }
 
 namespace {

@@ -27,6 +27,11 @@ std::span<const char* const> filesystems(const Settings& settings);
 std::optional<Mount> mount_of(const std::string& filesystem, const Settings& settings,
                               const std::string& name, int cache_seconds);
 
+/// Makes so many empty files in folders of a thousand below `dir`.
+void make_files(const std::string& dir, int files);
+/// Looks at everything below `dir`. Returns the number of files.
+int visit(const std::string& dir);
+
 struct Place {
   std::string target;
   std::string dir;     ///< where the operation is done

@@ -9,6 +9,8 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
+#include <fstream>
 #include <sstream>
 #include <stdexcept>
 
@@ -78,6 +80,27 @@ void run_program(const std::vector<std::string>& command, bool silent) {
   std::string text;
   for (const std::string& word : command) text += (text.empty() ? "" : " ") + word;
   throw std::runtime_error("it failed: " + text);
+}
+
+pid_t find_daemon(const std::string& argument) {
+  std::vector<pid_t> found;
+  for (const auto& entry : std::filesystem::directory_iterator("/proc")) {
+    const pid_t pid = std::atoi(entry.path().filename().c_str());
+    if (pid <= 0 || pid == getpid()) continue;
+    std::ifstream in(entry.path() / "cmdline");
+    for (std::string word; std::getline(in, word, '\0');) {
+      if (word == argument) found.push_back(pid);
+    }
+  }
+  for (const pid_t pid : std::vector<pid_t>(found)) {
+    std::ifstream in("/proc/" + std::to_string(pid) + "/status");
+    for (std::string line; std::getline(in, line);) {
+      pid_t parent = 0;
+      if (std::sscanf(line.c_str(), "PPid: %d", &parent) == 1) std::erase(found, parent);
+    }
+  }
+  if (found.empty()) throw std::runtime_error("no process serves " + argument);
+  return found.front();
 }
 
 bool has_program(const std::string& name) {

@@ -22,6 +22,10 @@ int wait_for(pid_t pid);
 /// std::runtime_error naming it unless it ends with status 0.
 void run_program(const std::vector<std::string>& command, bool silent = false);
 
+/// The process that serves a mount, with this argument on its command line: those that look after
+/// it have the same, and a child. Throws std::runtime_error: there is none.
+pid_t find_daemon(const std::string& argument);
+
 /// Whether PATH leads to a program of this name.
 bool has_program(const std::string& name);
 
