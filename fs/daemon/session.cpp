@@ -27,6 +27,7 @@
 #include "fs/base/kick.h"
 #include "fs/control/server.h"
 #include "fs/daemon/keeper.h"
+#include "fs/daemon/reload.h"
 #include "fs/daemon/source_mounts.h"
 #include "fs/daemon/survival.h"
 #include "fs/locks/lock_ops.h"
@@ -147,12 +148,13 @@ unsigned worker_count(const Options& options) {
   return std::clamp(4 * std::thread::hardware_concurrency(), 8U, 64U);
 }
 
-const std::array kEndSignals{SIGTERM, SIGINT, SIGHUP};
+/// SIGHUP has the options reloaded, the others end the mount.
+const std::array kServeSignals{SIGTERM, SIGINT, SIGHUP};
 
-sigset_t end_signals() {
+sigset_t serve_signals() {
   sigset_t set;
   sigemptyset(&set);
-  for (const int signal : kEndSignals) sigaddset(&set, signal);
+  for (const int signal : kServeSignals) sigaddset(&set, signal);
   return set;
 }
 
@@ -235,6 +237,7 @@ class Session {
   std::string exchange_init(int fd);
   void take_up();
   void unmount() noexcept;
+  void reload_options() noexcept;
   [[noreturn]] void leave_behind() noexcept;
 
   const Options& options_;
@@ -376,10 +379,21 @@ void Session::leave_behind() noexcept {
   std::_Exit(1);
 }
 
+void Session::reload_options() noexcept {
+  try {
+    reload(options_, header_.program);
+  } catch (const std::exception& error) {
+    spdlog::error("{}: cannot reload: {}", options_.mountpoint_path, error.what());
+  }
+}
+
 int Session::serve() {
-  const sigset_t signals = end_signals();
+  const sigset_t signals = serve_signals();
   int signal = -1;
-  while (signal < 0) signal = sigwaitinfo(&signals, nullptr);
+  while (signal < 0 || signal == SIGHUP) {
+    signal = sigwaitinfo(&signals, nullptr);
+    if (signal == SIGHUP) reload_options();
+  }
   header_.phase = BookHeader::kEnding;
   if (!loop_->ended()) {
     spdlog::info("{}: unmounting {}", strsignal(signal), options_.mountpoint_path);
@@ -434,7 +448,7 @@ int go_on(const Options& options, Book& book,
 int run_session(const Options& wanted, Book& book,
                 const std::function<void(const std::string& error)>& on_ready) {
   // Blocked in every thread that follows; serve() waits for them.
-  const sigset_t signals = end_signals();
+  const sigset_t signals = serve_signals();
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   install_kick_handler();
   auto& header = book.header<BookHeader>();

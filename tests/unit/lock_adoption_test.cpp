@@ -538,7 +538,7 @@ TEST_F(LockAdoptionTest, FlocksStayWithTheRecordLocks) {
     DescriptorLog log(book_);
     {
       BackingFile file(inode, threads, watch, nullptr, &log);
-      ASSERT_EQ(file.adopt(log.take_over(inode->nodeid())), 0);
+      ASSERT_EQ(file.adopt(log.take_over(inode->nodeid()), false), 0);
       {
         const NoCalls none(known(), path_fd_.get());
         EXPECT_TRUE(file.set({0, 9}, kX, nothing).is_done());
@@ -597,7 +597,9 @@ struct Told {
   }
   /// Whether a byte that carries `mode` is as it should be.
   [[nodiscard]] bool may_be(Offset at, Mode mode) const {
-    return mode == granted_at(at) ||
+    // What was being let go of when a daemon died is carried until the next one has settled.
+    const bool not_lowered_yet = !settled && under_way[0].covers(at) && mode > granted_at(at);
+    return mode == granted_at(at) || not_lowered_yet ||
            std::any_of(under_way.begin(), under_way.end(),
                        [&](const UnderWay& each) { return each.covers(at) && each.mode == mode; });
   }

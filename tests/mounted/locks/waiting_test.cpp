@@ -727,15 +727,13 @@ TEST_P(EndTest, LocksHeldAtTheEndAreReleased) {
   fs.wait_exit();
 }
 
-INSTANTIATE_TEST_SUITE_P(By, EndTest, ::testing::Values(SIGTERM, SIGINT, SIGHUP, SIGKILL),
+INSTANTIATE_TEST_SUITE_P(By, EndTest, ::testing::Values(SIGTERM, SIGINT, SIGKILL),
                          [](const ::testing::TestParamInfo<int>& test) {
                            switch (test.param) {
                              case SIGTERM:
                                return "SIGTERM";
                              case SIGINT:
                                return "SIGINT";
-                             case SIGHUP:
-                               return "SIGHUP";
                              default:
                                return "SIGKILL";
                            }
