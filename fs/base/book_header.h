@@ -47,8 +47,8 @@ struct BookHeader {
   char source_path[4096];  ///< Options::source_path, mountpoint_path and source_mount
   char mountpoint_path[4096];
   std::uint64_t source_mount;
-  std::int32_t oom_score;      ///< /proc/PID/oom_score_adj of the daemon
-  std::int32_t report_fds[2];  ///< 0: there are none
+  std::int32_t oom_score;               ///< /proc/PID/oom_score_adj of the daemon
+  std::int32_t report_fds[2];           ///< 0: there are none
   std::atomic<std::uint32_t> reported;  ///< whoever waits for the mount has been told
   // By the first daemon, before it serves.
   std::int32_t fuse_fd;

@@ -92,7 +92,8 @@ int serve(const Options& options, const std::vector<std::string>& arguments,
           const ReadyFunction& on_ready) {
   Book book = make_book(options);
   begin_header(book.header<BookHeader>(), options);
-  return book.is_shared() ? keep(options, book, arguments, on_ready) : serve_with(options, book, on_ready);
+  return book.is_shared() ? keep(options, book, arguments, on_ready)
+                          : serve_with(options, book, on_ready);
 }
 
 /// Takes over a mount from another program: see Keeper::upgrade().

@@ -35,7 +35,8 @@ bool read_end(int fd, std::string& said) {
     const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(
         end - std::chrono::steady_clock::now());
     pollfd readable{fd, POLLIN, 0};
-    if (left.count() <= 0 || ::poll(&readable, 1, static_cast<int>(left.count())) == 0) return false;
+    if (left.count() <= 0 || ::poll(&readable, 1, static_cast<int>(left.count())) == 0)
+      return false;
     const ssize_t got = ::read(fd, buffer.data(), buffer.size());
     if (got < 0 && errno == EINTR) continue;
     if (got <= 0) return true;
@@ -113,8 +114,7 @@ void reload(const Options& options, const std::string& program) {
   if (ended && status == 0) {
     spdlog::info("{}: reloaded {}{}{}", mountpoint, file, said.empty() ? "" : ": ", said);
   } else {
-    spdlog::error("{}: cannot reload {}: {}", mountpoint, file,
-                  ended ? said : "it takes too long");
+    spdlog::error("{}: cannot reload {}: {}", mountpoint, file, ended ? said : "it takes too long");
   }
 }
 

@@ -71,9 +71,9 @@ std::string take_header(BookHeader& header, Options& options) {
 
 void known_descriptors(const Book& book, std::vector<int>& known) {
   const auto& header = book.header<BookHeader>();
-  for (const int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO, book.fd(), header.fuse_fd,
-                       header.root_fd, header.control.fd, header.report_fds[0],
-                       header.report_fds[1]}) {
+  for (const int fd :
+       {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO, book.fd(), header.fuse_fd, header.root_fd,
+        header.control.fd, header.report_fds[0], header.report_fds[1]}) {
     known.push_back(fd);
   }
   Filesystem::known_descriptors(book, known);

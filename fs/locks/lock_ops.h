@@ -296,7 +296,7 @@ class LockOps final : public LockState, private lockmgr::Observer {
   fuse_session* session_ = nullptr;
   LockRecords records_;
   DescriptorLog descriptors_;
-  bool recovering_ = false;  ///< in recover()
+  bool recovering_ = false;                                      ///< in recover()
   std::unordered_map<std::uint64_t, std::uint32_t> locks_left_;  ///< by nodeid, in recover()
   Tape tape_;
   lockmgr::LockManager manager_;

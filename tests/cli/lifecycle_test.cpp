@@ -144,9 +144,9 @@ class Reload : public Lifecycle {
  protected:
   void SetUp() override {
     Lifecycle::SetUp();
-    std::filesystem::copy("/etc", in_base("etc"),
-                          std::filesystem::copy_options::recursive |
-                              std::filesystem::copy_options::copy_symlinks);
+    std::filesystem::copy(
+        "/etc", in_base("etc"),
+        std::filesystem::copy_options::recursive | std::filesystem::copy_options::copy_symlinks);
     cover("/etc", in_base("etc"));
     std::filesystem::create_directory("/etc/lockfs");
   }
@@ -159,9 +159,8 @@ class Reload : public Lifecycle {
 
 TEST_F(Reload, HangUpAppliesWhatTheFileSays) {
   for (const char* survive : {"survive=on", "survive=off"}) {
-    RunningCommand daemon(
-        {"sh", "-c", R"(exec "$0" -f -o "$1" "$2" "$3" 2>&1)", lockfs_program(), survive, source(),
-         mount()});
+    RunningCommand daemon({"sh", "-c", R"(exec "$0" -f -o "$1" "$2" "$3" 2>&1)", lockfs_program(),
+                           survive, source(), mount()});
     ASSERT_TRUE(daemon.wait_output("mounted on"));
     std::filesystem::remove(options_file());
     daemon.kill(SIGHUP);
@@ -251,8 +250,7 @@ std::string signal_name(const ::testing::TestParamInfo<int>& signal) {
   return sigabbrev_np(signal.param);
 }
 
-INSTANTIATE_TEST_SUITE_P(Signals, EndingSignal, ::testing::Values(SIGTERM, SIGINT),
-                         signal_name);
+INSTANTIATE_TEST_SUITE_P(Signals, EndingSignal, ::testing::Values(SIGTERM, SIGINT), signal_name);
 
 #ifndef __SANITIZE_ADDRESS__  // which needs more by itself
 TEST_F(Lifecycle, FitsIntoALimitedAddressSpace) {
