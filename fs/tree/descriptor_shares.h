@@ -37,6 +37,8 @@ class DescriptorShares {
         : shares_(std::exchange(other.shares_, nullptr)), uid_(other.uid_) {}
     Share& operator=(Share&&) = delete;
     ~Share() {
+      // The analyzer does not see the constructor through take()'s pair.
+      // NOLINTNEXTLINE(clang-analyzer-core.UndefinedBinaryOperatorResult)
       if (shares_ != nullptr) shares_->give(uid_);
     }
 
