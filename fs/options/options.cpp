@@ -11,6 +11,7 @@
 #include <span>
 #include <string_view>
 #include <system_error>
+#include <type_traits>
 
 #include "fs/options/option_table.h"
 
@@ -125,28 +126,17 @@ std::string unknown_value(const Given& given, std::string_view known) {
   return fmt::format("option '{}': unknown value '{}'; known: {}", given.name, given.value, known);
 }
 
-std::string set_survive(State& state, const Given& given) {
-  auto& survive = state.result.options.survive;
+/// Of kAuto, kOn and kOff.
+template <auto Options::*kField>
+std::string set_when(State& state, const Given& given) {
+  auto& when = state.result.options.*kField;
+  using When = std::remove_reference_t<decltype(when)>;
   if (given.value == "auto") {
-    survive = Survive::kAuto;
+    when = When::kAuto;
   } else if (given.value == "on") {
-    survive = Survive::kOn;
+    when = When::kOn;
   } else if (given.value == "off") {
-    survive = Survive::kOff;
-  } else {
-    return fmt::format("option '{}': '{}' is not auto, on or off", given.name, given.value);
-  }
-  return {};
-}
-
-std::string set_passthrough(State& state, const Given& given) {
-  auto& passthrough = state.result.options.passthrough;
-  if (given.value == "auto") {
-    passthrough = DataPassthrough::kAuto;
-  } else if (given.value == "on") {
-    passthrough = DataPassthrough::kOn;
-  } else if (given.value == "off") {
-    passthrough = DataPassthrough::kOff;
+    when = When::kOff;
   } else {
     return unknown_value(given, "auto, on, off");
   }
@@ -251,25 +241,15 @@ std::string workers_of(const Options& options, std::string_view /*name*/) {
   return options.workers == 0 ? "auto" : std::to_string(options.workers);
 }
 
-std::string survive_of(const Options& options, std::string_view /*name*/) {
-  switch (options.survive) {
-    case Survive::kOn:
+template <auto Options::*kField>
+std::string when_of(const Options& options, std::string_view /*name*/) {
+  using When = std::remove_cvref_t<decltype(options.*kField)>;
+  switch (options.*kField) {
+    case When::kOn:
       return "on";
-    case Survive::kOff:
+    case When::kOff:
       return "off";
-    case Survive::kAuto:
-      break;
-  }
-  return "auto";
-}
-
-std::string passthrough_of(const Options& options, std::string_view /*name*/) {
-  switch (options.passthrough) {
-    case DataPassthrough::kOn:
-      return "on";
-    case DataPassthrough::kOff:
-      return "off";
-    case DataPassthrough::kAuto:
+    case When::kAuto:
       break;
   }
   return "auto";
@@ -396,10 +376,10 @@ constexpr auto kOptions = std::to_array<OptionSpec>({
 
     {'\0', "workers", V::kRequired, "N", S::kEngine, set_workers,
      "threads that may serve requests at once", workers_of},
-    {'\0', "survive", V::kRequired, "WHEN", S::kEngine, set_survive,
-     "auto (on), on or off: a new daemon goes on with all locks when one has died", survive_of},
-    {'\0', "passthrough", V::kRequired, "WHEN", S::kEngine, set_passthrough,
-     "auto, on or off: data goes between kernel and backing file directly", passthrough_of},
+    {'\0', "survive", V::kRequired, "WHEN", S::kEngine, set_when<&O::survive>,
+     "auto (on), on or off: a new daemon goes on with all locks when one has died", when_of<&O::survive>},
+    {'\0', "passthrough", V::kRequired, "WHEN", S::kEngine, set_when<&O::passthrough>,
+     "auto, on or off: data goes between kernel and backing file directly", when_of<&O::passthrough>},
     {'\0', "mirror", V::kNone, "", S::kEngine, set_switch<&O::mirror, true>,
      "carry locks to the backing files (default)", switch_of<&O::mirror>},
     {'\0', "nomirror", V::kNone, "", S::kEngine, set_switch<&O::mirror, false>,
