@@ -16,6 +16,7 @@
 #include <csignal>
 #include <cstdlib>
 #include <cstring>
+#include <exception>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -427,20 +428,27 @@ void tell_of_end(const Options& options, BookHeader& header) {
 }
 
 /// Where another daemon has died. What it does not come to terms with is left in the book as it is,
-/// for the next to try: no destructor may run then, nor an exception unwind.
+/// for the next to try: a session that is not ready is not destroyed.
 int go_on(const Options& options, Book& book,
           const std::function<void(const std::string& error)>& on_ready) noexcept {
-  Session mount(options, book, true);
-  std::string error = mount.mount();
-  if (error.empty()) error = mount.start();
+  std::string error;
+  Session* session = nullptr;
+  try {
+    session = new Session(options, book, true);
+    error = session->mount();
+    if (error.empty()) error = session->start();
+  } catch (const std::exception& thrown) {
+    error = thrown.what();
+  }
   if (!error.empty()) {
-    spdlog::critical("{}: {}", options.mountpoint_path, error);
+    spdlog::critical("{}: a new daemon cannot go on: {}", options.mountpoint_path, error);
     std::_Exit(1);
   }
+  const std::unique_ptr<Session> mount(session);
   tell_of_end(options, book.header<BookHeader>());
   if (book.header<BookHeader>().reported == 0) on_ready({});
   book.header<BookHeader>().reported = 1;
-  return mount.serve();
+  return mount->serve();
 }
 
 }  // namespace
