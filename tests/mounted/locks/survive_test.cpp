@@ -10,10 +10,12 @@
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/time.h>
 #include <sys/xattr.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cerrno>
 #include <csignal>
@@ -36,6 +38,10 @@ namespace lockfs::test {
 namespace {
 
 using std::chrono::milliseconds;
+
+std::string lockfsctl_program() {
+  return std::filesystem::path(lockfs_program()).parent_path().string() + "/lockfsctl";
+}
 
 class SurviveTest : public MountedTest {
  protected:
@@ -344,9 +350,7 @@ TEST_F(SurviveTest, AnotherProgramTakesOver) {
   const int fd = waiter.open(mount + "/file", O_RDWR);
   ASSERT_EQ(holder.try_lock(held, Kind::kOfd, Mode::kExclusive), 0);
   waiter.start_lock(fd, Kind::kOfd, Mode::kExclusive);
-  const std::string ctl =
-      std::filesystem::path(lockfs_program()).parent_path().string() + "/lockfsctl";
-  const auto upgrade = [&] { return run_program({ctl, "upgrade", mount}); };
+  const auto upgrade = [&] { return run_program({lockfsctl_program(), "upgrade", mount}); };
   // One that knows another book is refused before anything is touched.
   ASSERT_EQ(run_program({"mv", program, program + ".old"}).status, 0);
   ASSERT_TRUE(write_file(program, "#!/bin/sh\necho 999\n"));
@@ -354,7 +358,7 @@ TEST_F(SurviveTest, AnotherProgramTakesOver) {
   const ProgramResult refused = upgrade();
   EXPECT_EQ(refused.status, 1);
   EXPECT_NE(refused.output.find("does not know the book"), std::string::npos) << refused.output;
-  EXPECT_EQ(run_program({ctl, "ping", mount}).status, 0);
+  EXPECT_EQ(run_program({lockfsctl_program(), "ping", mount}).status, 0);
   ASSERT_EQ(run_program({"cp", lockfs_program(), program}).status, 0);
   for (int round = 0; round < 3; ++round) {
     const ProgramResult done = upgrade();
@@ -394,16 +398,27 @@ int call_lock(int fd, Kind kind, bool take) {
   return ::fcntl(fd, kind == Kind::kOfd ? F_OFD_SETLKW : F_SETLKW, &request);
 }
 
+/// What a program does besides.
+enum class Habit { kNone, kOpensAnew, kGetsSignals };
+
 /// Locks, counts, appends.
-int count_under_lock(Shared& shared, const std::string& folder, Kind kind) {
+int count_under_lock(Shared& shared, const std::string& folder, Kind kind,
+                     Habit habit = Habit::kNone) {
   const int which = kind == Kind::kFlock ? 1 : 0;
   const std::string name = folder + (which == 1 ? "/flocked" : "/counter");
-  const UniqueFd fd(::open(name.c_str(), O_RDWR | O_CLOEXEC));
+  UniqueFd fd(::open(name.c_str(), O_RDWR | O_CLOEXEC));
+  if (habit == Habit::kGetsSignals) {
+    struct sigaction action {};
+    action.sa_handler = [](int) {};  // without SA_RESTART
+    ::sigaction(SIGALRM, &action, nullptr);
+    const itimerval often{{0, 3000}, {0, 3000}};
+    ::setitimer(ITIMER_REAL, &often, nullptr);
+  }
   const UniqueFd log(::open((name + ".log").c_str(), O_WRONLY | O_APPEND | O_CLOEXEC));
   if (!fd.valid() || !log.valid()) fail(shared, "open");
   while (shared.stop == 0 && shared.errors == 0) {
     if (call_lock(fd.get(), kind, true) != 0) {
-      if (errno == EINTR) continue;
+      if (errno == EINTR && habit == Habit::kGetsSignals) continue;
       fail(shared, std::string("lock ") + name_of(kind));
     }
     if (shared.inside[which].fetch_add(1) != 0) fail(shared, "two owners of one lock");
@@ -414,7 +429,13 @@ int count_under_lock(Shared& shared, const std::string& folder, Kind kind) {
     if (::write(log.get(), "x", 1) != 1) fail(shared, "append");
     shared.counts[which].fetch_add(1);
     shared.inside[which].fetch_sub(1);
-    if (call_lock(fd.get(), kind, false) != 0) fail(shared, "unlock");
+    if (habit == Habit::kOpensAnew) {
+      fd.reset();  // and so lets go
+      fd.reset(::open(name.c_str(), O_RDWR | O_CLOEXEC));
+      if (!fd.valid()) fail(shared, "open again");
+    } else if (call_lock(fd.get(), kind, false) != 0) {
+      fail(shared, "unlock");
+    }
     shared.rounds.fetch_add(1);
   }
   return 0;
@@ -475,11 +496,23 @@ TEST_F(SurviveTest, KilledUnderLoad) {
     add([&shared, this] { return count_under_lock(shared, source(), Kind::kPosix); });
     add([&shared, i, this] { return make_names(shared, mount(), i); });
   }
+  for (const Kind kind : {Kind::kPosix, Kind::kOfd, Kind::kFlock}) {
+    for (const Habit habit : {Habit::kOpensAnew, Habit::kGetsSignals}) {
+      add([&shared, kind, habit, this] { return count_under_lock(shared, mount(), kind, habit); });
+    }
+  }
   const char* const seed = std::getenv("LOCKFS_TEST_SEED");
   std::mt19937 random(seed != nullptr ? static_cast<unsigned>(std::atoll(seed)) : 1U);
   std::uniform_int_distribution<int> pause(0, 60);
   const int kills = scaled(100, 10);
+  const std::array<std::string, 4> policies{"dual", "samba-friendly", "bsd", "nfs"};
+  int switches = 0;
   for (int i = 0; i < kills && shared.errors == 0; ++i) {
+    // Refused or cut short, if the mount cannot or its daemon dies meanwhile.
+    const std::string& policy = policies[static_cast<std::size_t>(i) % policies.size()];
+    Process switched([&policy, this] {
+      return run_program({lockfsctl_program(), "policy", "set", policy, mount()}).status;
+    });
     std::this_thread::sleep_for(milliseconds(pause(random)));
     ASSERT_TRUE(kill_daemon()) << "kill " << i << "\n" << fs().log();
     // Somebody gets on.
@@ -487,9 +520,11 @@ TEST_F(SurviveTest, KilledUnderLoad) {
     EXPECT_TRUE(eventually([&] { return shared.rounds > before + 2 || shared.errors != 0; }))
         << "stuck after kill " << i;
     if (HasFailure()) break;
+    switches += switched.wait() == 0 ? 1 : 0;
   }
   shared.stop = 1;
   for (Process& each : load) EXPECT_EQ(each.wait(), 0);
+  EXPECT_GT(switches, 0);
   EXPECT_EQ(shared.errors, 0) << shared.error;
   for (int which = 0; which < 2; ++which) {
     const std::string name = which == 1 ? "flocked" : "counter";
@@ -498,7 +533,11 @@ TEST_F(SurviveTest, KilledUnderLoad) {
     EXPECT_EQ(count, shared.counts[which]) << name;
     EXPECT_EQ(static_cast<long>(read_file(in_source(name + ".log")).size()), count) << name;
   }
-  std::printf("%ld rounds, %d kills\n", shared.rounds.load(), kills);
+  const ProgramResult verified = run_program({lockfsctl_program(), "verify", mount()});
+  EXPECT_EQ(verified.status, 0) << verified.output;
+  EXPECT_EQ(run_program({lockfsctl_program(), "list", "-n", mount()}).output, "");
+  std::printf("%ld rounds, %d kills, %d switches of the policy\n", shared.rounds.load(), kills,
+              switches);
 }
 
 }  // namespace
