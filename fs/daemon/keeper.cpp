@@ -426,15 +426,11 @@ int keep_daemon(Book& book, const Options& options, const std::vector<std::strin
   return Keeper(book, options, arguments, serve, on_failed).run();
 }
 
-bool has_ended(int fuse_fd) noexcept {
-  pollfd device{fuse_fd, 0, 0};
-  return ::poll(&device, 1, 0) == 1 && (device.revents & (POLLERR | POLLNVAL)) != 0;
-}
-
 void end_mount(const Options& options, int fuse_fd) noexcept {
   // As fuse_kern_unmount(): the connection may have ended before the mount. Closed first, so that
   // nobody is asked any more.
-  const bool gone = has_ended(fuse_fd);
+  pollfd device{fuse_fd, 0, 0};
+  const bool gone = ::poll(&device, 1, 0) == 1 && (device.revents & (POLLERR | POLLNVAL)) != 0;
   ::close(fuse_fd);
   if (gone) return;
   const char* const mountpoint = options.mountpoint_path.c_str();

@@ -42,9 +42,6 @@ int keep_daemon(Book& book, const Options& options, const std::vector<std::strin
                 const std::function<int()>& serve,
                 const std::function<void(const std::string& error)>& on_failed);
 
-/// Whether the connection to the kernel has ended, as after an unmount.
-[[nodiscard]] bool has_ended(int fuse_fd) noexcept;
-
 /// Ends the mount when no libfuse session of this process has made it.
 void end_mount(const Options& options, int fuse_fd) noexcept;
 

@@ -340,12 +340,7 @@ std::string Session::start() {
     return fmt::format("cannot start threads: {}", std::strerror(failed));
   }
   if (again_) note_gap(header_);  // before anybody can ask for it
-  try {
-    source_mounts_ = std::make_unique<SourceMounts>(options_);
-  } catch (const std::system_error& problem) {
-    // Who unmounts at once takes away what it looks at.
-    if (!has_ended(header_.fuse_fd)) return problem.what();
-  }
+  source_mounts_ = std::make_unique<SourceMounts>(options_);
   return control_->start();
 }
 

@@ -118,6 +118,11 @@ SourceMounts::SourceMounts(const Options& options) : options_(options) {
                                            (options.nodiratime ? MOUNT_ATTR_NODIRATIME : 0);
   if (unknown_to_libfuse != 0) {
     if (const int error = restrict_mount(unknown_to_libfuse); error != 0) {
+      const auto mounts = read_mounts(std::string(kTable));
+      const bool there = std::any_of(mounts.begin(), mounts.end(), [this](const MountEntry& each) {
+        return each.device == device_;
+      });
+      if (!there) return;  // it was unmounted already, and the end is near
       throw std::system_error(error, std::generic_category(), "cannot set flags of the mount");
     }
   }

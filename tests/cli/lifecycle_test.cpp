@@ -291,6 +291,8 @@ TEST_F(Lifecycle, UnmountedBeforeItHasSetTheFlagsOfTheMount) {
   for (int i = 0; i < scaled(100); ++i) {
     RunningCommand daemon(lockfs_command({"-f", "-o", "nodiratime", source(), mount()}));
     ASSERT_TRUE(wait_mounted(mount()));
+    struct stat status {};
+    ASSERT_EQ(stat(mount().c_str(), &status), 0);  // it serves
     ASSERT_EQ(umount2(mount().c_str(), MNT_DETACH), 0);
     const Outcome outcome = daemon.wait();
     ASSERT_EQ(outcome.status, 0) << outcome.errors;
