@@ -1,18 +1,13 @@
 // "upgrade": the program that is installed now takes over the running mount.
-#include <fcntl.h>
 #include <fmt/format.h>
-#include <poll.h>
-#include <spawn.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
-#include <array>
-#include <cerrno>
+#include <chrono>
 #include <csignal>
 #include <cstring>
 #include <string>
 
-#include "fs/base/unique_fd.h"
+#include "fs/base/run_program.h"
 #include "fs/control/commands.h"
 
 namespace lockfs::control {
@@ -20,37 +15,15 @@ namespace lockfs::control {
 namespace {
 
 /// How long a program may take to say what it knows.
-constexpr int kPatienceMs = 2000;
+constexpr auto kPatience = std::chrono::seconds(2);
 
-/// What `program --book-version` prints, at most a line. Throws Failure.
+/// The line that `program --book-version` prints. Throws Failure.
 std::string book_version_of(const std::string& program) {
-  std::array<int, 2> ends{};
-  if (::pipe2(ends.data(), O_CLOEXEC) != 0) throw Failure{"failed", std::strerror(errno)};
-  const UniqueFd from(ends[0]);
-  UniqueFd to(ends[1]);
-  posix_spawn_file_actions_t actions;
-  ::posix_spawn_file_actions_init(&actions);
-  ::posix_spawn_file_actions_adddup2(&actions, to.get(), STDOUT_FILENO);
-  std::string name = program;
-  std::string option = "--book-version";
-  std::array<char*, 3> arguments = {name.data(), option.data(), nullptr};
-  pid_t child = 0;
-  const int error =
-      ::posix_spawn(&child, program.c_str(), &actions, nullptr, arguments.data(), environ);
-  ::posix_spawn_file_actions_destroy(&actions);
-  if (error != 0) {
-    throw Failure{"failed", fmt::format("cannot run {}: {}", program, std::strerror(error))};
+  const ProgramRun run = run_program({program, "--book-version"}, STDOUT_FILENO, kPatience);
+  if (run.error != 0) {
+    throw Failure{"failed", fmt::format("cannot run {}: {}", program, std::strerror(run.error))};
   }
-  to.reset();
-  std::array<char, 64> line{};
-  pollfd readable{from.get(), POLLIN, 0};
-  ssize_t got = 0;
-  if (::poll(&readable, 1, kPatienceMs) == 1) got = ::read(from.get(), line.data(), line.size());
-  ::kill(child, SIGKILL);
-  ::waitpid(child, nullptr, 0);
-  std::string version(line.data(), got > 0 ? static_cast<std::size_t>(got) : 0);
-  while (!version.empty() && version.back() == '\n') version.pop_back();
-  return version;
+  return run.said.substr(0, run.said.find('\n'));
 }
 
 }  // namespace
