@@ -21,7 +21,6 @@
 #include <cstdint>
 #include <cstdio>
 #include <filesystem>
-#include <fstream>
 #include <functional>
 #include <memory>
 #include <new>
@@ -42,6 +41,7 @@
 #include "fs/tree/inode_table.h"
 #include "fs/tree/records.h"
 #include "tests/unit/random.h"
+#include "tests/unit/waiting_lines.h"
 
 namespace lockfs {
 namespace {
@@ -143,7 +143,7 @@ class LockAdoptionTest : public ::testing::Test {
   int set(const Range& range, Mode mode) { return set(*heir_, range, mode); }
   /// Starts to wait, and returns when it does.
   bool begin_to_sit(Daemon& daemon, const Range& range, Mode mode) {
-    const int before = waiting_lines();
+    const int before = waiting_lines(path_);
     WaitThreads::Wait job;
     job.id = WaitThreads::own_id();
     job.sit = [this, &daemon, id = job.id, range, mode](const std::atomic<bool>& recalled) {
@@ -151,19 +151,8 @@ class LockAdoptionTest : public ::testing::Test {
     };
     job.done = [](int) {};
     if (daemon.threads.start(std::move(job)) != 0) return false;
-    while (waiting_lines() == before) std::this_thread::yield();
+    while (waiting_lines(path_) == before) std::this_thread::yield();
     return true;
-  }
-  [[nodiscard]] int waiting_lines() const {
-    struct stat st {};
-    ::stat(path_.c_str(), &st);
-    int found = 0;
-    std::ifstream table("/proc/locks");
-    for (std::string line; std::getline(table, line);) {
-      const auto lock = parse_lock_line(line.c_str());
-      found += lock && lock->waiting && lock->ino == st.st_ino ? 1 : 0;
-    }
-    return found;
   }
 
   /// Makes a daemon of this process.
@@ -320,7 +309,7 @@ TEST_F(LockAdoptionTest, AWaitDiesWithItsDaemon) {
     if (set(daemon, {0, 9}, kS) != 0) return __LINE__;
     return begin_to_sit(daemon, {0, 19}, kX) ? 0 : __LINE__;
   });
-  EXPECT_EQ(waiting_lines(), 0);
+  EXPECT_EQ(waiting_lines(path_), 0);
   EXPECT_EQ(text(), " S0-9");
   EXPECT_EQ(known().size(), 2U);
   adopt();
@@ -347,7 +336,7 @@ TEST_F(LockAdoptionTest, WhatWaitsHaveWonStays) {
     }
     return 0;
   });
-  EXPECT_EQ(waiting_lines(), 0);
+  EXPECT_EQ(waiting_lines(path_), 0);
   const std::string found = text();
   EXPECT_NE(found.find("X50-59"), std::string::npos);
   adopt();

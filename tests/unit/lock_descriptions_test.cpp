@@ -17,7 +17,6 @@
 #include <cerrno>
 #include <chrono>
 #include <filesystem>
-#include <fstream>
 #include <future>
 #include <memory>
 #include <string>
@@ -25,10 +24,10 @@
 #include <vector>
 
 #include "fs/base/kick.h"
-#include "fs/base/proc_locks.h"
 #include "fs/base/unique_fd.h"
 #include "fs/mirror/record_lock.h"
 #include "tests/unit/random.h"
+#include "tests/unit/waiting_lines.h"
 
 namespace lockfs {
 namespace {
@@ -145,20 +144,8 @@ class LockDescriptionsTest : public ::testing::Test {
   /// As begin(), and it sits in its call.
   std::shared_ptr<Wait> begin_to_sit(const Range& range, Mode mode) {
     auto wait = begin(range, mode);
-    while (waiting_lines() == 0) std::this_thread::yield();
+    while (waiting_lines(path_) == 0) std::this_thread::yield();
     return wait;
-  }
-  /// How many requests for the file wait in the kernel.
-  [[nodiscard]] int waiting_lines() const {
-    struct stat st {};
-    ::stat(path_.c_str(), &st);
-    int found = 0;
-    std::ifstream table("/proc/locks");
-    for (std::string line; std::getline(table, line);) {
-      const auto lock = parse_lock_line(line.c_str());
-      found += lock && lock->waiting && lock->ino == st.st_ino ? 1 : 0;
-    }
-    return found;
   }
 
   std::string path_;
@@ -294,7 +281,7 @@ TEST_F(LockDescriptionsTest, AWaitDoesNotMakeTheMirrorWait) {
     ASSERT_EQ(::read(told[0], &c, 1), 1);
     auto wait = begin_to_sit({2, 2}, mode);
     ASSERT_EQ(outsider_->set({3, 3}, kX), 0);  // tells the child
-    while (waiting_lines() < 2) {
+    while (waiting_lines(path_) < 2) {
       int status = 0;
       ASSERT_EQ(::waitpid(child, &status, WNOHANG), 0) << "refused: " << WEXITSTATUS(status);
       std::this_thread::yield();
@@ -376,7 +363,7 @@ TEST_F(LockDescriptionsTest, OfTwoWaitsThatExcludeEachOtherTheLoserEnds) {
   ASSERT_EQ(outsider_->set({0, 19}, kX), 0);
   auto one = begin_to_sit({0, 9}, kX);
   auto two = begin({5, 14}, kX);
-  while (waiting_lines() < 2) std::this_thread::yield();
+  while (waiting_lines(path_) < 2) std::this_thread::yield();
   EXPECT_EQ(outsider_->set({0, 19}, kU), 0);
   const int first = one->end.get();
   const int second = two->end.get();
@@ -407,7 +394,7 @@ TEST_F(LockDescriptionsTest, ManyWinnersAreCarriedTogether) {
   for (int i = 0; i < kWaits; ++i) {
     waits.push_back(begin({10 * i, 10 * i + 4}, i % 3 == 0 ? kS : kX));
   }
-  while (waiting_lines() < kWaits) std::this_thread::yield();
+  while (waiting_lines(path_) < kWaits) std::this_thread::yield();
   ASSERT_EQ(outsider_->set({0, lockmgr::kEof}, kU), 0);
   for (const auto& wait : waits) ASSERT_EQ(wait->end.get(), 0);
   for (int i = 0; i < kWaits; ++i) {

@@ -121,37 +121,27 @@ int lock(int fd, int command, short type, off_t start = 0, off_t length = 0) {
   return error_of(::fcntl(fd, command, &record));
 }
 
-/// Whether somebody else finds the bytes locked, both on the mount and on the source.
-bool sees_locked(const std::string& dir, off_t start, off_t length) {
+/// Whether somebody else finds the bytes locked, or free, both on the mount and on the source.
+bool sees(bool locked, const std::string& dir, off_t start, off_t length) {
   const std::string mark = "/mount/";
   std::string source = dir;
   source.replace(dir.find(mark), mark.size(), "/source/");
   for (const std::string& folder : {dir, source}) {
     const UniqueFd fd(::open((folder + "/a").c_str(), O_RDWR | O_CLOEXEC));
     struct flock record = record_of(F_WRLCK, start, length);
-    if (::fcntl(fd.get(), F_OFD_GETLK, &record) != 0 || record.l_type == F_UNLCK) return false;
-  }
-  return true;
-}
-bool sees_free(const std::string& dir, off_t start, off_t length) {
-  const std::string mark = "/mount/";
-  std::string source = dir;
-  source.replace(dir.find(mark), mark.size(), "/source/");
-  for (const std::string& folder : {dir, source}) {
-    const UniqueFd fd(::open((folder + "/a").c_str(), O_RDWR | O_CLOEXEC));
-    struct flock record = record_of(F_WRLCK, start, length);
-    if (::fcntl(fd.get(), F_OFD_GETLK, &record) != 0 || record.l_type != F_UNLCK) return false;
+    if (::fcntl(fd.get(), F_OFD_GETLK, &record) != 0) return false;
+    if ((record.l_type != F_UNLCK) != locked) return false;
   }
   return true;
 }
 
 /// In a process of its own: to close a file gives up what the process has locked of it.
 bool is_locked(const std::string& dir, off_t start, off_t length) {
-  Process other([&] { return sees_locked(dir, start, length) ? 0 : 1; });
+  Process other([&] { return sees(true, dir, start, length) ? 0 : 1; });
   return other.wait() == 0;
 }
 bool is_free(const std::string& dir, off_t start, off_t length) {
-  Process other([&] { return sees_free(dir, start, length) ? 0 : 1; });
+  Process other([&] { return sees(false, dir, start, length) ? 0 : 1; });
   return other.wait() == 0;
 }
 
