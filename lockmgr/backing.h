@@ -158,8 +158,8 @@ class Backing {
   /// Puts the locks that the backing really holds for the manager, the sum over its owners, into
   /// `found`: not overlapping, in any order. Returns false when it cannot tell. Called
   /// without the mutex of the file where there may be much to read, else, and by
-  /// FileLocks::restored(), with it; by one thread,
-  /// while the Backing exists; may block; may throw std::bad_alloc.
+  /// FileLocks::restored(), with it; by one thread, while the Backing exists; may block; may throw
+  /// std::bad_alloc.
   using Inspector = std::function<bool(std::vector<CarriedLock>& found)>;
   /// A way to look at the backing as it is now, for FileLocks::audit(); empty when there is none.
   /// Called like set(). May throw std::bad_alloc.

@@ -110,9 +110,8 @@ void Book::lay_out(std::size_t header, const Marks& marks) noexcept {
     Area& area = areas_[i];
     area.shape = marks.shapes[i];
     area.begin = memory_ + offset;
-    area.bytes = bytes_of(area.shape);
     area.high = const_cast<std::atomic<std::uint32_t>*>(&marks.highs[i]);
-    offset += area.bytes;
+    offset += bytes_of(area.shape);
   }
 }
 
@@ -125,16 +124,6 @@ std::uint32_t Book::extend(Kind kind, std::uint32_t count) noexcept {
     if (count > area.shape.most || first > area.shape.most - count) return 0;
   } while (!area.high->compare_exchange_weak(first, first + count));
   return first;
-}
-
-void Book::clear(Kind kind) noexcept {
-  const Area& area = this->area(kind);
-  area.high->store(1);
-  if (is_shared()) {
-    ::madvise(area.begin, area.bytes, MADV_REMOVE);
-  } else {
-    ::madvise(area.begin, area.bytes, MADV_DONTNEED);
-  }
 }
 
 }  // namespace lockfs

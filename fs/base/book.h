@@ -75,7 +75,6 @@ class Book {
   }
 
   [[nodiscard]] std::byte* records(Kind kind) const noexcept { return area(kind).begin; }
-  [[nodiscard]] std::uint32_t size(Kind kind) const noexcept { return area(kind).shape.size; }
   /// Indices below have been given out.
   [[nodiscard]] std::uint32_t high(Kind kind) const noexcept { return area(kind).high->load(); }
 
@@ -83,15 +82,10 @@ class Book {
   /// index; 0: there are no more.
   std::uint32_t extend(Kind kind, std::uint32_t count) noexcept;
 
-  /// Gives the memory of all records of a kind back to the system. REQUIRES: nobody uses any or is
-  /// about to.
-  void clear(Kind kind) noexcept;
-
  private:
   struct Area {
     std::byte* begin = nullptr;
     Shape shape;
-    std::size_t bytes = 0;
     std::atomic<std::uint32_t>* high = nullptr;  ///< in the page behind the header
   };
   /// What that page holds.
@@ -176,7 +170,6 @@ class RecordPool {
       return;  // it is not used again until the next daemon finds it
     }
   }
-  [[nodiscard]] std::size_t spare() const noexcept { return free_.size(); }
   [[nodiscard]] const Records<Record, kKind>& records() const noexcept { return records_; }
 
  private:

@@ -26,7 +26,7 @@ struct KeptSocket {
 struct BookHeader {
   static constexpr std::uint64_t kMagic = 0x6b6f6f4273666b6c;  // "lkfsBook"
   /// Goes up whenever a record changes its shape or its meaning.
-  static constexpr std::uint32_t kVersion = 1;
+  static constexpr std::uint32_t kVersion = 2;
 
   enum Phase : std::uint32_t {
     kStarting,  ///< a death ends the start

@@ -19,6 +19,8 @@
 #include <string_view>
 #include <vector>
 
+#include "fs/base/fnv.h"
+
 namespace lockfs::control {
 
 namespace {
@@ -80,14 +82,6 @@ std::string find_group(const std::string& name, gid_t& gid) {
   return {};
 }
 
-std::string hash_of(std::string_view text) {
-  std::uint64_t hash = 0xcbf29ce484222325ULL;  // FNV-1a
-  for (const char c : text) {
-    hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3ULL;
-  }
-  return fmt::format("{:016x}", hash);
-}
-
 }  // namespace
 
 std::string control_folder() {
@@ -113,7 +107,9 @@ std::string control_socket_name(const std::string& mountpoint) {
     }
   }
   if (name.empty()) name = "-";
-  if (name.size() > kMost) name = name.substr(0, kMost - 17) + "-" + hash_of(mountpoint);
+  if (name.size() > kMost) {
+    name = fmt::format("{}-{:016x}", name.substr(0, kMost - 17), fnv1a(mountpoint));
+  }
   return name;
 }
 

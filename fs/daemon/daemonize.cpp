@@ -14,6 +14,7 @@
 #include <cstring>
 #include <string_view>
 
+#include "fs/base/book_header.h"
 #include "fs/options/logging.h"
 
 #ifdef LOCKFS_HAVE_SYSTEMD
@@ -88,12 +89,7 @@ std::string describe_end(pid_t child) {
     ended = waitpid(child, &status, 0);
   } while (ended < 0 && errno == EINTR);
   if (ended < 0) return std::string(kNoReason);
-  if (WIFSIGNALED(status)) {
-    return fmt::format(
-        "{}: killed by signal {} ({})", kNoReason, WTERMSIG(status),
-        sigdescr_np(WTERMSIG(status)) != nullptr ? sigdescr_np(WTERMSIG(status)) : "unknown");
-  }
-  return fmt::format("{}: exit status {}", kNoReason, WEXITSTATUS(status));
+  return fmt::format("{}: {}", kNoReason, describe_death(status));
 }
 
 /// `output`: what the child and the programs it started wrote to standard error.

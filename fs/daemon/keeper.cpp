@@ -26,6 +26,7 @@
 #include <exception>
 #include <optional>
 
+#include "fs/base/clock.h"
 #include "fs/daemon/survival.h"
 #include "fs/options/logging.h"
 
@@ -52,12 +53,6 @@ constexpr int kDaemonsOomScore = 10;
 constexpr int kMostOomScore = 1000;
 
 constexpr std::array kPassedOn{SIGTERM, SIGINT, SIGHUP, SIGQUIT};
-
-std::int64_t nanoseconds_now(clockid_t clock) noexcept {
-  timespec now{};
-  ::clock_gettime(clock, &now);
-  return now.tv_sec * std::int64_t{1'000'000'000} + now.tv_nsec;
-}
 
 /// As fork(), but with one table of descriptors for both. The kernel writes the child's id to `id`
 /// before the child runs, and the child's own to where the C library keeps it. (Not by clone3(2),
@@ -398,8 +393,8 @@ bool Keeper::is_stuck() noexcept {
 }
 
 void Keeper::note_end() noexcept {
-  header_.ended_at = nanoseconds_now(CLOCK_REALTIME);
-  header_.dead_since = nanoseconds_now(CLOCK_MONOTONIC);
+  header_.ended_at = nanoseconds_on(CLOCK_REALTIME);
+  header_.dead_since = nanoseconds_on(CLOCK_MONOTONIC);
 }
 
 void Keeper::note_death(int status) noexcept {

@@ -24,6 +24,7 @@
 #include <thread>
 
 #include "fs/base/book.h"
+#include "fs/base/clock.h"
 #include "fs/base/death_point.h"
 #include "fs/base/kick.h"
 #include "fs/control/server.h"
@@ -192,9 +193,7 @@ class EndWatch {
 
 /// How long nobody served, up to now.
 void note_gap(BookHeader& header) {
-  timespec now{};
-  ::clock_gettime(CLOCK_MONOTONIC, &now);
-  header.gap = now.tv_sec * std::int64_t{1'000'000'000} + now.tv_nsec - header.dead_since;
+  header.gap = nanoseconds_on(CLOCK_MONOTONIC) - header.dead_since;
 }
 
 /// A mount from its making to its end. Members are destroyed from the last to the first: the open
@@ -334,7 +333,7 @@ std::string Session::start() {
   if (!error.empty()) return error;
   if (again_) take_up();
   // From here on somebody may have been answered: a death is no failure of the start any more.
-  header_.settled = again_ ? header_.settled.load() : header_.generation.load();
+  if (!again_) header_.settled = header_.generation.load();
   header_.phase = BookHeader::kServing;
   if (const int failed = loop_->start(); failed != 0) {
     return fmt::format("cannot start threads: {}", std::strerror(failed));
@@ -461,8 +460,8 @@ int run_session(const Options& wanted, Book& book,
     sweep_descriptors(book);
     death_point("recovery.swept");
     load_settings(header, options);
+    return go_on(options, book, on_ready);
   }
-  if (again) return go_on(options, book, on_ready);
   try {
     Session mount(options, book, false);
     std::string error = mount.mount();

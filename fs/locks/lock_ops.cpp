@@ -14,6 +14,7 @@
 #include <unordered_map>
 #include <utility>
 
+#include "fs/base/clock.h"
 #include "fs/base/death_point.h"
 #include "fs/base/proc_locks.h"
 #include "fs/loop/current_request.h"
@@ -30,12 +31,8 @@ namespace lockfs {
 
 namespace {
 
-/// Nanoseconds on CLOCK_MONOTONIC_COARSE.
-std::int64_t coarse_now() noexcept {
-  timespec now{};
-  ::clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
-  return now.tv_sec * std::int64_t{1'000'000'000} + now.tv_nsec;
-}
+/// What Inode::granted_at is measured by.
+std::int64_t coarse_now() noexcept { return nanoseconds_on(CLOCK_MONOTONIC_COARSE); }
 
 using lockmgr::Mode;
 using lockmgr::OwnerType;

@@ -9,6 +9,7 @@
 #include <system_error>
 #include <thread>
 
+#include "fs/base/clock.h"
 #include "fs/base/process_look.h"
 
 namespace lockfs {
@@ -148,9 +149,7 @@ bool CpuFollower::follow(int cpu, bool bind) noexcept {
 }
 
 std::chrono::nanoseconds CpuFollower::cpu_time() const noexcept {
-  timespec time{};
-  ::clock_gettime(cpu_clock_.load(), &time);
-  return std::chrono::seconds(time.tv_sec) + std::chrono::nanoseconds(time.tv_nsec);
+  return std::chrono::nanoseconds(nanoseconds_on(cpu_clock_.load()));
 }
 
 void CpuFollower::set_free() noexcept {

@@ -89,7 +89,8 @@ class CurrentRequest {
   /// takes away is to leave out the first counts_made().
   class CountChange {
    public:
-    CountChange(std::uint64_t nodeid, std::uint64_t before, std::uint64_t after) noexcept;
+    /// `after`: what the count of that file is to be.
+    CountChange(std::uint64_t nodeid, std::uint64_t after) noexcept;
     ~CountChange();
     CountChange(const CountChange&) = delete;
     CountChange& operator=(const CountChange&) = delete;

@@ -530,12 +530,10 @@ std::uint32_t CurrentRequest::counts_made() noexcept {
   return slot != nullptr ? slot->counts_made.load(std::memory_order_relaxed) : 0;
 }
 
-CurrentRequest::CountChange::CountChange(std::uint64_t nodeid, std::uint64_t before,
-                                         std::uint64_t after) noexcept {
+CurrentRequest::CountChange::CountChange(std::uint64_t nodeid, std::uint64_t after) noexcept {
   RequestSlot* const slot = RequestLoop::role_.slot;
   if (slot == nullptr) return;
   slot->count_node = nodeid;
-  slot->count_before = before;
   slot->count_after = after;
   slot->count_pending.store(slot->counts_made.load(std::memory_order_relaxed) + 1,
                             std::memory_order_release);
@@ -555,7 +553,7 @@ CurrentRequest::CountChange::~CountChange() {
 
 std::uint32_t CurrentRequest::keep() noexcept {
   RequestLoop::Role& role = RequestLoop::role_;
-  if (role.loop == nullptr) return 0;
+  if (role.loop == nullptr || !role.loop->slots_.outlive()) return 0;
   if (role.kept != 0) return std::exchange(role.kept, 0);
   if (role.slot == nullptr) return 0;
   const std::uint32_t record = role.loop->kept_.keep(role.slot->bytes, role.slot->header().len);
@@ -694,7 +692,6 @@ void RequestLoop::undo(RequestSlot& slot) const {
       const std::uint64_t node = slot.counted[made - 1];
       const std::uint64_t count = undo_.count_of(node);
       slot.count_node = node;
-      slot.count_before = count;
       slot.count_after = count == 0 ? 0 : count - 1;
       slot.count_pending.store(made | RequestSlot::kTakesBack);
       death_point("recovery.takes_back");

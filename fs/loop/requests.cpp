@@ -6,6 +6,7 @@
 #include <ctime>
 #include <new>
 
+#include "fs/base/clock.h"
 #include "fs/base/death_point.h"
 
 namespace lockfs {
@@ -13,12 +14,6 @@ namespace {
 
 /// Slots whose memory stays when nobody uses them; the rest gives it back.
 constexpr std::size_t kKeptSlots = 8;
-
-std::int64_t coarse_realtime() noexcept {
-  timespec now{};
-  ::clock_gettime(CLOCK_REALTIME_COARSE, &now);
-  return now.tv_sec * std::int64_t{1'000'000'000} + now.tv_nsec;
-}
 
 }  // namespace
 
@@ -31,7 +26,7 @@ void RequestSlot::begin_reading() noexcept {
 
 void RequestSlot::begin() noexcept {
   unique = header().unique;
-  begun_at = coarse_realtime();
+  begun_at = nanoseconds_on(CLOCK_REALTIME_COARSE);
   repeats = 0;
   noted.store(0, std::memory_order_relaxed);
   counts_made.store(0, std::memory_order_relaxed);

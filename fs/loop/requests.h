@@ -53,7 +53,7 @@ struct RequestSlot {
   /// kTakesBack it is the last of those made that is being undone.
   std::atomic<std::uint32_t> count_pending;
   static constexpr std::uint32_t kTakesBack = 1U << 31;
-  std::uint64_t count_node, count_before, count_after;
+  std::uint64_t count_node, count_after;
   std::array<std::uint64_t, kMostCounts> counted;  ///< the nodeids of those made
   alignas(4096) char bytes[kRoom];
 

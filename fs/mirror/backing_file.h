@@ -36,9 +36,9 @@ class BackingFile final : public lockmgr::Backing {
 
   /// Takes over what an earlier daemon left of this file (DescriptorLog::take_over()), with all
   /// that is locked through it. `few_locks`: less work is to set them again than to read what is
-  /// locked. Does not block. Returns 0, or ENOLCK where there is no memory: the
-  /// locks stay, for the next daemon to find. REQUIRES: nothing was done with the object yet. The
-  /// next thing to call is FileLocks::carry_anew().
+  /// locked. Does not block. Returns 0, or ENOLCK where there is no memory: the locks stay, for the
+  /// next daemon to find. REQUIRES: nothing was done with the object yet. The next thing to call is
+  /// FileLocks::restored().
   int adopt(std::vector<LoggedFd> left, bool few_locks) noexcept;
 
   lockmgr::Reply set(const lockmgr::Range& range, lockmgr::Mode mode,

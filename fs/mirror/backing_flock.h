@@ -15,8 +15,7 @@
 ///  1. Held::mode is what the manager was told is held, by set() or by the end of a wait; after
 ///     adopt(), what was found, until the next set().
 ///  2. The descriptor is on record (DescriptorLog) while it is open. A wait sits in a duplicate,
-///  which
-///     is not: what it wins belongs to the open file description.
+///     which is not: what it wins belongs to the open file description.
 #pragma once
 
 #include <memory>

@@ -75,7 +75,7 @@ class LockDescriptions {
   /// fdinfo, which shows the locks of its filesystem; else all is in doubt at first. Makes no call
   /// that could block on it. Returns 0, or ENOLCK where there is no memory; then they stay open and
   /// on record for the next daemon, which had better come soon. REQUIRES: nothing was done with the
-  /// object yet. The next thing is set() for every stretch of the file, FileLocks::carry_anew().
+  /// object yet. The next thing is set() for every stretch of the file, FileLocks::restored().
   int adopt(std::span<LoggedFd> left, bool read) noexcept;
 
   // Each returns 0 or an errno. `path_fd`: an O_PATH descriptor of the file. All may block as

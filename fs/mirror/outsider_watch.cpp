@@ -8,6 +8,7 @@
 #include <system_error>
 #include <utility>
 
+#include "fs/base/clock.h"
 #include "fs/base/kick.h"
 #include "fs/base/proc_locks.h"
 #include "fs/loop/cpu_follower.h"
@@ -25,9 +26,7 @@ constexpr auto kMostWait = 50ms;
 constexpr int kWatchCostFactor = 100;
 
 OutsiderWatch::Clock::duration cpu_time() noexcept {
-  timespec time{};
-  ::clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
-  return std::chrono::seconds(time.tv_sec) + std::chrono::nanoseconds(time.tv_nsec);
+  return std::chrono::nanoseconds(nanoseconds_on(CLOCK_THREAD_CPUTIME_ID));
 }
 
 }  // namespace

@@ -274,14 +274,10 @@ int Filesystem::write(fuse_req_t req, fuse_ino_t /*nodeid*/, const char* data, s
   handle.inode->data_cached.store(true);  // the kernel keeps pages that it writes whole
   size_t done = 0;
   if (appends) {
-    switch (repeats::look_at_append(handle.inode->fd(), data, size, done)) {
-      case repeats::Change::kNotMade:
-        break;
-      case repeats::Change::kMade:
-        fuse_reply_write(req, size);
-        return 0;
-      case repeats::Change::kUnknown:
-        return EIO;
+    const auto change = repeats::look_at_append(handle.inode->fd(), data, size, done);
+    if (const auto answer = repeats::answer_for(change)) {
+      if (*answer == 0) fuse_reply_write(req, size);
+      return *answer;
     }
   }
   iovec part{const_cast<char*>(data) + done, size - done};
@@ -316,14 +312,8 @@ int Filesystem::fallocate(fuse_req_t req, fuse_ino_t /*nodeid*/, int mode, off_t
   constexpr int kZeroes = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE;
   if ((mode & kZeroes) != 0) {
     const bool extends = (mode & FALLOC_FL_KEEP_SIZE) == 0;
-    switch (repeats::look_at_zeroing(handle.inode->fd(), offset, length, extends)) {
-      case repeats::Change::kNotMade:
-        break;
-      case repeats::Change::kMade:
-        return 0;
-      case repeats::Change::kUnknown:
-        return EIO;
-    }
+    const auto change = repeats::look_at_zeroing(handle.inode->fd(), offset, length, extends);
+    if (const auto answer = repeats::answer_for(change)) return *answer;
   }
   death_point("source.before");
   if (::fallocate(handle.fd.get(), mode, offset, length) != 0) return errno;

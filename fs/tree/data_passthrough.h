@@ -19,9 +19,8 @@
 ///      which are a stranger's: what is written loses its set-ID bits, and takes nothing that the
 ///      filesystem keeps for root.
 ///   4. The inode's record has its backing id: the kernel keeps registrations when the process
-///   dies,
-///      and serves open files by them. One that was made or given up at that moment, with no record
-///      to tell, stays until the connection ends, and does no more than keep a file.
+///      dies, and serves open files by them. One that was made or given up at that moment, with no
+///      record to tell, stays until the connection ends, and does no more than keep a file.
 #pragma once
 
 #include <array>

@@ -4,13 +4,13 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <ctime>
 #include <map>
 #include <new>
 #include <string_view>
 #include <system_error>
 #include <utility>
 
+#include "fs/base/clock.h"
 #include "fs/base/death_point.h"
 #include "fs/loop/current_request.h"
 
@@ -33,9 +33,7 @@ std::uint64_t mix(std::uint64_t value) noexcept {
 /// What an inode is taken for whose past is not known: the kernel may have cached anything of it,
 /// somebody may have mapped it, and may have got a lock just now.
 void note_past(Inode& inode, bool may_be_mapped) noexcept {
-  timespec now{};
-  ::clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
-  inode.granted_at = now.tv_sec * std::int64_t{1'000'000'000} + now.tv_nsec;
+  inode.granted_at = nanoseconds_on(CLOCK_MONOTONIC_COARSE);
   inode.attr_cached = true;
   inode.data_cached = true;
   if (may_be_mapped && inode.type() == S_IFREG) inode.mapped = 1;
@@ -347,7 +345,7 @@ void InodeTable::add_lookup(Inode& inode) noexcept {
   if (inode.nodeid() == kRootNodeid) return;  // stays for ever, and is not counted in forget()
   const Lock lock(shard_of(inode).mutex);
   const std::uint64_t before = inode.record_->nlookup.load(std::memory_order_relaxed);
-  const CurrentRequest::CountChange change(inode.nodeid(), before, before + 1);
+  const CurrentRequest::CountChange change(inode.nodeid(), before + 1);
   inode.record_->nlookup.store(before + 1, std::memory_order_release);
 }
 
@@ -363,13 +361,13 @@ void InodeTable::forget(std::uint64_t nodeid, std::uint64_t count) noexcept {
   if (made) record = it->second->record_;
   if (known != 0) record = &shard.records->records()[known];
   if (record == nullptr) {
-    const CurrentRequest::CountChange none(nodeid, 0, 0);  // a request's changes are numbered
+    const CurrentRequest::CountChange none(nodeid, 0);  // a request's changes are numbered
     return;
   }
   const std::uint64_t before = record->nlookup.load(std::memory_order_relaxed);
   const std::uint64_t after = before - std::min(count, before);
   {
-    const CurrentRequest::CountChange change(nodeid, before, after);
+    const CurrentRequest::CountChange change(nodeid, after);
     record->nlookup.store(after, std::memory_order_release);
   }
   if (after != 0) return;

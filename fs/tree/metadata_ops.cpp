@@ -31,14 +31,8 @@ int chmod_to(const Inode& inode, const struct stat& attr) noexcept {
 }
 
 int truncate_to(const Inode& inode, off_t size, const Handle* handle) noexcept {
-  switch (repeats::look_at_truncation(inode.fd(), size)) {
-    case repeats::Change::kNotMade:
-      break;
-    case repeats::Change::kMade:
-      return 0;
-    case repeats::Change::kUnknown:
-      return EIO;
-  }
+  const auto change = repeats::look_at_truncation(inode.fd(), size);
+  if (const auto answer = repeats::answer_for(change)) return *answer;
   death_point("source.before");
   const bool by_handle = handle != nullptr && handle->writable();
   const int rc = by_handle ? ::ftruncate(handle->fd.get(), size)

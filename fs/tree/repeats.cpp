@@ -13,22 +13,20 @@
 #include <cstdint>
 #include <cstring>
 #include <new>
+#include <string_view>
 #include <vector>
 
+#include "fs/base/clock.h"
+#include "fs/base/fnv.h"
+#include "fs/base/scratch_buffer.h"
 #include "fs/loop/current_request.h"
 #include "fs/tree/inode.h"
 
 namespace lockfs::repeats {
 namespace {
 
-constexpr std::int64_t kSecond = 1'000'000'000;
-
-std::int64_t nanoseconds(const statx_timestamp& time) noexcept {
-  return time.tv_sec * kSecond + time.tv_nsec;
-}
-
-std::int64_t nanoseconds(const timespec& time) noexcept {
-  return time.tv_sec * kSecond + time.tv_nsec;
+std::int64_t nanoseconds_of(const statx_timestamp& time) noexcept {
+  return nanoseconds(timespec{time.tv_sec, time.tv_nsec});
 }
 
 /// What a name stands for; all zero: nothing. The number alone may be that of a younger file.
@@ -45,7 +43,7 @@ Named at(int folder, const char* name) noexcept {
   if (::statx(folder, name, AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT, kWanted, &at) != 0) return {};
   const bool dated = (at.stx_mask & STATX_BTIME) != 0;
   return {makedev(at.stx_dev_major, at.stx_dev_minor), at.stx_ino,
-          dated ? nanoseconds(at.stx_btime) : 0};
+          dated ? nanoseconds_of(at.stx_btime) : 0};
 }
 
 /// Whether the part of the file has nothing but zeros, up to its end. Nothing: it cannot be said.
@@ -71,15 +69,6 @@ std::optional<bool> is_zero(int fd, off_t begin, off_t end) noexcept {
   return true;
 }
 
-/// FNV-1a.
-std::uint64_t hash_of(const char* data, std::size_t size) noexcept {
-  std::uint64_t hash = 0xcbf29ce484222325U;
-  for (std::size_t i = 0; i < size; ++i) {
-    hash = (hash ^ static_cast<unsigned char>(data[i])) * 0x100000001b3U;
-  }
-  return hash;
-}
-
 }  // namespace
 
 bool has_made(int folder, const char* name, mode_t type, uid_t uid) noexcept {
@@ -88,7 +77,7 @@ bool has_made(int folder, const char* name, mode_t type, uid_t uid) noexcept {
   constexpr unsigned kWanted = STATX_TYPE | STATX_UID | STATX_BTIME;
   if (::statx(folder, name, AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT, kWanted, &at) != 0) return false;
   if ((at.stx_mask & kWanted) != kWanted) return false;
-  const std::int64_t born = nanoseconds(at.stx_btime);
+  const std::int64_t born = nanoseconds_of(at.stx_btime);
   return (at.stx_mode & S_IFMT) == type && at.stx_uid == uid &&
          born >= CurrentRequest::begun_at() && born <= CurrentRequest::given_up_at();
 }
@@ -124,9 +113,10 @@ bool has_renamed(int from, const char* name, int to, const char* new_name,
 
 bool has_removed_attribute(const char* path, const char* name) noexcept try {
   if (!CurrentRequest::outlives()) return false;
-  std::vector<char> value(XATTR_SIZE_MAX);
-  const ssize_t size = ::getxattr(path, name, value.data(), value.size());
-  const std::uint64_t hash = size < 0 ? 0 : hash_of(value.data(), static_cast<std::size_t>(size));
+  char* const value = scratch_buffer(XATTR_SIZE_MAX);
+  const ssize_t size = ::getxattr(path, name, value, XATTR_SIZE_MAX);
+  const std::uint64_t hash =
+      size < 0 ? 0 : fnv1a(std::string_view(value, static_cast<std::size_t>(size)));
   if (const auto noted = CurrentRequest::noted()) {
     return noted->size >= 0 && (size != noted->size || hash != noted->inode);
   }

@@ -18,6 +18,7 @@
 
 #include <sys/types.h>
 
+#include <cerrno>
 #include <cstddef>
 #include <optional>
 
@@ -45,6 +46,20 @@ enum class Change {
   kMade,     ///< answer as if
   kUnknown,  ///< EIO
 };
+
+/// What a request gets whose change need not or cannot be made: 0 or EIO. Nothing: it is to be
+/// made.
+[[nodiscard]] constexpr std::optional<int> answer_for(Change change) noexcept {
+  switch (change) {
+    case Change::kMade:
+      return 0;
+    case Change::kUnknown:
+      return EIO;
+    case Change::kNotMade:
+      break;
+  }
+  return {};
+}
 
 /// A change of the file behind `fd` (O_PATH does) that is not to be made twice. `result_size`: what
 /// its size is after that and not before; nothing: that tells nothing. Notes the file as it is now
