@@ -80,7 +80,8 @@ void known_descriptors(const Book& book, std::vector<int>& known) {
   DescriptorLog::known_descriptors(book, known);
 }
 
-void sweep_descriptors(const Book& book) {
+void sweep_descriptors(Book& book) {
+  Filesystem::leave_idle_descriptors(book);
   std::vector<int> known;
   known_descriptors(book, known);
   std::sort(known.begin(), known.end());

@@ -26,7 +26,7 @@ void known_descriptors(const Book& book, std::vector<int>& known);
 
 /// Closes every descriptor that no record knows: what a daemon that died has left. Called before
 /// anything is opened. May throw std::bad_alloc.
-void sweep_descriptors(const Book& book);
+void sweep_descriptors(Book& book);
 
 /// Takes over the options that were changed while mounted (BookHeader::save()).
 void load_settings(const BookHeader& header, Options& options);

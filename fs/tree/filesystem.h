@@ -62,6 +62,9 @@ class Filesystem {
 
   /// The descriptors that the records in a book are about: those a process goes on with.
   static void known_descriptors(const Book& book, std::vector<int>& out);
+  /// Takes those out of the records that are of no use to the next process: of files that are not
+  /// open and can be opened anew. To be called before it opens anything. May throw std::bad_alloc.
+  static void leave_idle_descriptors(Book& book);
 
   /// Goes on with what an earlier process left in the book, before the first request and after
   /// set_kernel_passthrough(). An open file that cannot be had again is logged, and answers EBADF

@@ -190,7 +190,7 @@ InodeTable::Trace InodeTable::trace_of(const Shard& shard, std::uint32_t index) 
   Trace trace;
   trace.nodeid = record.nodeid;
   trace.generation = record.generation;
-  trace.open = record.fd >= 0;
+  trace.open = record.needs_descriptor();
   trace.named = record.name != 0;
   if (!trace.named) return trace;
   const NameRecord& name = shard.names->records()[record.name];
@@ -264,17 +264,26 @@ int InodeTable::acquire_open(std::uint64_t nodeid, int open_fd, InodePtr& inode)
     inode = std::move(found);
     return 0;
   }
-  const int fd = lockfs::reopen(open_fd, O_PATH);
-  if (fd < 0) return -fd;
-  UniqueFd path_fd(fd);
   struct stat st {};
-  if (::fstat(fd, &st) != 0) return errno;
-  const Device& device = devices_.find_or_add(st, fd);
+  if (::fstat(open_fd, &st) != 0) return errno;
+  const Device& device = devices_.find_or_add(st, open_fd);
+  std::uint32_t index = 0;
+  bool has_descriptor = false;
   {
-    std::string handle = device.handle_of(fd);
     const Lock lock(shard.mutex);
-    const bool added = shard.by_nodeid.contains(nodeid);
-    if (const std::uint32_t index = added ? 0 : find_known(shard, nodeid); index != 0) {
+    if (!shard.by_nodeid.contains(nodeid)) index = find_known(shard, nodeid);
+    has_descriptor = index != 0 && shard.records->records()[index].descriptor() >= 0;
+  }
+  UniqueFd path_fd;
+  if (!has_descriptor) {
+    const int fd = lockfs::reopen(open_fd, O_PATH);
+    if (fd < 0) return -fd;
+    path_fd.reset(fd);
+  }
+  {
+    std::string handle = device.handle_of(open_fd);
+    const Lock lock(shard.mutex);
+    if (index != 0) {
       replace(shard, {st.st_dev, st.st_ino});
       found = refer(add(shard, device, path_fd, st, std::move(handle), index));
     }
@@ -504,7 +513,7 @@ void InodeTable::leave_known(Shard& shard) noexcept {
 
 UniqueFd InodeTable::free_known(Shard& shard, std::uint32_t index) noexcept {
   InodeRecord& record = shard.records->records()[index];
-  UniqueFd fd(record.fd);
+  UniqueFd fd(record.descriptor());
   free_record(shard, record);
   leave_known(shard);
   return fd;
@@ -522,9 +531,9 @@ void InodeTable::write_record(Shard& shard, Inode& inode) noexcept {
   record.nlookup.store(0, std::memory_order_relaxed);
   record.generation = inode.generation_;
   record.backing_id.store(0, std::memory_order_relaxed);
-  record.fd = inode.can_reopen() ? -1 : inode.fd_.get();
+  record.set_descriptor(inode.fd_.get(), inode.can_reopen());
   record.name = 0;
-  if ((inode.nodeid_ & kCountedNodeid) != 0 || record.fd >= 0) {
+  if ((inode.nodeid_ & kCountedNodeid) != 0 || record.needs_descriptor()) {
     record.name = shard.names->take();
     NameRecord& name = shard.names->records()[record.name];
     name.dev = inode.id_.dev;
@@ -572,7 +581,9 @@ Inode& InodeTable::add(Shard& shard, const Device& device, UniqueFd& path_fd, co
     inode->fd_ = std::move(path_fd);
     write_record(shard, *inode);
   } else {
-    inode->fd_ = record->fd >= 0 ? UniqueFd(record->fd) : std::move(path_fd);
+    if (record->descriptor() < 0) record->set_descriptor(path_fd.get(), inode->can_reopen());
+    inode->fd_ =
+        record->descriptor() == path_fd.get() ? std::move(path_fd) : UniqueFd(record->descriptor());
     inode->record_ = record;
     leave_known(shard);
     note_past(*inode, mapped_before_);
@@ -589,6 +600,7 @@ InodePtr InodeTable::refer(Inode& inode) noexcept {
 void InodeTable::pin(Shard& shard, Inode& inode, UniqueFd& path_fd) noexcept {
   if (inode.fd_.valid()) return;
   inode.fd_ = std::move(path_fd);
+  inode.record_->set_descriptor(inode.fd_.get(), true);
   shard.clock.push_back(inode);
 }
 
@@ -606,6 +618,7 @@ InodeTable::Descriptors InodeTable::advance_hand(Shard& shard) noexcept {
   Inode& inode = shard.clock.front();
   shard.clock.pop_front();
   if (!inode.used_ && inode.refs_.load(std::memory_order_acquire) == 0) {
+    inode.record_->set_descriptor(-1, true);
     Descriptors given_up{std::move(inode.fd_), std::move(inode.data_mode.backing)};
     inode.record_backing();
     return given_up;

@@ -30,9 +30,22 @@ struct InodeRecord {
   /// The kernel's registration of it for data passthrough; 0: none. Below 0: what is registered is
   /// a descriptor that can read (DataMode::reads_backing).
   std::atomic<std::int32_t> backing_id;
-  std::int32_t fd;  ///< its O_PATH descriptor if it cannot be opened anew, else -1
-  std::uint32_t
-      name;  ///< of one that is not found by its nodeid: the index of a NameRecord, else 0
+  /// Its O_PATH descriptor; -1: none. Below that -2 - N for a descriptor N that may be closed,
+  /// since the file can be opened anew.
+  std::atomic<std::int32_t> fd;
+  std::uint32_t name;  ///< of one that its nodeid does not lead to: of a NameRecord, else 0
+
+  /// -1: none.
+  [[nodiscard]] int descriptor() const noexcept {
+    const std::int32_t value = fd.load(std::memory_order_relaxed);
+    return value < -1 ? -2 - value : value;
+  }
+  [[nodiscard]] bool needs_descriptor() const noexcept {
+    return fd.load(std::memory_order_relaxed) >= 0;
+  }
+  void set_descriptor(int number, bool can_reopen) noexcept {
+    fd.store(can_reopen && number >= 0 ? -2 - number : number, std::memory_order_release);
+  }
 };
 static_assert(sizeof(InodeRecord) == 32);
 

@@ -10,6 +10,7 @@
 #include <cstring>
 #include <memory>
 #include <new>
+#include <unordered_set>
 #include <utility>
 
 #include "fs/tree/filesystem.h"
@@ -35,13 +36,25 @@ void Filesystem::known_descriptors(const Book& book, std::vector<int>& out) {
   std::vector<int> mounts;  // few
   for (std::uint32_t i = 1; i < book.high(Kind::kInodes); ++i) {
     if (inodes[i].nodeid == 0) continue;
-    if (inodes[i].fd >= 0) out.push_back(inodes[i].fd);
+    if (const int fd = inodes[i].descriptor(); fd >= 0) out.push_back(fd);
     if (inodes[i].name == 0) continue;
     const int mount = names[inodes[i].name].mount_fd;
     const bool seen = std::find(mounts.begin(), mounts.end(), mount) != mounts.end();
     if (mount >= 0 && !seen) mounts.push_back(mount);
   }
   out.insert(out.end(), mounts.begin(), mounts.end());
+}
+
+void Filesystem::leave_idle_descriptors(Book& book) {
+  std::unordered_set<std::uint64_t> open;
+  const HandleRecords handles(book);
+  handles.for_each([&](std::uint32_t /*index*/, const HandleRecord& handle) {
+    if (handle.fh != 0) open.insert(handle.nodeid);
+  });
+  const InodeRecords inodes(book);
+  inodes.for_each([&](std::uint32_t /*index*/, InodeRecord& inode) {
+    if (inode.fd.load() < -1 && !open.contains(inode.nodeid)) inode.fd = -1;
+  });
 }
 
 void Filesystem::recover() {

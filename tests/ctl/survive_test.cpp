@@ -210,7 +210,9 @@ TEST_F(Survive, DaemonsThatDieAtOnceAreNotTriedForEver) {
   ASSERT_TRUE(waiter.waits());
   const rlimit few{5, 5};
   ASSERT_EQ(::prlimit(fs().keeper_pid(), RLIMIT_NOFILE, &few, nullptr), 0);
-  ASSERT_EQ(::kill(fs().daemon_pid(), SIGKILL), 0);
+  const pid_t daemon = fs().daemon_pid();
+  ASSERT_GT(daemon, 0);
+  ASSERT_EQ(::kill(daemon, SIGKILL), 0);
   EXPECT_EQ(waiter.result(), ECONNABORTED);
   EXPECT_EQ(fs().wait_exit(), "lockfs ended with status 1\n") << "and unmounts";
   EXPECT_TRUE(has_line(fs().log(), {"critical: ", "a new daemon cannot go on: "}));

@@ -121,6 +121,7 @@ class TreeRecoveryTest : public ::testing::TestWithParam<const char*> {
       abandon(std::move(life_->inodes));
     }
     std::vector<int> known;
+    Filesystem::leave_idle_descriptors(book_);
     Filesystem::known_descriptors(book_, known);
     for (int fd = first_descriptor_; fd < kMostDescriptors; ++fd) {
       if (std::find(known.begin(), known.end(), fd) == known.end()) ::close(fd);
@@ -300,7 +301,7 @@ TEST_P(TreeRecoveryTest, AFileOfAnotherFilesystemIsFoundByItsHandle) {
     EXPECT_EQ(stat_of(inode->fd()).st_ino, ino);
     EXPECT_EQ(inodes().shown_ino(id), shown);
     EXPECT_EQ(life_->intern(other), inode);
-    EXPECT_EQ(known_descriptors(), 1U) << "one for the filesystem";
+    EXPECT_EQ(known_descriptors(), 2U) << "its own and one for the filesystem";
   }
   ASSERT_EQ(::unlink(other.c_str()), 0);
 }
@@ -406,7 +407,24 @@ TEST_P(TreeRecoveryTest, AnOpenFileIsFoundByItsNumber) {
   EXPECT_EQ(filesystem.find_handle(fh), nullptr) << "the RELEASE may come again";
   EXPECT_EQ(::fcntl(fd, F_GETFD), -1);
   EXPECT_NE(filesystem.find_handle(second), nullptr);
-  EXPECT_EQ(known_descriptors(), 1U);
+  EXPECT_EQ(known_descriptors(), 2U);
+}
+
+TEST_P(TreeRecoveryTest, DescriptorsOfFilesThatAreNotOpenAreClosed) {
+  const std::uint64_t fh = life_->open(path("file"), O_RDWR);
+  const int kept = life_->files->find(fh)->inode->fd();
+  write("idle", "");
+  const std::uint64_t nodeid = life_->lookup(path("idle"));
+  const int idle = life_->intern(path("idle"))->fd();
+  ASSERT_NE(idle, kept);
+  EXPECT_EQ(known_descriptors(), 3U);
+  Filesystem& filesystem = revive_filesystem();
+  EXPECT_EQ(filesystem.find_handle(fh)->inode->fd(), kept);
+  EXPECT_EQ(known_descriptors(), 2U);
+  InodePtr inode;
+  ASSERT_EQ(filesystem.inodes().acquire(nodeid, inode), 0);
+  EXPECT_EQ(stat_of(inode->fd()).st_ino, inode->id().ino);
+  EXPECT_EQ(known_descriptors(), 3U);
 }
 
 TEST_P(TreeRecoveryTest, ADeletedFileStaysOpen) {
@@ -435,7 +453,7 @@ TEST_P(TreeRecoveryTest, AnOpenFileThatIsLostIsGone) {
   Filesystem& filesystem = revive_filesystem();
   EXPECT_EQ(filesystem.find_handle(lost), nullptr);
   EXPECT_NE(filesystem.find_handle(fh), nullptr);
-  EXPECT_EQ(known_descriptors(), 1U);
+  EXPECT_EQ(known_descriptors(), 2U);
 }
 
 TEST_P(TreeRecoveryTest, ANumberIsNotGivenTwice) {
@@ -474,7 +492,7 @@ TEST_P(TreeRecoveryTest, FilesAndDirectoriesAreToldApart) {
   Filesystem& filesystem = revive_filesystem();
   EXPECT_NE(filesystem.find_handle(file), nullptr);
   EXPECT_EQ(filesystem.find_handle(directory), nullptr);
-  EXPECT_EQ(known_descriptors(), 2U);
+  EXPECT_EQ(known_descriptors(), 3U);
 }
 
 TEST_P(TreeRecoveryTest, ADirectoryIsFoundThatStandsAnywhere) {
@@ -511,17 +529,17 @@ TEST_P(TreeRecoveryTest, WhatWasOpenedForARequestWithoutAnAnswerIsClosed) {
   record_of(unanswered).unique = 12;
   record_of(directory).unique = 14;
   Filesystem& filesystem = revive_filesystem();
-  EXPECT_EQ(known_descriptors(), 3U);
+  EXPECT_EQ(known_descriptors(), 4U);
   filesystem.discard_unanswered(0);
   filesystem.discard_unanswered(11);
-  EXPECT_EQ(known_descriptors(), 3U);
+  EXPECT_EQ(known_descriptors(), 4U);
   filesystem.discard_unanswered(12);
   EXPECT_EQ(filesystem.find_handle(unanswered), nullptr);
   ASSERT_NE(filesystem.find_handle(answered), nullptr);
   EXPECT_EQ(filesystem.find_handle(answered)->inode->data_mode.opens, 1U);
   EXPECT_EQ(filesystem.find_handle(answered)->inode->writers, 1U);
   filesystem.discard_unanswered(14);
-  EXPECT_EQ(known_descriptors(), 1U);
+  EXPECT_EQ(known_descriptors(), 2U);
 }
 
 TEST_P(TreeRecoveryTest, ARegistrationIsKeptWhileTheFileIsOpen) {
