@@ -1,5 +1,6 @@
 #include "fs/base/book.h"
 
+#include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -55,9 +56,13 @@ Book::Book(const Shapes& wanted, std::size_t header_size, bool shared) {
     while (bytes_ > space.rlim_cur / 2 && halve(shapes)) reckon();
   }
   if (shared) {
-    fd_.reset(::memfd_create("lockfs-book", MFD_CLOEXEC));
+    fd_.reset(::memfd_create("lockfs-book", MFD_CLOEXEC | MFD_ALLOW_SEALING));
     if (!fd_) fail("cannot make a memory file");
     if (::ftruncate(fd_.get(), static_cast<off_t>(bytes_)) != 0) fail("cannot size a memory file");
+    // Whoever truncated it would kill every process that has it mapped.
+    if (::fcntl(fd_.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0) {
+      fail("cannot seal a memory file");
+    }
   }
   map(shared ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS);
   auto& marks = *reinterpret_cast<Marks*>(memory_ + header);
@@ -116,6 +121,13 @@ void Book::lay_out(std::size_t header, const Marks& marks) noexcept {
 }
 
 Book::~Book() { ::munmap(memory_, bytes_); }
+
+bool Book::is_sound() const noexcept {
+  return std::all_of(std::begin(areas_), std::end(areas_), [](const Area& area) {
+    const std::uint32_t high = *area.high;
+    return high >= 1 && high <= std::max(area.shape.most, 1U);
+  });
+}
 
 std::uint32_t Book::extend(Kind kind, std::uint32_t count) noexcept {
   const Area& area = this->area(kind);

@@ -19,6 +19,7 @@
 
 #include <sys/types.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
@@ -78,6 +79,9 @@ class Book {
   /// Indices below have been given out.
   [[nodiscard]] std::uint32_t high(Kind kind) const noexcept { return area(kind).high->load(); }
 
+  /// Whether there are as many records as there can be; not so where memory was written over.
+  [[nodiscard]] bool is_sound() const noexcept;
+
   /// Gives out `count` records in a row that were never used, which are zero. Returns the first
   /// index; 0: there are no more.
   std::uint32_t extend(Kind kind, std::uint32_t count) noexcept;
@@ -126,6 +130,11 @@ class Records {
   void for_each(const Visit& visit) const {
     const std::uint32_t high = this->high();
     for (std::uint32_t i = 1; i < high; ++i) visit(i, first_[i]);
+  }
+  /// `holds(record)` for each.
+  template <typename Predicate>
+  [[nodiscard]] bool all_of(const Predicate& holds) const {
+    return std::all_of(first_ + 1, first_ + this->high(), holds);
   }
 
  private:

@@ -27,6 +27,7 @@ struct BookHeader {
   static constexpr std::uint64_t kMagic = 0x6b6f6f4273666b6c;  // "lkfsBook"
   /// Goes up whenever a record changes its shape or its meaning.
   static constexpr std::uint32_t kVersion = 2;
+  // In every version the first two members are the magic number and the version.
 
   enum Phase : std::uint32_t {
     kStarting,  ///< a death ends the start
@@ -41,7 +42,9 @@ struct BookHeader {
   std::atomic<std::int32_t> daemon;       ///< its process id; by the kernel, before it runs
   std::atomic<std::int32_t> standby;      ///< the first process; 0: there is none
   std::atomic<std::int32_t> keeper;       ///< the daemon's parent; by the kernel
-  std::atomic<std::int32_t> upgrading;    ///< the next daemon is of another program
+  std::atomic<std::int32_t> upgrading;  ///< the next daemon is of another program; below 0: -errno
+  std::atomic<std::uint32_t> program_since;  ///< the first generation of this program
+  std::int32_t book_fd;                      ///< of the book's memory; -1: it does not outlive
   // By the first process, before all others.
   char program[4096];      ///< path of the program
   char source_path[4096];  ///< Options::source_path, mountpoint_path and source_mount

@@ -36,8 +36,8 @@ bool read_to_end(int fd, std::chrono::milliseconds patience, std::string& said) 
 
 }  // namespace
 
-ProgramRun run_program(std::vector<std::string> words, int descriptor,
-                       std::chrono::milliseconds patience) {
+ProgramRun run_program(std::vector<std::string> words, std::chrono::milliseconds patience,
+                       int inherited) {
   ProgramRun run;
   std::vector<char*> arguments;
   arguments.reserve(words.size() + 1);
@@ -52,14 +52,18 @@ ProgramRun run_program(std::vector<std::string> words, int descriptor,
   UniqueFd to(ends[1]);
   posix_spawn_file_actions_t actions;
   ::posix_spawn_file_actions_init(&actions);
-  ::posix_spawn_file_actions_adddup2(&actions, to.get(), descriptor);
+  ::posix_spawn_file_actions_adddup2(&actions, to.get(), STDERR_FILENO);
+  // Onto itself: takes FD_CLOEXEC off in the child.
+  if (inherited >= 0) ::posix_spawn_file_actions_adddup2(&actions, inherited, inherited);
   pid_t child = 0;
   run.error = ::posix_spawn(&child, arguments[0], &actions, nullptr, arguments.data(), environ);
   ::posix_spawn_file_actions_destroy(&actions);
   if (run.error != 0) return run;
   to.reset();
-  run.ended = read_to_end(from.get(), patience, run.said);
-  if (!run.ended) ::kill(child, SIGKILL);
+  if (!read_to_end(from.get(), patience, run.said)) {
+    run.error = ETIMEDOUT;
+    ::kill(child, SIGKILL);
+  }
   while (::waitpid(child, &run.status, 0) < 0 && errno == EINTR) {
   }
   while (!run.said.empty() && run.said.back() == '\n') run.said.pop_back();

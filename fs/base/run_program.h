@@ -10,16 +10,15 @@
 namespace lockfs {
 
 struct ProgramRun {
-  int error = 0;       ///< errno: it could not be started
-  bool ended = false;  ///< in time; else it was killed
-  int status = 0;      ///< as waitpid(2) has it
-  std::string said;    ///< what it wrote, some thousand bytes at most, without the last newlines
+  int error = 0;     ///< errno: it could not be started; ETIMEDOUT: it did not end in time
+  int status = 0;    ///< as waitpid(2) has it
+  std::string said;  ///< what it wrote, some thousand bytes at most, without the last newlines
 };
 
-/// `words`: the program's path and its arguments. `descriptor`: which of its output is read, for
-/// example STDERR_FILENO; for the rest it has what this process has. Blocks until it has closed
-/// that, or for so long. May throw std::bad_alloc.
-[[nodiscard]] ProgramRun run_program(std::vector<std::string> words, int descriptor,
-                                     std::chrono::milliseconds patience);
+/// `words`: the program's path and its arguments. What it writes to STDERR_FILENO is read; besides
+/// the standard descriptors it gets `inherited`, if that is not -1. Blocks until it has closed
+/// STDERR_FILENO, or for so long, when it is killed. May throw std::bad_alloc.
+[[nodiscard]] ProgramRun run_program(std::vector<std::string> words,
+                                     std::chrono::milliseconds patience, int inherited = -1);
 
 }  // namespace lockfs

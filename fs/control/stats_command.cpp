@@ -65,6 +65,7 @@ Json histogram_json(const lockmgr::Histogram& histogram, std::uint64_t one_in) {
 Json survival_json(const Context& context) {
   const BookHeader& header = context.header;
   Json json = {{"survives", header.standby != 0}, {"generation", header.generation.load()}};
+  json["program_since"] = header.program_since.load();
   json["gap_ms"] = static_cast<double>(header.gap.load()) / 1e6;
   json["keepers"] = Json::array();
   for (const pid_t keeper : {header.standby.load(), header.keeper.load()}) {

@@ -1,12 +1,14 @@
 // "upgrade": the program that is installed now takes over the running mount.
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <chrono>
 #include <csignal>
 #include <cstring>
 #include <string>
+#include <utility>
+#include <vector>
 
+#include "fs/base/book_header.h"
 #include "fs/base/run_program.h"
 #include "fs/control/commands.h"
 
@@ -14,16 +16,20 @@ namespace lockfs::control {
 
 namespace {
 
-/// How long a program may take to say what it knows.
-constexpr auto kPatience = std::chrono::seconds(2);
+/// How long a program may take to look at the book.
+constexpr auto kPatience = std::chrono::seconds(5);
 
-/// The line that `program --book-version` prints. Throws Failure.
-std::string book_version_of(const std::string& program) {
-  const ProgramRun run = run_program({program, "--book-version"}, STDOUT_FILENO, kPatience);
-  if (run.error != 0) {
-    throw Failure{"failed", fmt::format("cannot run {}: {}", program, std::strerror(run.error))};
-  }
-  return run.said.substr(0, run.said.find('\n'));
+/// Why `program` cannot go on with this mount; empty: it can.
+std::string refusal(const std::string& program, const Context& context) {
+  const int book = context.header.book_fd;
+  std::vector<std::string> words{program, fmt::format("--can-adopt={}", book)};
+  const std::vector<std::string>& arguments = context.options.arguments;
+  words.insert(words.end(), arguments.begin(), arguments.end());
+  const ProgramRun run = run_program(std::move(words), kPatience, book);
+  if (run.error != 0) return std::strerror(run.error);
+  if (run.status == 0) return {};
+  const std::string said = run.said.substr(0, run.said.find('\n'));
+  return said.empty() ? describe_death(run.status) : said;
 }
 
 }  // namespace
@@ -39,13 +45,9 @@ Outcome upgrade(Context& context, const Call& call) {
     throw Failure{"failed", "this mount was made with survive=off: no other program can take over"};
   }
   const std::string program = header.program;
-  const std::string version = book_version_of(program);
-  if (version != std::to_string(BookHeader::kVersion)) {
-    throw Failure{
-        "failed",
-        fmt::format("{} does not know the book of this mount (version {}{}); nothing was "
-                    "changed",
-                    program, BookHeader::kVersion, version.empty() ? "" : ", it knows " + version)};
+  if (const std::string why = refusal(program, context); !why.empty()) {
+    throw Failure{"failed",
+                  fmt::format("{} cannot take over: {}; nothing was changed", program, why)};
   }
   // The end of this process is near: the peer asks the next one how it went.
   context.hands_over = true;

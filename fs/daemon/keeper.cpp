@@ -117,13 +117,11 @@ int own_oom_score() noexcept {
 
 class Keeper {
  public:
-  Keeper(Book& book, const Options& options, const std::vector<std::string>& arguments,
-         const std::function<int()>& serve,
+  Keeper(Book& book, const Options& options, const std::function<int()>& serve,
          const std::function<void(const std::string& error)>& on_failed)
       : book_(book),
         header_(book.header<BookHeader>()),
         options_(options),
-        arguments_(arguments),
         serve_(serve),
         on_failed_(on_failed) {}
 
@@ -146,7 +144,9 @@ class Keeper {
   bool is_stuck() noexcept;
   [[noreturn]] void become_daemon();
   void end_children() noexcept;
-  void upgrade();
+  bool upgrade();
+  int stand_in();
+  void end_keeper() noexcept;
   int give_up();
   void note_end() noexcept;
   void note_death(int status) noexcept;
@@ -155,7 +155,6 @@ class Keeper {
   Book& book_;
   BookHeader& header_;
   const Options& options_;
-  const std::vector<std::string>& arguments_;
   const std::function<int()>& serve_;
   const std::function<void(const std::string& error)>& on_failed_;
   pid_t parent_ = 0;  ///< the process that this one is to outlive; 0: it is the first
@@ -194,6 +193,9 @@ int Keeper::run() {
     const int own = own_oom_score();
     const bool lowered = set_oom_score(std::min(own, kKeepersOomScore));
     header_.oom_score = lowered ? own : std::min(own + kDaemonsOomScore, kMostOomScore);
+  } else {
+    // Another program has come so far: nobody need be left to go on in its place.
+    end_keeper();
   }
   return stand_by();
 }
@@ -220,9 +222,8 @@ int Keeper::stand_by() {
     }
     const Ended ended = wait_for(keeper, false);
     if (ended.upgrade) {
-      ::kill(keeper, SIGKILL);
-      end_children();
-      upgrade();  // returns where it could not be done
+      end_keeper();
+      if (upgrade()) return stand_in();
       continue;
     }
     if (WIFEXITED(ended.status)) return WEXITSTATUS(ended.status);
@@ -243,7 +244,7 @@ int Keeper::stand_by() {
 
 /// Daemons of a keeper that was killed die with it; whoever is stuck is left behind.
 void Keeper::end_children() noexcept {
-  if (const pid_t daemon = header_.daemon; daemon > 0) ::kill(daemon, SIGKILL);
+  if (const pid_t daemon = header_.daemon.exchange(0); daemon > 0) ::kill(daemon, SIGKILL);
   for (int look = 0; look < kLooks;) {
     const pid_t ended = ::waitpid(-1, nullptr, WNOHANG);
     if (ended < 0 && errno == ECHILD) return;
@@ -255,8 +256,16 @@ void Keeper::end_children() noexcept {
   }
 }
 
-/// Another program takes over this process, with all descriptors.
-void Keeper::upgrade() {
+void Keeper::end_keeper() noexcept {
+  if (const pid_t keeper = header_.keeper; keeper > 0) ::kill(keeper, SIGKILL);
+  end_children();
+  header_.keeper = 0;
+}
+
+/// Another program takes over this process, with all descriptors. Before, it leaves a process that
+/// is to go on if the other one ends before it has come so far; its return there is true. Returns
+/// false where the other program could not be run.
+bool Keeper::upgrade() {
   std::vector<int> known{book_.fd()};
   known_descriptors(book_, known);
   const auto keep = [&known](bool across) {
@@ -266,17 +275,35 @@ void Keeper::upgrade() {
   };
   note_end();
   std::vector<std::string> words{header_.program, fmt::format("--adopt={}", book_.fd())};
-  words.insert(words.end(), arguments_.begin(), arguments_.end());
+  words.insert(words.end(), options_.arguments.begin(), options_.arguments.end());
   std::vector<char*> argv;
   argv.reserve(words.size() + 1);
   for (std::string& word : words) argv.push_back(word.data());
   argv.push_back(nullptr);
   sigset_t before;
   ::sigprocmask(SIG_BLOCK, nullptr, &before);
-  keep(true);
+  const pid_t self = ::getpid();
+  const pid_t stand_in = clone_process(header_.keeper);
+  if (stand_in == 0) {
+    parent_ = self;
+    return true;
+  }
+  keep(true);  // for the stand-in too, which has a program that knows them all
   ::execv(header_.program, argv.data());
   header_.upgrading = -errno;
   keep(false);
+  end_keeper();
+  return false;
+}
+
+/// Waits for the other program to end this process, or itself.
+int Keeper::stand_in() {
+  ::prctl(PR_SET_CHILD_SUBREAPER, 0);
+  ::prctl(PR_SET_PDEATHSIG, SIGUSR1);
+  while (::getppid() == parent_) ::sigwaitinfo(&waited_, nullptr);
+  parent_ = 0;
+  header_.upgrading = -ECANCELED;
+  return stand_by();
 }
 
 // -- the keeper ----------------------------------------------------------------------------------
@@ -415,10 +442,9 @@ int Keeper::give_up() {
 
 }  // namespace
 
-int keep_daemon(Book& book, const Options& options, const std::vector<std::string>& arguments,
-                const std::function<int()>& serve,
+int keep_daemon(Book& book, const Options& options, const std::function<int()>& serve,
                 const std::function<void(const std::string& error)>& on_failed) {
-  return Keeper(book, options, arguments, serve, on_failed).run();
+  return Keeper(book, options, serve, on_failed).run();
 }
 
 void end_mount(const Options& options, int fuse_fd) noexcept {

@@ -22,7 +22,6 @@
 
 #include <functional>
 #include <string>
-#include <vector>
 
 #include "fs/base/book.h"
 #include "fs/options/options.h"
@@ -36,10 +35,9 @@ inline constexpr int kMostDeaths = 10;
 /// Calls `serve`, which mounts (the first time) or goes on, in a process of its own for as long as
 /// one is needed. `on_failed`: told in one line why the start failed, if the daemon could not.
 /// SIGTERM, SIGINT, SIGHUP and SIGQUIT are passed on. SIGUSR2 to the first process: the program at
-/// BookHeader::program takes over, with `arguments` (BookHeader::upgrading was set). Returns the
-/// exit status.
-int keep_daemon(Book& book, const Options& options, const std::vector<std::string>& arguments,
-                const std::function<int()>& serve,
+/// BookHeader::program takes over, with Options::arguments (BookHeader::upgrading was set); if that
+/// cannot be run, or ends before it has a keeper, this one goes on. Returns the exit status.
+int keep_daemon(Book& book, const Options& options, const std::function<int()>& serve,
                 const std::function<void(const std::string& error)>& on_failed);
 
 /// Ends the mount when no libfuse session of this process has made it.

@@ -64,11 +64,10 @@ int serve_with(const Options& options, Book& book, const ReadyFunction& on_ready
   });
 }
 
-/// With a keeper. `arguments`: the command line, for the program that may take over.
-int keep(const Options& options, Book& book, const std::vector<std::string>& arguments,
-         const ReadyFunction& on_ready) {
+/// With a keeper.
+int keep(const Options& options, Book& book, const ReadyFunction& on_ready) {
   const auto serves = [&] { return serve_with(options, book, on_ready); };
-  const int status = keep_daemon(book, options, arguments, serves, on_ready);
+  const int status = keep_daemon(book, options, serves, on_ready);
   // The daemon has said that the mount is ready, which this process does not know.
   if (book.header<BookHeader>().phase != BookHeader::kStarting) std::exit(status);
   return status;
@@ -88,42 +87,45 @@ Book make_book(const Options& options) {
   return Book(shapes, sizeof(BookHeader), false);
 }
 
-int serve(const Options& options, const std::vector<std::string>& arguments,
-          const ReadyFunction& on_ready) {
+int serve(const Options& options, const ReadyFunction& on_ready) {
   Book book = make_book(options);
-  begin_header(book.header<BookHeader>(), options);
-  return book.is_shared() ? keep(options, book, arguments, on_ready)
-                          : serve_with(options, book, on_ready);
+  begin_header(book, options);
+  return book.is_shared() ? keep(options, book, on_ready) : serve_with(options, book, on_ready);
 }
 
-/// Takes over a mount from another program: see Keeper::upgrade().
-int adopt(std::string_view number, const std::vector<std::string>& arguments) {
-  Options options = parse_command_line(arguments, geteuid() == 0).options;
+/// Takes over a mount from another program: see Keeper::upgrade(). `only_looks`: says whether it
+/// could, and changes nothing.
+int adopt(std::string_view number, const std::vector<std::string>& arguments, bool only_looks) {
+  const auto refuse = [](const std::string& why) {
+    print_error(why);
+    return kFailure;
+  };
+  CommandLine command = parse_command_line(arguments, geteuid() == 0);
+  if (!command.error.empty()) return refuse(command.error);
+  Options& options = command.options;
   int fd = -1;
   std::from_chars(number.data(), number.data() + number.size(), fd);
+  if (const std::string error = check_version(fd); !error.empty()) return refuse(error);
   Book::Shapes shapes;
   book_shapes(options, shapes);
   Book book(UniqueFd(fd), shapes, sizeof(BookHeader));
-  if (const std::string error = take_header(book.header<BookHeader>(), options); !error.empty()) {
-    print_error(error);
-    return kFailure;
-  }
+  const auto& header = book.header<BookHeader>();
+  if (const std::string error = take_header(header, options); !error.empty()) return refuse(error);
+  if (only_looks) return 0;
+  if (const std::string error = check_belongs(header); !error.empty()) return refuse(error);
   std::vector<int> known;
   known_descriptors(book, known);
   for (const int each : known) {
     if (each > STDERR_FILENO) ::fcntl(each, F_SETFD, FD_CLOEXEC);
   }
-  return keep(options, book, arguments, [](const std::string&) {});
+  return keep(options, book, [](const std::string&) {});
 }
 
 int run(const std::vector<std::string>& arguments) {
-  constexpr std::string_view kAdopt = "--adopt=";
-  if (!arguments.empty() && arguments[0].starts_with(kAdopt)) {
-    return adopt(std::string_view(arguments[0]).substr(kAdopt.size()),
-                 {arguments.begin() + 1, arguments.end()});
-  }
-  if (arguments.size() == 1 && arguments[0] == "--book-version") {
-    return print(fmt::format("{}\n", BookHeader::kVersion));
+  for (const std::string_view option : {"--adopt=", "--can-adopt="}) {
+    if (arguments.empty() || !arguments[0].starts_with(option)) continue;
+    return adopt(std::string_view(arguments[0]).substr(option.size()),
+                 {arguments.begin() + 1, arguments.end()}, option == "--can-adopt=");
   }
   CommandLine command = parse_command_line(arguments, geteuid() == 0);
   if (!command.error.empty()) {
@@ -153,7 +155,7 @@ int run(const std::vector<std::string>& arguments) {
   for (const std::string& note : options.start_notes) print_error("note: " + note);
   if (command.check_only) return 0;
   const ServeFunction served = [&](const ReadyFunction& on_ready) {
-    return serve(options, arguments, on_ready);
+    return serve(options, on_ready);
   };
   if (options.foreground) return run_in_foreground(served);
   return run_in_background(served, options.log_target == LogTarget::kStderr);

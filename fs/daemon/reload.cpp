@@ -57,15 +57,14 @@ void reload(const Options& options, const std::string& program) {
   std::vector<std::string> words{program, "-o", "remount"};
   if (!wanted.empty()) words.insert(words.end(), {"-o", wanted});
   words.insert(words.end(), {"--", options.source_path, mountpoint});
-  const ProgramRun run = run_program(std::move(words), STDERR_FILENO, kPatience);
+  const ProgramRun run = run_program(std::move(words), kPatience);
   if (run.error != 0) {
     spdlog::error("{}: cannot reload {}: {}: {}", mountpoint, file, program,
                   std::strerror(run.error));
-  } else if (run.ended && run.status == 0) {
+  } else if (run.status == 0) {
     spdlog::info("{}: reloaded {}{}{}", mountpoint, file, run.said.empty() ? "" : ": ", run.said);
   } else {
-    spdlog::error("{}: cannot reload {}: {}", mountpoint, file,
-                  run.ended ? run.said : "it takes too long");
+    spdlog::error("{}: cannot reload {}: {}", mountpoint, file, run.said);
   }
 }
 

@@ -409,12 +409,14 @@ void tell_of_end(const Options& options, BookHeader& header) {
   const unsigned generation = header.generation.load();
   const int upgrading = header.upgrading.exchange(0);
   if (upgrading > 0) {
+    header.program_since = generation;
     spdlog::info("{}: lockfs {} has taken over; generation {} goes on after {:.1f} ms",
                  options.mountpoint_path, LOCKFS_VERSION, generation, gap_ms);
   } else if (upgrading < 0) {
     spdlog::error("{}: cannot run {}: {}; generation {} of the old program goes on after {:.1f} ms",
-                  options.mountpoint_path, header.program, std::strerror(-upgrading), generation,
-                  gap_ms);
+                  options.mountpoint_path, header.program,
+                  upgrading == -ECANCELED ? "it has ended at once" : std::strerror(-upgrading),
+                  generation, gap_ms);
   } else {
     spdlog::error("{}: the daemon was {}; generation {} goes on after {:.1f} ms",
                   options.mountpoint_path, describe_death(header.death), generation, gap_ms);
@@ -423,11 +425,22 @@ void tell_of_end(const Options& options, BookHeader& header) {
 
 /// Where another daemon has died. What it does not come to terms with is left in the book as it is,
 /// for the next to try: a session that is not ready is not destroyed.
-int go_on(const Options& options, Book& book,
+int go_on(Options& options, Book& book,
           const std::function<void(const std::string& error)>& on_ready) noexcept {
+  auto& header = book.header<BookHeader>();
+  if (const std::string damage = damage_in(book); !damage.empty()) {
+    spdlog::critical("{}: a new daemon cannot go on: {}; unmounting", options.mountpoint_path,
+                     damage);
+    header.phase = BookHeader::kEnding;
+    end_mount(options, header.fuse_fd);
+    std::_Exit(1);
+  }
   std::string error;
   Session* session = nullptr;
   try {
+    sweep_descriptors(book);
+    death_point("recovery.swept");
+    load_settings(header, options);
     session = new Session(options, book, true);
     error = session->mount();
     if (error.empty()) error = session->start();
@@ -439,9 +452,9 @@ int go_on(const Options& options, Book& book,
     std::_Exit(1);
   }
   const std::unique_ptr<Session> mount(session);
-  tell_of_end(options, book.header<BookHeader>());
-  if (book.header<BookHeader>().reported == 0) on_ready({});
-  book.header<BookHeader>().reported = 1;
+  tell_of_end(options, header);
+  if (header.reported == 0) on_ready({});
+  header.reported = 1;
   return mount->serve();
 }
 
@@ -456,12 +469,7 @@ int run_session(const Options& wanted, Book& book,
   auto& header = book.header<BookHeader>();
   const bool again = header.phase == BookHeader::kServing;
   Options options = wanted;
-  if (again) {
-    sweep_descriptors(book);
-    death_point("recovery.swept");
-    load_settings(header, options);
-    return go_on(options, book, on_ready);
-  }
+  if (again) return go_on(options, book, on_ready);
   try {
     Session mount(options, book, false);
     std::string error = mount.mount();

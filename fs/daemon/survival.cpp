@@ -2,9 +2,12 @@
 
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstring>
 #include <string_view>
 
@@ -42,7 +45,10 @@ void put(char (&to)[4096], std::string_view text) noexcept {
 
 }  // namespace
 
-void begin_header(BookHeader& header, const Options& options) noexcept {
+void begin_header(Book& book, const Options& options) noexcept {
+  auto& header = book.header<BookHeader>();
+  header.book_fd = book.fd();
+  header.program_since = 1;
   header.version = BookHeader::kVersion;
   put(header.source_path, options.source_path);
   put(header.mountpoint_path, options.mountpoint_path);
@@ -56,16 +62,64 @@ void begin_header(BookHeader& header, const Options& options) noexcept {
   header.magic = BookHeader::kMagic;
 }
 
-std::string take_header(BookHeader& header, Options& options) {
-  if (header.magic != BookHeader::kMagic) return "the memory that was handed on is no book";
-  if (header.version != BookHeader::kVersion) {
-    return fmt::format("the book has version {}, and this program knows {}", header.version,
-                       BookHeader::kVersion);
+std::string check_version(int fd) {
+  struct {
+    std::uint64_t magic = 0;
+    std::uint32_t version = 0;
+  } begin;
+  constexpr std::size_t kSize = sizeof begin.magic + sizeof begin.version;
+  const ssize_t got = ::pread(fd, &begin, kSize, 0);
+  if (got < 0) return fmt::format("cannot read the book of the mount: {}", std::strerror(errno));
+  if (got != static_cast<ssize_t>(kSize) || begin.magic != BookHeader::kMagic) {
+    return "the memory that was handed on is no book of a mount";
+  }
+  if (begin.version == BookHeader::kVersion) return {};
+  return fmt::format("the book of the mount has version {}, and this program knows {}",
+                     begin.version, BookHeader::kVersion);
+}
+
+std::string check_belongs(const BookHeader& header) {
+  if (header.standby != ::getpid()) {
+    return fmt::format("the book is that of process {}, not of this one", header.standby.load());
+  }
+  struct stat device {};
+  struct stat root {};
+  constexpr unsigned kMiscMajor = 10;
+  constexpr unsigned kFuseMinor = 229;
+  const bool has_device = ::fstat(header.fuse_fd, &device) == 0 && S_ISCHR(device.st_mode) &&
+                          device.st_rdev == makedev(kMiscMajor, kFuseMinor);
+  if (!has_device) return "the book's connection to the kernel is not open";
+  if (::fstat(header.root_fd, &root) == 0 && S_ISDIR(root.st_mode)) return {};
+  return "the book's source is not open";
+}
+
+std::string take_header(const BookHeader& header, Options& options) {
+  const auto is_path = [](const char(&text)[4096]) {
+    return text[0] == '/' && std::memchr(text, 0, sizeof text) != nullptr;
+  };
+  if (!is_path(header.program) || !is_path(header.source_path) ||
+      !is_path(header.mountpoint_path) || header.phase != BookHeader::kServing) {
+    return "the book of the mount is damaged: its header is not that of a mount that serves";
   }
   options.source_path = header.source_path;
   options.mountpoint_path = header.mountpoint_path;
   options.source_mount = header.source_mount;
   if (options.fsname.empty()) options.fsname = options.source_path;
+  return {};
+}
+
+std::string damage_in(Book& book) {
+  const auto& header = book.header<BookHeader>();
+  if (header.magic != BookHeader::kMagic || header.version != BookHeader::kVersion) {
+    return "the book of the mount is damaged: its header is none";
+  }
+  if (!book.is_sound()) return "the book of the mount is damaged: it has too many records";
+  for (const auto look : {Filesystem::damage_in, DescriptorLog::damage_in, LockRecords::damage_in,
+                          RequestSlots::damage_in, KeptRequests::damage_in}) {
+    if (const std::string_view what = look(book); !what.empty()) {
+      return fmt::format("the book of the mount is damaged: the record of {} is none", what);
+    }
+  }
   return {};
 }
 

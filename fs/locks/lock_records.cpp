@@ -113,6 +113,26 @@ Book::Shape LockRecords::shape_for(std::uint64_t most_locks) noexcept {
           static_cast<std::uint32_t>(std::min(kMost, most_locks + most_locks / 4 + (1U << 20)))};
 }
 
+std::string_view LockRecords::damage_in(Book& book) {
+  const auto right = [](std::uint8_t type, std::uint8_t mode, lockmgr::Offset first,
+                        lockmgr::Offset last) {
+    return type <= static_cast<std::uint8_t>(OwnerType::kFlock) &&
+           mode <= static_cast<std::uint8_t>(Mode::kExclusive) && first >= 0 && first <= last;
+  };
+  const Records<LockRecord, Kind::kLocks> locks(book);
+  const bool locks_right = locks.all_of([&](const LockRecord& lock) {
+    return lock.opened == 0 || (lock.mode != static_cast<std::uint8_t>(Mode::kNone) &&
+                                right(lock.type, lock.mode, lock.first, lock.last));
+  });
+  if (!locks_right) return "a lock";
+  const Records<LockedFileRecord, Kind::kLockedFiles> files(book);
+  const bool files_right = files.all_of([&](const LockedFileRecord& file) {
+    return file.nodeid == 0 || file.changing == 0 ||
+           right(file.type, file.mode, file.first, file.last);
+  });
+  return files_right ? "" : "a file with locks";
+}
+
 LockRecords::LockRecords(Book& book) : locks_(book), files_(book) {
   for (auto& shard : shards_) shard = std::make_unique<Shard>(book);
   std::size_t next = 0;

@@ -15,6 +15,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <string_view>
 #include <unordered_map>
 #include <utility>
 #include <vector>
@@ -60,6 +61,9 @@ class LockRecords {
   static constexpr Book::Shape kFileShape{sizeof(LockedFileRecord), kMostFiles};
   /// For a mount that grants at most so many locks.
   static Book::Shape shape_for(std::uint64_t most_locks) noexcept;
+
+  /// As Filesystem::damage_in().
+  static std::string_view damage_in(Book& book);
 
   /// Finds what an earlier daemon has left. May throw std::bad_alloc.
   explicit LockRecords(Book& book);

@@ -52,6 +52,22 @@ void RequestSlot::note_answer(const iovec* parts, int count) noexcept {
 
 // -- slots ----------------------------------------------------------------------------------------
 
+std::string_view RequestSlots::damage_in(Book& book) {
+  const Records<RequestSlot, Kind::kSlots> slots(book);
+  const bool right = slots.all_of([](RequestSlot& slot) {
+    const std::uint32_t state = slot.state;
+    if (state == RequestSlot::kFree) return true;
+    const std::uint32_t size = slot.header().len;
+    if (state == RequestSlot::kReading && size == 0) return true;
+    const bool fits = size >= sizeof(fuse_in_header) && size <= RequestSlot::kRoom;
+    if (!fits || state > RequestSlot::kDone) return false;
+    if (state == RequestSlot::kReading) return true;
+    if (slot.counts_made > RequestSlot::kMostCounts) return false;
+    return state != RequestSlot::kDone || slot.answer_size <= slot.answer_room();
+  });
+  return right ? "" : "a request under way";
+}
+
 RequestSlot* RequestSlots::take() noexcept try {
   bool present = false;
   std::uint32_t index = 0;
@@ -103,6 +119,17 @@ std::vector<RequestSlot*> RequestSlots::take_over() {
 }
 
 // -- kept ones ------------------------------------------------------------------------------------
+
+std::string_view KeptRequests::damage_in(Book& book) {
+  const Records<KeptRecord, Kind::kKept> records(book);
+  const bool right = records.all_of([](const KeptRecord& record) {
+    const std::uint32_t state = record.state;
+    return state == KeptRecord::kFree ||
+           (state <= KeptRecord::kDone && record.size >= sizeof(fuse_in_header) &&
+            record.size <= KeptRecord::kRoom && record.header().len == record.size);
+  });
+  return right ? "" : "a request that waits";
+}
 
 std::uint32_t KeptRequests::keep(const char* bytes, std::size_t size) noexcept {
   if (size > KeptRecord::kRoom) return 0;

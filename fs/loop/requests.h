@@ -20,6 +20,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <mutex>
+#include <string_view>
 #include <vector>
 
 #include "fs/base/book.h"
@@ -108,6 +109,9 @@ class RequestSlots {
 
   explicit RequestSlots(Book& book) : pool_(book) {}
 
+  /// What kind of record cannot be right, whatever the process died of; empty: none.
+  static std::string_view damage_in(Book& book);
+
   /// A slot whose memory is there: the kernel answers a request with EIO if it dies while it
   /// copies to memory that is not. Null: none is left, or no memory.
   RequestSlot* take() noexcept;
@@ -132,6 +136,9 @@ class KeptRequests {
   static constexpr Book::Shape kShape{sizeof(KeptRecord), kMost};
 
   explicit KeptRequests(Book& book) : pool_(book) {}
+
+  /// As RequestSlots::damage_in().
+  static std::string_view damage_in(Book& book);
 
   /// Copies a request. Returns its record; 0: it does not fit, or no memory.
   std::uint32_t keep(const char* bytes, std::size_t size) noexcept;

@@ -1,5 +1,7 @@
 #include "fs/mirror/descriptor_log.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cerrno>
 #include <tuple>
@@ -82,6 +84,17 @@ void DescriptorLog::known_descriptors(const Book& book, std::vector<int>& found)
     const DescriptorRecord& record = records[index];
     if (record.nodeid.load(std::memory_order_acquire) != 0) found.push_back(record.fd);
   }
+}
+
+std::string_view DescriptorLog::damage_in(Book& book) {
+  const Records<DescriptorRecord, Kind::kDescriptors> records(book);
+  const bool right = records.all_of([](const DescriptorRecord& record) {
+    if (record.nodeid == 0) return true;
+    const bool known_use =
+        record.use >= DescriptorUse::kShared && record.use <= DescriptorUse::kFlock;
+    return known_use && record.fd > STDERR_FILENO;
+  });
+  return right ? "" : "a descriptor that carries locks";
 }
 
 // -- LoggedFd ------------------------------------------------------------------------------------

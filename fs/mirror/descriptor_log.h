@@ -18,6 +18,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <mutex>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -69,6 +70,8 @@ class DescriptorLog {
   /// Appends all descriptors that are on record, for whoever closes the others. May throw
   /// std::bad_alloc.
   static void known_descriptors(const Book& book, std::vector<int>& found);
+  /// As Filesystem::damage_in().
+  static std::string_view damage_in(Book& book);
 
  private:
   using Pool = RecordPool<DescriptorRecord, Kind::kDescriptors>;

@@ -338,6 +338,7 @@ void append_section(std::string& text, Section section, std::string_view title) 
 CommandLine parse_command_line(const std::vector<std::string>& arguments, bool root) {
   State state;
   state.root = root;
+  state.result.options.arguments = arguments;
   state.result.error = Parser(arguments, state).run();
   if (state.result.error.empty() && state.result.action != CommandLine::Action::kHelp &&
       state.result.action != CommandLine::Action::kVersion) {

@@ -19,6 +19,9 @@ enum class Survive { kAuto, kOn, kOff };
 enum class LogTarget { kAuto, kStderr, kSyslog, kJournal };
 
 struct Options {
+  /// The command line without the program's name, for another program that takes over.
+  std::vector<std::string> arguments;
+
   // -- positional ------------------------------------------------------------------------------
   std::string source;      ///< as given on the command line
   std::string mountpoint;  ///< as given on the command line

@@ -62,6 +62,9 @@ class Filesystem {
 
   /// The descriptors that the records in a book are about: those a process goes on with.
   static void known_descriptors(const Book& book, std::vector<int>& out);
+  /// What kind of record cannot be right, whatever the process died of: memory was written over.
+  /// Empty: none. The same is in every room.
+  static std::string_view damage_in(Book& book);
   /// Takes those out of the records that are of no use to the next process: of files that are not
   /// open and can be opened anew. To be called before it opens anything. May throw std::bad_alloc.
   static void leave_idle_descriptors(Book& book);

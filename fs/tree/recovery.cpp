@@ -45,6 +45,20 @@ void Filesystem::known_descriptors(const Book& book, std::vector<int>& out) {
   out.insert(out.end(), mounts.begin(), mounts.end());
 }
 
+std::string_view Filesystem::damage_in(Book& book) {
+  const std::uint32_t names_end = book.high(Kind::kNames);
+  const NameRecords names(book);
+  const bool inodes_right = InodeRecords(book).all_of([&](const InodeRecord& inode) {
+    if (inode.nodeid == 0) return true;
+    if (inode.name == 0) return !inode.needs_descriptor();
+    return inode.name < names_end && names[inode.name].handle_size <= sizeof NameRecord::handle;
+  });
+  if (!inodes_right) return "an inode";
+  const bool handles_right = HandleRecords(book).all_of(
+      [](const HandleRecord& handle) { return handle.fh == 0 || handle.fd > STDERR_FILENO; });
+  return handles_right ? "" : "an open file";
+}
+
 void Filesystem::leave_idle_descriptors(Book& book) {
   std::unordered_set<std::uint64_t> open;
   const HandleRecords handles(book);

@@ -115,6 +115,7 @@ Client::Client(const std::string& socket) {
       mount_.survives = survival->at("survives").get<bool>();
       mount_.keepers = survival->value("keepers", std::vector<int>());
       mount_.generation = survival->at("generation").get<std::uint32_t>();
+      mount_.program_since = survival->at("program_since").get<std::uint32_t>();
       mount_.last_gap_ms = survival->at("gap_ms").get<double>();
       if (const auto death = survival->find("last_death"); death != survival->end()) {
         mount_.last_death = death->at("reason").get<std::string>();

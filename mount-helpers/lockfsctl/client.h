@@ -26,12 +26,13 @@ struct MountInfo {
   int pid = 0;
   bool mirror = true;
   std::int64_t uptime_s = 0;
-  bool survives = false;         ///< a new daemon goes on when one dies
-  std::vector<int> keepers;      ///< processes that have its descriptors
-  std::uint32_t generation = 0;  ///< of its daemons; 0: an older lockfs
-  std::string last_death;        ///< its reason; empty: none so far
-  double last_death_time = 0;    ///< seconds since 1970
-  double last_gap_ms = 0;        ///< without a daemon
+  bool survives = false;            ///< a new daemon goes on when one dies
+  std::vector<int> keepers;         ///< processes that have its descriptors
+  std::uint32_t generation = 0;     ///< of its daemons; 0: an older lockfs
+  std::uint32_t program_since = 0;  ///< the first generation of its program
+  std::string last_death;           ///< its reason; empty: none so far
+  double last_death_time = 0;       ///< seconds since 1970
+  double last_gap_ms = 0;           ///< without a daemon
 };
 
 /// Whether a process is the mount's own.

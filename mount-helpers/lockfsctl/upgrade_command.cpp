@@ -40,6 +40,10 @@ int upgrade(const Globals& globals, const std::string& path) {
         // The old daemon was ended before it could answer.
       }
       const MountInfo now = wait_for_next(before);
+      if (now.program_since <= before.generation) {
+        throw Error(
+            "the installed program could not take over, and the old one goes on; see the log");
+      }
       std::cout << fmt::format("{}: lockfs {} has taken over from {} after {:.1f} ms\n",
                                now.mountpoint, now.version, before.version, now.last_gap_ms);
     } catch (const Error& error) {

@@ -73,6 +73,7 @@ TEST_F(Survive, TheFirstDaemonTellsOfNoDeath) {
   const Json survival = peer.call("ping")["mount"]["survival"];
   EXPECT_EQ(survival, Json({{"survives", true},
                             {"generation", 1},
+                            {"program_since", 1},
                             {"gap_ms", 0.0},
                             {"keepers", {fs().standby_pid(), fs().keeper_pid()}}}));
   EXPECT_EQ(run_json({"stats", "-J"})[0]["gauges"]["last_gap_ms"], 0);

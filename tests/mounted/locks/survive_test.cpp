@@ -351,14 +351,32 @@ TEST_F(SurviveTest, AnotherProgramTakesOver) {
   ASSERT_EQ(holder.try_lock(held, Kind::kOfd, Mode::kExclusive), 0);
   waiter.start_lock(fd, Kind::kOfd, Mode::kExclusive);
   const auto upgrade = [&] { return run_program({lockfsctl_program(), "upgrade", mount}); };
-  // One that knows another book is refused before anything is touched.
   ASSERT_EQ(run_program({"mv", program, program + ".old"}).status, 0);
-  ASSERT_TRUE(write_file(program, "#!/bin/sh\necho 999\n"));
-  ASSERT_EQ(::chmod(program.c_str(), 0755), 0);
-  const ProgramResult refused = upgrade();
-  EXPECT_EQ(refused.status, 1);
-  EXPECT_NE(refused.output.find("does not know the book"), std::string::npos) << refused.output;
-  EXPECT_EQ(run_program({lockfsctl_program(), "ping", mount}).status, 0);
+  const auto install = [&](const std::string& script) {
+    ASSERT_TRUE(write_file(program, "#!/bin/sh\n" + script));
+    ASSERT_EQ(::chmod(program.c_str(), 0755), 0);
+  };
+  const auto daemon = [&] { return run_program({lockfsctl_program(), "ping", mount}).output; };
+  // One that cannot is refused before anything is touched.
+  const std::string before = daemon().substr(0, daemon().find("answers"));
+  for (const auto& [script, why] : std::vector<std::pair<std::string, std::string>>{
+           {"echo lockfs: it is another book >&2\nexit 1\n", "lockfs: it is another book"},
+           {"exit 3\n", "exit status 3"},
+           {"kill -ABRT $$\n", "killed by signal 6"}}) {
+    install(script);
+    const ProgramResult refused = upgrade();
+    EXPECT_EQ(refused.status, 1);
+    EXPECT_NE(refused.output.find("cannot take over: " + why), std::string::npos) << refused.output;
+    EXPECT_EQ(daemon().substr(0, before.size()), before);
+  }
+  // One that says that it can and then ends leaves the mount to the old program.
+  for (const std::string end : {"exit 1", "exit 0", "kill -KILL $$"}) {
+    install("case $1 in --can-adopt=*) exit 0;; esac\n" + end + "\n");
+    const ProgramResult failed = upgrade();
+    EXPECT_EQ(failed.status, 1) << end;
+    EXPECT_NE(failed.output.find("the old one goes on"), std::string::npos) << failed.output;
+    EXPECT_FALSE(waiter.has_result());
+  }
   ASSERT_EQ(run_program({"cp", lockfs_program(), program}).status, 0);
   for (int round = 0; round < 3; ++round) {
     const ProgramResult done = upgrade();
