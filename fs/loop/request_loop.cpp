@@ -79,10 +79,14 @@ int RequestLoop::start() {
     return failed.code().value();
   }
   follower_.start();
-  // The first to come takes the lead, the other is there to overtake it. With requests left over,
-  // the first comes alone and calls the other when it has dealt with them.
-  const bool resumes = on_settled_ != nullptr;
-  return add_worker(resumes) && (resumes || add_worker()) ? 0 : EAGAIN;
+  // The first to come takes the lead, the other is there to overtake it.
+  if (!add_worker() || !add_worker()) return EAGAIN;
+  if (on_settled_ != nullptr) {
+    death_point("recovery.before_settled");
+    settled_one();
+    wake_watchdog();
+  }
+  return 0;
 }
 
 bool RequestLoop::stop(std::chrono::milliseconds patience) {
@@ -110,13 +114,13 @@ void RequestLoop::end() {
 
 // -- workers -------------------------------------------------------------------------------------
 
-bool RequestLoop::add_worker(bool resumes) {
+bool RequestLoop::add_worker() {
   {
     const std::lock_guard lock(mutex_);
     ++workers_;
   }
   try {
-    std::thread([this, resumes] { work(resumes); }).detach();
+    std::thread([this] { work(); }).detach();
     return true;
   } catch (const std::system_error& failed) {
     const std::lock_guard lock(mutex_);
@@ -126,7 +130,7 @@ bool RequestLoop::add_worker(bool resumes) {
   }
 }
 
-void RequestLoop::work(bool resumes) {
+void RequestLoop::work() {
   CpuFollower::start_free();
   accept_only_kicks();
   if (const int error = prepare_worker_thread(); error != 0) {
@@ -136,12 +140,6 @@ void RequestLoop::work(bool resumes) {
   std::unique_lock lock(mutex_);
   const auto self = at_work_.emplace(at_work_.end());
   role_.worker = &*self;
-  if (resumes) {
-    lock.unlock();
-    carry_out_left();
-    add_worker();
-    lock.lock();
-  }
   while (!ended_) {
     if (workers_ - blocking_ - stuck_ > most_workers_ && followers_ > 0) break;  // one too many
     bool leader = false;
@@ -208,6 +206,11 @@ void RequestLoop::lead() {
   std::uint64_t count = LeadState::count_of(state_.load());
   follower_.thread_changed();
   while (true) {
+    if (left_to_begin_ != 0) {
+      carry_out_left(++count);
+      if (!keep_lead()) break;
+      continue;
+    }
     if (role_.slot == nullptr) role_.slot = slots_.take();
     if (role_.slot == nullptr) {  // no memory, or a slot for each of thousands of threads
       std::this_thread::sleep_for(kNoMemoryPause);
@@ -221,10 +224,7 @@ void RequestLoop::lead() {
       end();
       break;
     }
-    ++count;
-    state_.store(LeadState::pack(count, Phase::kOrdered));
-    role_.leads = true;
-    role_.count = count;
+    begin_as_leader(++count);
     const Pace pace = classify(buffer);
     if (pace != Pace::kSlow && !reads_ahead(buffer) &&
         follower_.note(static_cast<pid_t>(header_of(buffer).pid), CpuFollower::Clock::now())) {
@@ -242,6 +242,12 @@ void RequestLoop::lead() {
     if (follower_.wants_end()) follower_.answered(CpuFollower::Clock::now());
   }
   follower_.set_free();
+}
+
+void RequestLoop::begin_as_leader(std::uint64_t count) noexcept {
+  state_.store(LeadState::pack(count, Phase::kOrdered));
+  role_.leads = true;
+  role_.count = count;
 }
 
 /// After a request: back to reading, unless the lead is gone.
@@ -587,75 +593,67 @@ void RequestLoop::resume(Undo undo, std::function<void()> on_settled) {
   }
   // Of one that was about to be moved, the record counts.
   std::erase_if(left_, [](const Request& each) { return each.slot == nullptr && each.kept == 0; });
-}
-
-/// The first thread of a loop, before anybody reads.
-void RequestLoop::carry_out_left() noexcept {
-  std::vector<Request> later;
-  unsettled_ = left_.size() + 1;
   for (const Request& request : left_) {
     const bool doing = request.slot != nullptr && request.slot->state.load() == RequestSlot::kDoing;
     if (doing) settle_count(*request.slot);
   }
-  for (const Request& request : left_) {
-    if (request.slot != nullptr) {
-      RequestSlot& slot = *request.slot;
-      const std::uint32_t state = slot.state.load();
-      if (state == RequestSlot::kDone) {
-        answer_again(slot);
-        death_point("recovery.answered_again");
-        slots_.give(slot);
-        settled_one();
-        continue;
-      }
-      if (state == RequestSlot::kReading) {
-        slot.begin();
-      } else {
-        ++slot.repeats;
-        undo(slot);
-      }
-    } else if (kept_[request.kept].state.load() == KeptRecord::kDone) {
-      const fuse_out_header answer{sizeof answer, -kept_[request.kept].error,
-                                   kept_[request.kept].unique};
-      write_device(fuse_session_fd(session_), &answer, sizeof answer);
-      kept_.give(request.kept);
-      settled_one();
-      continue;
-    }
-    death_point("recovery.request");
-    const bool kept = request.slot == nullptr;
-    const std::uint32_t opcode =
-        kept ? kept_[request.kept].header().opcode : request.slot->header().opcode;
-    // What may take long is for other threads, one by one.
-    const bool ordered = operations_.pace_of(opcode) == Pace::kOrdered || opcode == FUSE_FORGET ||
-                         opcode == FUSE_BATCH_FORGET;
-    if (ordered && kept) {
-      carry_out_kept(request.kept);
-      settled_one();
-    } else if (ordered) {
-      carry_out(request);
-    } else {
-      try {
-        later.push_back(request);
-      } catch (const std::bad_alloc&) {
-        carry_out(request);
-      }
-    }
+  std::erase_if(left_, [this](const Request& request) { return !begin_again(request); });
+  // What keeps no order is for any thread at once: a lock that is granted waits for pages that are
+  // being read (drop_cached_data()), here by a request that was left, too.
+  const auto unordered =
+      std::stable_partition(left_.begin(), left_.end(), [this](const Request& request) {
+        const std::uint32_t opcode = request.slot != nullptr ? request.slot->header().opcode
+                                                             : kept_[request.kept].header().opcode;
+        return operations_.pace_of(opcode) == Pace::kOrdered || opcode == FUSE_FORGET ||
+               opcode == FUSE_BATCH_FORGET;
+      });
+  put_by_.assign(unordered, left_.end());
+  has_put_by_ = !put_by_.empty();
+  unsettled_ = left_.size() + 1;
+  left_.erase(unordered, left_.end());
+  left_to_begin_ = left_.size();
+}
+
+/// Of a request that was left: answers it if that was about to be done. Returns whether it is to be
+/// carried out.
+bool RequestLoop::begin_again(const Request& request) {
+  death_point("recovery.request");
+  if (request.slot == nullptr) {
+    const KeptRecord& record = kept_[request.kept];
+    if (record.state.load() != KeptRecord::kDone) return true;
+    const fuse_out_header answer{sizeof answer, -record.error, record.unique};
+    write_device(fuse_session_fd(session_), &answer, sizeof answer);
+    kept_.give(request.kept);
+    return false;
   }
-  left_.clear();
-  for (const Request& request : later) {
-    try {
-      const std::lock_guard lock(mutex_);
-      put_by_.push_back(request);
-      has_put_by_ = true;
-      continue;
-    } catch (const std::bad_alloc&) {
-    }
+  RequestSlot& slot = *request.slot;
+  switch (slot.state.load()) {
+    case RequestSlot::kDone:
+      answer_again(slot);
+      death_point("recovery.answered_again");
+      slots_.give(slot);
+      return false;
+    case RequestSlot::kReading:
+      slot.begin();
+      return true;
+    default:
+      ++slot.repeats;
+      undo(slot);
+      return true;
+  }
+}
+
+/// As leader: the next of those that keep an order, which go before anything that is read.
+void RequestLoop::carry_out_left(std::uint64_t count) {
+  const Request request = left_[left_.size() - left_to_begin_];
+  begin_as_leader(count);
+  --left_to_begin_;
+  if (request.slot == nullptr) {
+    carry_out_kept(request.kept);
+    settled_one();
+  } else {
     carry_out(request);
   }
-  death_point("recovery.before_settled");
-  settled_one();
-  wake_watchdog();
 }
 
 void RequestLoop::settled_one() {
@@ -734,8 +732,9 @@ void RequestLoop::watch() {
   }
 }
 
-/// Whether the kernel has a request that nobody has read.
+/// Whether there is a request that nobody has read, or begun.
 bool RequestLoop::request_waits() const {
+  if (left_to_begin_ != 0) return true;
   pollfd device{fuse_session_fd(session_), POLLIN, 0};
   return poll(&device, 1, 0) > 0;
 }

@@ -78,8 +78,7 @@ class RequestLoop final : private Watchdog::Loop {
 
   /// Before start(): what an earlier daemon left is answered first, in the order in which the
   /// kernel asked. Locks, and what else keeps an order, before anything new is read. `on_settled`
-  /// is called, on a thread of the loop, when all of it has been carried out. May throw
-  /// std::bad_alloc.
+  /// is called, on any thread, when all of it has been carried out. May throw std::bad_alloc.
   void resume(Undo undo, std::function<void()> on_settled);
 
   /// Starts the threads. Returns 0 or an errno.
@@ -127,7 +126,7 @@ class RequestLoop final : private Watchdog::Loop {
   /// How a request is paced: never kByLength.
   [[nodiscard]] Pace classify(const fuse_buf& buffer) const;
 
-  void work(bool resumes);
+  void work();
   void lead();
   bool read_request(fuse_buf& buffer);
   bool take_lead();
@@ -138,7 +137,9 @@ class RequestLoop final : private Watchdog::Loop {
   void carry_out_kept(std::uint32_t record);
   void carry_out(const Request& request);
   void put_by(const fuse_buf& buffer);
-  void carry_out_left() noexcept;
+  bool begin_again(const Request& request);
+  void begin_as_leader(std::uint64_t count) noexcept;
+  void carry_out_left(std::uint64_t count);
   void answer_again(RequestSlot& slot) const;
   void settled_one();
   void settle_count(RequestSlot& slot) const;
@@ -146,7 +147,7 @@ class RequestLoop final : private Watchdog::Loop {
   void give_slot() noexcept;
   bool follower_ready();
   bool vacate(std::uint64_t expected);
-  bool add_worker(bool resumes = false);
+  bool add_worker();
   bool has_room();
   void count_again(Worker& worker);
   void serve_put_by();
@@ -170,8 +171,8 @@ class RequestLoop final : private Watchdog::Loop {
   const AnswerLock answer_lock_;
   const std::function<void()> on_disconnect_;
 
-  // For the first thread.
-  std::vector<Request> left_;
+  std::vector<Request> left_;                  ///< by an earlier daemon, in order; the leader's
+  std::atomic<std::size_t> left_to_begin_{0};  ///< at its end
   Undo undo_;
   std::function<void()> on_settled_;
   std::atomic<std::size_t> unsettled_{0};  ///< requests that were left and are under way

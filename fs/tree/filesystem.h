@@ -66,7 +66,8 @@ class Filesystem {
   /// Empty: none. The same is in every room.
   static std::string_view damage_in(Book& book);
   /// Takes those out of the records that are of no use to the next process: of files that are not
-  /// open and can be opened anew. To be called before it opens anything. May throw std::bad_alloc.
+  /// open and can be opened anew, since they have names. To be called before it opens anything. May
+  /// throw std::bad_alloc.
   static void leave_idle_descriptors(Book& book);
 
   /// Goes on with what an earlier process left in the book, before the first request and after
@@ -196,6 +197,9 @@ class Filesystem {
   int link(fuse_req_t req, fuse_ino_t nodeid, fuse_ino_t parent, const char* name);
   static int guard_names(fuse_req_t req, const Inode& folder,
                          std::optional<CallerIdentity>& identity);
+  /// A name is about to be taken away. What it stands for may be in use by the kernel and not be
+  /// open here, as a device that is open or a working folder.
+  void keep_removed(const Inode& folder, const char* name) noexcept;
   int remove_name(fuse_req_t req, fuse_ino_t parent, const char* name, int flags);
   int unlink(fuse_req_t req, fuse_ino_t parent, const char* name);
   int rmdir(fuse_req_t req, fuse_ino_t parent, const char* name);

@@ -294,6 +294,16 @@ int InodeTable::acquire_open(std::uint64_t nodeid, int open_fd, InodePtr& inode)
   return ENOMEM;
 }
 
+void InodeTable::adopt_descriptors() {
+  const InodeRecords records(book_);
+  records.for_each([this](std::uint32_t /*index*/, InodeRecord& record) {
+    const std::uint64_t nodeid = record.nodeid;
+    if (nodeid == 0 || record.fd.load() >= -1) return;
+    InodePtr inode;  // where that fails it stays as it is
+    if (acquire_open(nodeid, record.descriptor(), inode) == ENOMEM) throw std::bad_alloc();
+  });
+}
+
 int InodeTable::recover(std::uint64_t nodeid, InodePtr& inode) {
   if ((nodeid & kCountedNodeid) != 0) return ESTALE;
   UniqueFd fd(root_->device().open_number(nodeid));
@@ -348,6 +358,13 @@ InodePtr InodeTable::find(const FileId& id, bool* pinned) noexcept {
   if (pinned != nullptr) *pinned = it->second->fd_.valid();
   it->second->used_ = true;
   return refer(*it->second);
+}
+
+bool InodeTable::may_lose(const FileId& id) noexcept {
+  Shard& shard = shards_[shard_index(id.ino)];
+  const Lock lock(shard.mutex);
+  const auto it = shard.by_id.find(id);
+  return it == shard.by_id.end() ? shard.known_count != 0 : !it->second->fd_.valid();
 }
 
 void InodeTable::add_lookup(Inode& inode) noexcept {

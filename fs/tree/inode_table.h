@@ -62,6 +62,10 @@ class InodeTable {
   /// then the process must end without destroying the object, which would take the records with it.
   void recover_known(bool passthrough);
 
+  /// After that: makes inodes of the other records that have a descriptor which may be closed, for
+  /// it to be closed one day. May throw std::bad_alloc.
+  void adopt_descriptors();
+
   /// The last step of that, when acquire_open() was called for all files that are open: lets inodes
   /// go that nobody refers to any more, and has unregister(id) called for each registration of a
   /// file that is not open.
@@ -89,6 +93,10 @@ class InodeTable {
   /// whether its descriptor is open: on a local filesystem (Device::is_local) that is then the file
   /// that has the number now. Otherwise only what is constant in an Inode is of use.
   [[nodiscard]] InodePtr find(const FileId& id, bool* pinned = nullptr) noexcept;
+
+  /// Whether the file with this id, if it is known, is lost with its last name, since no descriptor
+  /// keeps it.
+  [[nodiscard]] bool may_lose(const FileId& id) noexcept;
 
   /// How many inodes have been added so far, and whether one was before there were so many. A file
   /// that has a number now and was known before had it all the time.

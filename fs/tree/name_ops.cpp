@@ -6,7 +6,9 @@
 
 #include <cerrno>
 #include <cstdio>
+#include <new>
 #include <optional>
+#include <utility>
 
 #include "fs/base/credentials.h"
 #include "fs/base/death_point.h"
@@ -89,12 +91,23 @@ int Filesystem::guard_names(fuse_req_t req, const Inode& folder,
   return identity->error();
 }
 
+void Filesystem::keep_removed(const Inode& folder, const char* name) noexcept try {
+  struct stat st {};
+  if (::fstatat(folder.fd(), name, &st, AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT) != 0) return;
+  if (!inodes_.may_lose({st.st_dev, st.st_ino})) return;
+  UniqueFd fd(::openat(folder.fd(), name, O_PATH | O_NOFOLLOW | O_CLOEXEC));
+  if (fd && ::fstat(fd.get(), &st) == 0) const InodePtr kept = inodes_.intern(std::move(fd), st);
+} catch (const std::bad_alloc&) {
+  // It may be lost then.
+}
+
 int Filesystem::remove_name(fuse_req_t req, fuse_ino_t parent, const char* name, int flags) {
   InodePtr directory;
   if (const int error = inodes_.acquire(parent, directory); error != 0) return error;
   std::optional<CallerIdentity> identity;
   if (const int error = guard_names(req, *directory, identity); error != 0) return error;
   if (repeats::has_removed(directory->fd(), name)) return 0;
+  keep_removed(*directory, name);
   death_point("source.before");
   const int error = ::unlinkat(directory->fd(), name, flags) == 0 ? 0 : errno;
   death_point("source.after");
@@ -122,6 +135,7 @@ int Filesystem::rename(fuse_req_t req, fuse_ino_t parent, const char* name, fuse
   if (const int error = guard_names(req, *to, identity); error != 0) return error;
   const bool exchanges = (flags & RENAME_EXCHANGE) != 0;
   if (repeats::has_renamed(from->fd(), name, to->fd(), new_name, exchanges)) return 0;
+  keep_removed(*to, new_name);
   death_point("source.before");
   const int error = ::renameat2(from->fd(), name, to->fd(), new_name, flags) == 0 ? 0 : errno;
   death_point("source.after");

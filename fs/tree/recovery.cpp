@@ -67,7 +67,11 @@ void Filesystem::leave_idle_descriptors(Book& book) {
   });
   const InodeRecords inodes(book);
   inodes.for_each([&](std::uint32_t /*index*/, InodeRecord& inode) {
-    if (inode.fd.load() < -1 && !open.contains(inode.nodeid)) inode.fd = -1;
+    if (inode.nodeid == 0 || inode.fd.load() >= -1 || open.contains(inode.nodeid)) return;
+    // One that was removed has nothing else that keeps it: a device that is open, a working folder.
+    struct stat st {};
+    const bool removed = ::fstat(inode.descriptor(), &st) == 0 && st.st_nlink == 0;
+    if (!removed) inode.fd = -1;
   });
 }
 
@@ -80,6 +84,7 @@ void Filesystem::recover() {
     if (record.fh.exchange(0) != 0) ::close(record.fd);
     files_.provide(index);
   });
+  inodes_.adopt_descriptors();
   inodes_.finish_recovery([this](std::int32_t id) { passthrough_.unregister(id); });
 }
 

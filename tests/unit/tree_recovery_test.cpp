@@ -251,8 +251,9 @@ TEST_P(TreeRecoveryTest, ANumberThatAnotherFileHasNowIsStale) {
   EXPECT_EQ(inodes().lookups(nodeid), 0U);
 }
 
-TEST_P(TreeRecoveryTest, ADeletedFileIsStale) {
+TEST_P(TreeRecoveryTest, AFileThatIsRemovedMeanwhileIsStale) {
   const std::uint64_t nodeid = life_->lookup(path("file"));
+  die();
   ASSERT_EQ(::unlink(path("file").c_str()), 0);
   revive();
   InodePtr inode;
@@ -425,6 +426,25 @@ TEST_P(TreeRecoveryTest, DescriptorsOfFilesThatAreNotOpenAreClosed) {
   ASSERT_EQ(filesystem.inodes().acquire(nodeid, inode), 0);
   EXPECT_EQ(stat_of(inode->fd()).st_ino, inode->id().ino);
   EXPECT_EQ(known_descriptors(), 3U);
+}
+
+// What has no name and is not open here may be so in the kernel: a device, a working folder.
+TEST_P(TreeRecoveryTest, ARemovedFileThatTheKernelKnowsStays) {
+  write("removed", "data");
+  const std::uint64_t nodeid = life_->lookup(path("removed"));
+  const int fd = life_->intern(path("removed"))->fd();
+  ASSERT_EQ(::unlink(path("removed").c_str()), 0);
+  Filesystem& filesystem = revive_filesystem();
+  InodePtr inode;
+  ASSERT_EQ(filesystem.inodes().acquire(nodeid, inode), 0);
+  EXPECT_EQ(inode->fd(), fd);
+  EXPECT_EQ(stat_of(fd).st_size, 4);
+  EXPECT_EQ(known_descriptors(), 1U);
+  EXPECT_EQ(filesystem.inodes().counts().pinned, 1U);
+  inode = {};
+  filesystem.inodes().forget(nodeid, 1);
+  EXPECT_EQ(known_descriptors(), 0U);
+  EXPECT_EQ(::fcntl(fd, F_GETFD), -1);
 }
 
 TEST_P(TreeRecoveryTest, ADeletedFileStaysOpen) {

@@ -223,6 +223,23 @@ TEST_F(SurviveTest, ADirectoryIsReadToItsEnd) {
   EXPECT_EQ(std::set<std::string>(seen.begin(), seen.end()), expected);
 }
 
+// The kernel has opened the pipe itself: to the daemon it is a name that somebody has looked up.
+TEST_F(SurviveTest, ARemovedPipeStays) {
+  ASSERT_EQ(::mkfifo(in_mount("pipe").c_str(), 0640), 0);
+  const UniqueFd fd(::open(in_mount("pipe").c_str(), O_RDWR | O_CLOEXEC));
+  ASSERT_TRUE(fd.valid());
+  struct stat before {};
+  ASSERT_EQ(::fstat(fd.get(), &before), 0);
+  ASSERT_TRUE(kill_daemon());
+  ASSERT_EQ(::unlink(in_mount("pipe").c_str()), 0);
+  ASSERT_TRUE(kill_daemon());
+  struct stat after {};
+  ASSERT_EQ(::fstat(fd.get(), &after), 0);
+  EXPECT_EQ(after.st_ino, before.st_ino);
+  EXPECT_EQ(after.st_nlink, 0U);
+  EXPECT_EQ(::fchmod(fd.get(), 0600), 0);
+}
+
 TEST_F(SurviveTest, AWorkingDirectoryStays) {
   ASSERT_EQ(::mkdir(in_mount("place").c_str(), 0755), 0);
   Process inside([this] {

@@ -210,6 +210,7 @@ std::string Mount::start(const std::vector<std::string>& options,
     ::umount2(mount_.c_str(), MNT_DETACH);
     return "lockfs mounted but does not answer\n" + log();
   }
+  begin_deaths();
   return "";
 }
 
@@ -239,8 +240,29 @@ pid_t Mount::daemon_pid() const {
   return keeper > 0 ? child_of(keeper) : 0;
 }
 
+void Mount::begin_deaths() {
+  const int pause = std::atoi(env("LOCKFS_TEST_DEATHS", "0").c_str());
+  if (pause <= 0) return;
+  allow_log("the daemon was killed by signal 9 .* generation [0-9]+ goes on");
+  killer_ = std::make_unique<Process>([this, pause] {
+    while (running_) {
+      std::this_thread::sleep_for(milliseconds(pause));
+      const pid_t daemon = daemon_pid();
+      if (daemon > 0) ::kill(daemon, SIGKILL);
+    }
+    return 0;
+  });
+}
+
+/// A death while the mount ends would be its end.
+void Mount::end_deaths() {
+  killer_.reset();
+  settle();
+}
+
 std::string Mount::stop() {
   if (!running_) return "";
+  end_deaths();
   std::string wrong;
   int failed = 0;
   if (::geteuid() == 0) {
@@ -261,6 +283,10 @@ std::string Mount::stop() {
 
 void Mount::signal(int number) const {
   if (!running_) return;
+  if (killer_) {
+    killer_->kill(SIGKILL);
+    killer_->wait();
+  }
   if (number != SIGSTOP && number != SIGCONT && number != SIGKILL) {
     ::kill(pid_, number);
     return;
@@ -276,6 +302,7 @@ void Mount::signal(int number) const {
 }
 
 std::string Mount::wait_exit() {
+  killer_.reset();
   int status = reap(pid_, pidfd_.get(), deadline());
   std::string wrong;
   if (status == -1) {

@@ -6,6 +6,8 @@
 ///   LOCKFS_TEST_PLAIN  1: no daemon; mount() and source() are one plain directory, so that a test
 ///                      can be checked against the backing filesystem itself
 ///   LOCKFS_TEST_OPTIONS  more -o options for every mount (e.g. passthrough=off)
+///   LOCKFS_TEST_DEATHS  kills the daemon of every mount that survives it again and again, so many
+///                      milliseconds after the last time
 ///   LOCKFS_TEST_SCALE  divides the number of rounds of long tests (10: a tenth)
 ///   LOCKFS_TEST_DEADLINE  seconds to wait for what must happen (default 60)
 ///   LOCKFS_TEST_KEEP   1: scratch directories stay
@@ -99,6 +101,8 @@ class Mount {
 
  private:
   std::string check_end(int status);
+  void begin_deaths();
+  void end_deaths();
   std::string check_log() const;
 
   std::string base_;
@@ -109,6 +113,7 @@ class Mount {
   pid_t pid_ = -1;
   UniqueFd pidfd_;
   bool running_ = false;
+  std::unique_ptr<Process> killer_;  ///< LOCKFS_TEST_DEATHS; null: none
 };
 
 /// The same for the file that process `pid` has open as `fd`, if it still has.
