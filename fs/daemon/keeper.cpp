@@ -42,10 +42,11 @@ using namespace std::chrono_literals;
 /// Before a daemon that follows one that died at once: doubled with each, from the second.
 constexpr auto kFirstPause = 10ms;
 /// How often to look whether the daemon has died without a word: threads of it may be stuck in the
-/// backing filesystem, and until they are gone nobody is told (wait_task_zombie()); and how often
-/// in vain before it counts as dead.
+/// backing filesystem, and until they are gone nobody is told (wait_task_zombie()). Once its main
+/// thread has gone, how often, and how many times before it counts as dead.
 constexpr timespec kLook{1, 0};
-constexpr int kLooks = 3;
+constexpr timespec kLookAgain{0, 100'000'000};
+constexpr int kLooks = 5;
 
 /// Of the standby and the keeper, where they may have it; else the daemon has so much more.
 constexpr int kKeepersOomScore = -900;
@@ -252,7 +253,7 @@ void Keeper::end_children() noexcept {
     sigset_t child;
     sigemptyset(&child);
     sigaddset(&child, SIGCHLD);
-    if (::sigtimedwait(&child, nullptr, &kLook) < 0) ++look;
+    if (::sigtimedwait(&child, nullptr, &kLookAgain) < 0) ++look;
   }
 }
 
@@ -396,7 +397,8 @@ Keeper::Ended Keeper::wait_for(pid_t child, bool is_daemon) {
     if (const auto status = reap(child)) return {.status = *status};
     if (is_daemon && is_stuck()) return {.status = SIGKILL};
     siginfo_t info{};
-    const int signal = ::sigtimedwait(&waited_, &info, is_daemon ? &kLook : nullptr);
+    const timespec* const look = looks_ > 0 ? &kLookAgain : &kLook;
+    const int signal = ::sigtimedwait(&waited_, &info, is_daemon ? look : nullptr);
     if (signal == SIGUSR1 && parent_ != 0 && ::getppid() != parent_) return {.parent_died = true};
     if (signal == SIGUSR2 && !is_daemon && header_.upgrading > 0) return {.upgrade = true};
     const bool passed_on = std::find(kPassedOn.begin(), kPassedOn.end(), signal) != kPassedOn.end();

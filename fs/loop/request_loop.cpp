@@ -9,10 +9,12 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <iterator>
 #include <new>
 #include <system_error>
 #include <utility>
 
+#include "fs/base/clock.h"
 #include "fs/base/credentials.h"
 #include "fs/base/death_point.h"
 #include "fs/base/kick.h"
@@ -69,6 +71,7 @@ RequestLoop::RequestLoop(fuse_session* session, const Operations& operations, un
 
 RequestLoop::~RequestLoop() {
   end();
+  if (stuck_watcher_.joinable()) stuck_watcher_.join();
   if (watchdog_.joinable()) watchdog_.join();
 }
 
@@ -79,6 +82,11 @@ int RequestLoop::start() {
     return failed.code().value();
   }
   follower_.start();
+  try {
+    if (!under_way_.empty()) stuck_watcher_ = std::thread([this] { watch_under_way(); });
+  } catch (const std::system_error& failed) {
+    return failed.code().value();
+  }
   // The first to come takes the lead, the other is there to overtake it.
   if (!add_worker() || !add_worker()) return EAGAIN;
   if (on_settled_ != nullptr) {
@@ -353,6 +361,7 @@ void RequestLoop::carry_out_slot(const fuse_buf& buffer) {
   role_.slot->end();
   death_point("request.ended");
   role_.repeated = false;
+  role_.given_up_at = 0;
 }
 
 /// One that goes on being kept, by whoever keeps it (CurrentRequest::keep()).
@@ -385,7 +394,9 @@ void RequestLoop::carry_out(const Request& request) {
     death_point("request.taken_from_record");
     kept_.give(request.kept);
   }
+  role_.slot->take_up();
   role_.repeated = role_.slot->repeats != 0;
+  role_.given_up_at = request.given_up_at;
   fuse_buf stored{};
   stored.mem = role_.slot->bytes;
   stored.size = role_.slot->header().len;
@@ -508,8 +519,9 @@ std::int64_t CurrentRequest::begun_at() noexcept {
   return slot != nullptr ? slot->begun_at : 0;
 }
 std::int64_t CurrentRequest::given_up_at() noexcept {
-  const RequestLoop* const loop = RequestLoop::role_.loop;
-  return loop != nullptr ? loop->undo_.died_at : 0;
+  const RequestLoop::Role& role = RequestLoop::role_;
+  if (role.given_up_at != 0) return role.given_up_at;
+  return role.loop != nullptr ? role.loop->undo_.died_at : 0;
 }
 
 bool CurrentRequest::outlives() noexcept {
@@ -598,6 +610,13 @@ void RequestLoop::resume(Undo undo, std::function<void()> on_settled) {
     if (doing) settle_count(*request.slot);
   }
   std::erase_if(left_, [this](const Request& request) { return !begin_again(request); });
+  const auto under_way =
+      std::stable_partition(left_.begin(), left_.end(), [](const Request& request) {
+        return request.slot == nullptr || !request.slot->is_under_way();
+      });
+  std::transform(under_way, left_.end(), std::back_inserter(under_way_),
+                 [](const Request& request) { return Request{.slot = request.slot}; });
+  left_.erase(under_way, left_.end());
   // What keeps no order is for any thread at once: a lock that is granted waits for pages that are
   // being read (drop_cached_data()), here by a request that was left, too.
   const auto unordered =
@@ -612,6 +631,31 @@ void RequestLoop::resume(Undo undo, std::function<void()> on_settled) {
   unsettled_ = left_.size() + 1;
   left_.erase(unordered, left_.end());
   left_to_begin_ = left_.size();
+}
+
+/// Hands on what threads of the dead daemon were still about, once they have come to their end.
+void RequestLoop::watch_under_way() {
+  accept_only_kicks();
+  std::unique_lock lock(mutex_);
+  while (!ended_ && !under_way_.empty()) {
+    changed_.wait_for(lock, 100ms);
+    const auto ended =
+        std::partition(under_way_.begin(), under_way_.end(),
+                       [](const Request& request) { return request.slot->is_under_way(); });
+    std::for_each(ended, under_way_.end(),
+                  [](Request& request) { request.given_up_at = nanoseconds_on(CLOCK_REALTIME); });
+    try {
+      put_by_.insert(put_by_.end(), ended, under_way_.end());
+    } catch (const std::bad_alloc&) {
+      continue;  // they are looked at again
+    }
+    under_way_.erase(ended, under_way_.end());
+    has_put_by_ = !put_by_.empty();
+    if (has_put_by_) follow_.notify_all();
+    lock.unlock();
+    if (has_put_by_) wake_watchdog();
+    lock.lock();
+  }
 }
 
 /// Of a request that was left: answers it if that was about to be done. Returns whether it is to be

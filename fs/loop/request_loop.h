@@ -100,7 +100,8 @@ class RequestLoop final : private Watchdog::Loop {
   struct Request {
     RequestSlot* slot = nullptr;
     std::uint32_t kept = 0;
-    bool left = false;  ///< by an earlier daemon
+    bool left = false;             ///< by an earlier daemon
+    std::int64_t given_up_at = 0;  ///< CurrentRequest::given_up_at(); 0: when that died
   };
 
   /// A thread of the loop. Guarded by mutex_.
@@ -121,6 +122,7 @@ class RequestLoop final : private Watchdog::Loop {
     RequestSlot* slot = nullptr;  ///< of the request under way, or to be read
     std::uint32_t kept = 0;       ///< its record, if it was kept before
     bool repeated = false;
+    std::int64_t given_up_at = 0;  ///< of the request under way; 0: when the earlier daemon died
   };
 
   /// How a request is paced: never kByLength.
@@ -137,6 +139,7 @@ class RequestLoop final : private Watchdog::Loop {
   void carry_out_kept(std::uint32_t record);
   void carry_out(const Request& request);
   void put_by(const fuse_buf& buffer);
+  void watch_under_way();
   bool begin_again(const Request& request);
   void begin_as_leader(std::uint64_t count) noexcept;
   void carry_out_left(std::uint64_t count);
@@ -173,6 +176,8 @@ class RequestLoop final : private Watchdog::Loop {
 
   std::vector<Request> left_;                  ///< by an earlier daemon, in order; the leader's
   std::atomic<std::size_t> left_to_begin_{0};  ///< at its end
+  std::vector<Request> under_way_;  ///< left, and not over: is_under_way(); guarded by mutex_
+  std::thread stuck_watcher_;
   Undo undo_;
   std::function<void()> on_settled_;
   std::atomic<std::size_t> unsettled_{0};  ///< requests that were left and are under way

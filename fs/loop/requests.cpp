@@ -1,7 +1,9 @@
 #include "fs/loop/requests.h"
 
 #include <sys/mman.h>
+#include <unistd.h>
 
+#include <csignal>
 #include <cstring>
 #include <ctime>
 #include <new>
@@ -28,10 +30,22 @@ void RequestSlot::begin() noexcept {
   unique = header().unique;
   begun_at = nanoseconds_on(CLOCK_REALTIME_COARSE);
   repeats = 0;
+  take_up();
   noted.store(0, std::memory_order_relaxed);
   counts_made.store(0, std::memory_order_relaxed);
   count_pending.store(0, std::memory_order_relaxed);
   state.store(kDoing, std::memory_order_release);
+}
+
+void RequestSlot::take_up() noexcept {
+  static thread_local const pid_t self = ::gettid();
+  process.store(::getpid(), std::memory_order_relaxed);
+  thread.store(self, std::memory_order_relaxed);
+}
+
+bool RequestSlot::is_under_way() const noexcept {
+  if (state.load() != kDoing || process == ::getpid()) return false;
+  return ::tgkill(process, thread, 0) == 0;
 }
 
 void RequestSlot::note_answer(const iovec* parts, int count) noexcept {

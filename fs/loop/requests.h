@@ -44,9 +44,10 @@ struct RequestSlot {
   std::atomic<std::uint32_t> state;
   std::uint32_t answer_size;  ///< bytes
   std::uint64_t unique;
-  std::int64_t begun_at;             ///< CurrentRequest::begun_at()
-  std::uint32_t repeats;             ///< earlier daemons that began it
-  std::atomic<std::uint32_t> noted;  ///< `note` is there
+  std::int64_t begun_at;                      ///< CurrentRequest::begun_at()
+  std::uint32_t repeats;                      ///< earlier daemons that began it
+  std::atomic<std::int32_t> process, thread;  ///< that carry it out
+  std::atomic<std::uint32_t> noted;           ///< `note` is there
   CurrentRequest::Note note;
   // CurrentRequest::CountChange:
   std::atomic<std::uint32_t> counts_made;
@@ -73,6 +74,11 @@ struct RequestSlot {
 
   void begin_reading() noexcept;
   void begin() noexcept;
+  /// The calling thread carries it out from now on.
+  void take_up() noexcept;
+  /// Whether the thread that carried it out, of a process that died, is still in a system call:
+  /// what that does is not over yet.
+  [[nodiscard]] bool is_under_way() const noexcept;
   void end() noexcept { state.store(kFree, std::memory_order_release); }
   /// An answer is about to be written to the device.
   void note_answer(const iovec* parts, int count) noexcept;

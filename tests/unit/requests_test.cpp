@@ -5,10 +5,12 @@
 
 #include <gtest/gtest.h>
 #include <sys/mman.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <csignal>
 #include <cstdint>
 #include <cstring>
 #include <string>
@@ -126,6 +128,32 @@ TEST_P(RequestsTest, OneLeftTwiceIsFoundTwice) {
     EXPECT_EQ(left[0]->begun_at, begun);
     EXPECT_EQ(++left[0]->repeats, life);
   }
+}
+
+// A thread of another process, which sleeps here, as it may in a system call after the rest died.
+TEST_P(RequestsTest, WhatAThreadOfTheDeadIsStillAboutIsUnderWay) {
+  RequestSlot& own = slot_of(1);
+  own.begin();
+  EXPECT_FALSE(own.is_under_way());
+  const pid_t child = ::fork();
+  if (child == 0) {
+    ::pause();
+    ::_exit(0);
+  }
+  RequestSlot& slot = slot_of(2);
+  slot.begin();
+  slot.process = child;
+  slot.thread = child;
+  EXPECT_TRUE(slot.is_under_way());
+  slot.thread = ::gettid();
+  EXPECT_FALSE(slot.is_under_way()) << "it is not of that process";
+  slot.thread = child;
+  slot.state = RequestSlot::kDone;
+  EXPECT_FALSE(slot.is_under_way());
+  slot.state = RequestSlot::kDoing;
+  ::kill(child, SIGKILL);
+  ::waitpid(child, nullptr, 0);
+  EXPECT_FALSE(slot.is_under_way());
 }
 
 TEST_P(RequestsTest, AnotherRequestForgetsWhatTheLastOneNoted) {
