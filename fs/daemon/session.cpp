@@ -409,7 +409,6 @@ void tell_of_end(const Options& options, BookHeader& header) {
   const unsigned generation = header.generation.load();
   const int upgrading = header.upgrading.exchange(0);
   if (upgrading > 0) {
-    header.program_since = generation;
     spdlog::info("{}: lockfs {} has taken over; generation {} goes on after {:.1f} ms",
                  options.mountpoint_path, LOCKFS_VERSION, generation, gap_ms);
   } else if (upgrading < 0) {
@@ -435,6 +434,8 @@ int go_on(Options& options, Book& book,
     end_mount(options, header.fuse_fd);
     std::_Exit(1);
   }
+  // Before anybody can ask.
+  if (header.upgrading > 0) header.program_since = header.generation.load();
   std::string error;
   Session* session = nullptr;
   try {

@@ -92,6 +92,22 @@ std::uint64_t copy(int peer, int file, const std::string& output, int limit_ms, 
   }
 }
 
+/// Throws Error if the recording has ended with the daemon: another serves now.
+void check_daemon(const MountInfo& before) {
+  std::string death;
+  try {
+    const Client client(before.socket);
+    if (client.mount().generation == before.generation) return;
+    death = client.mount().last_death;
+  } catch (const Error&) {
+    return;  // the mount has ended, and the recording with it
+  }
+  throw Error(fmt::format(
+      "the daemon of {} was {}, and the recording ended; what it has sent can be used with "
+      "lockfs-replay --partial",
+      before.mountpoint, death.empty() ? "replaced" : death));
+}
+
 int record(const Globals& globals, const RecordOptions& options) {
   int limit_ms = -1;
   if (!options.time.empty()) {
@@ -110,6 +126,7 @@ int record(const Globals& globals, const RecordOptions& options) {
                      {{"hash_paths", options.hash_paths}, {"max_size", options.max_size}});
   const std::uint64_t written =
       copy(target.client.fd(), file.fd, options.output, limit_ms, target.client.take_rest());
+  check_daemon(target.client.mount());
   std::cout << fmt::format("{}: {} bytes\n", options.output, written);
   return 0;
 }

@@ -197,6 +197,24 @@ TEST_F(Survive, WatchGoesOnInJson) {
   EXPECT_EQ(generation, 4);
 }
 
+TEST_F(Survive, ARecordingEndsWithALine) {
+  const std::string trace = fs().scratch() + "/trace";
+  const std::string out = fs().scratch() + "/out";
+  Process recording([&] {
+    const int fd = ::open(out.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0644);
+    ::dup2(fd, 1);
+    ::dup2(fd, 2);
+    ::execl(lockfsctl_program().c_str(), "lockfsctl", "--socket", socket().c_str(), "record", "-o",
+            trace.c_str(), static_cast<char*>(nullptr));
+    return 127;
+  });
+  ASSERT_TRUE(eventually([&] { return !read_file(trace).empty(); }));
+  kill_daemon();
+  EXPECT_EQ(recording.wait(), 1);
+  EXPECT_TRUE(has_line(read_file(out), {"the daemon of", "was killed by signal 9", "--partial"}))
+      << read_file(out);
+}
+
 // Each daemon that follows has too few descriptors to begin with.
 TEST_F(Survive, DaemonsThatDieAtOnceAreNotTriedForEver) {
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)

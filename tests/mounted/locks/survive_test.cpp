@@ -18,6 +18,7 @@
 #include <array>
 #include <atomic>
 #include <cerrno>
+#include <chrono>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
@@ -410,12 +411,15 @@ TEST_F(SurviveTest, AnotherProgramTakesOver) {
 
 // -- under load -----------------------------------------------------------------------------------
 
+using Clock = std::chrono::steady_clock;
+
 /// What the programs of the load share.
 struct Shared {
   std::atomic<int> stop;
   std::atomic<long> rounds;
   std::atomic<int> inside[2];  ///< critical sections: of record locks, of flocks
   std::atomic<long> counts[2];
+  std::atomic<long> longest;  ///< microseconds that somebody has waited for a lock
   std::atomic<int> errors;
   char error[256];
 };
@@ -431,6 +435,13 @@ int call_lock(int fd, Kind kind, bool take) {
   request.l_type = static_cast<short>(take ? F_WRLCK : F_UNLCK);
   request.l_len = 1;
   return ::fcntl(fd, kind == Kind::kOfd ? F_OFD_SETLKW : F_SETLKW, &request);
+}
+
+void note_wait(Shared& shared, Clock::duration time) {
+  const long now = std::chrono::duration_cast<std::chrono::microseconds>(time).count();
+  for (long most = shared.longest; most < now;) {
+    if (shared.longest.compare_exchange_weak(most, now)) return;
+  }
 }
 
 /// What a program does besides.
@@ -451,11 +462,13 @@ int count_under_lock(Shared& shared, const std::string& folder, Kind kind,
   }
   const UniqueFd log(::open((name + ".log").c_str(), O_WRONLY | O_APPEND | O_CLOEXEC));
   if (!fd.valid() || !log.valid()) fail(shared, "open");
+  auto began = Clock::now();
   while (shared.stop == 0 && shared.errors == 0) {
     if (call_lock(fd.get(), kind, true) != 0) {
       if (errno == EINTR && habit == Habit::kGetsSignals) continue;
       fail(shared, std::string("lock ") + name_of(kind));
     }
+    note_wait(shared, Clock::now() - began);
     if (shared.inside[which].fetch_add(1) != 0) fail(shared, "two owners of one lock");
     long count = 0;
     if (::pread(fd.get(), &count, sizeof count, 0) != sizeof count) fail(shared, "read");
@@ -472,6 +485,7 @@ int count_under_lock(Shared& shared, const std::string& folder, Kind kind,
       fail(shared, "unlock");
     }
     shared.rounds.fetch_add(1);
+    began = Clock::now();
   }
   return 0;
 }
@@ -513,36 +527,112 @@ int make_names(Shared& shared, const std::string& folder, int number) {
   return 0;
 }
 
-TEST_F(SurviveTest, KilledUnderLoad) {
-  auto& shared = *static_cast<Shared*>(
-      ::mmap(nullptr, sizeof(Shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
-  const long zero = 0;
-  for (const char* name : {"counter", "flocked"}) {
-    ASSERT_TRUE(write_file(in_source(name),
-                           std::string(reinterpret_cast<const char*>(&zero), sizeof zero)));
-    ASSERT_TRUE(write_file(in_source(std::string(name) + ".log"), ""));
+class LoadTest : public SurviveTest {
+ protected:
+  void TearDown() override {
+    load_.clear();
+    SurviveTest::TearDown();
   }
-  std::vector<Process> load;
-  const auto add = [&](const auto& body) { load.emplace_back(body); };
-  for (const Kind kind : {Kind::kPosix, Kind::kOfd, Kind::kPosix, Kind::kFlock, Kind::kFlock}) {
-    add([&shared, kind, this] { return count_under_lock(shared, mount(), kind); });
-  }
-  for (int i = 0; i < 2; ++i) {
-    add([&shared, this] { return count_under_lock(shared, source(), Kind::kPosix); });
-    add([&shared, i, this] { return make_names(shared, mount(), i); });
-  }
-  for (const Kind kind : {Kind::kPosix, Kind::kOfd, Kind::kFlock}) {
-    for (const Habit habit : {Habit::kOpensAnew, Habit::kGetsSignals}) {
-      add([&shared, kind, habit, this] { return count_under_lock(shared, mount(), kind, habit); });
+
+  /// Programs on the mount and on the source that lock, count, append, open, get signals and make
+  /// names.
+  void begin() {
+    const long zero = 0;
+    for (const char* name : {"counter", "flocked"}) {
+      ASSERT_TRUE(write_file(in_source(name),
+                             std::string(reinterpret_cast<const char*>(&zero), sizeof zero)));
+      ASSERT_TRUE(write_file(in_source(std::string(name) + ".log"), ""));
+    }
+    for (const Kind kind : {Kind::kPosix, Kind::kOfd, Kind::kPosix, Kind::kFlock, Kind::kFlock}) {
+      add([kind, this] { return count_under_lock(shared_, mount(), kind); });
+    }
+    for (int i = 0; i < 2; ++i) {
+      add([this] { return count_under_lock(shared_, source(), Kind::kPosix); });
+      add([i, this] { return make_names(shared_, mount(), i); });
+    }
+    for (const Kind kind : {Kind::kPosix, Kind::kOfd, Kind::kFlock}) {
+      for (const Habit habit : {Habit::kOpensAnew, Habit::kGetsSignals}) {
+        add([kind, habit, this] { return count_under_lock(shared_, mount(), kind, habit); });
+      }
     }
   }
+  /// Whether somebody does, within the deadline.
+  bool gets_on() {
+    const long before = shared_.rounds;
+    return eventually([&] { return shared_.rounds > before + 2 || shared_.errors != 0; });
+  }
+  [[nodiscard]] bool has_error() const { return shared_.errors != 0; }
+  /// Nothing was lost, nothing is left.
+  void end() {
+    shared_.stop = 1;
+    for (Process& each : load_) EXPECT_EQ(each.wait(), 0);
+    EXPECT_EQ(shared_.errors, 0) << shared_.error;
+    EXPECT_LT(shared_.longest, kLongest.count());
+    for (int which = 0; which < 2; ++which) {
+      const std::string name = which == 1 ? "flocked" : "counter";
+      long count = 0;
+      std::memcpy(&count, read_file(in_source(name)).data(), sizeof count);
+      EXPECT_EQ(count, shared_.counts[which]) << name;
+      EXPECT_EQ(static_cast<long>(read_file(in_source(name + ".log")).size()), count) << name;
+    }
+    const ProgramResult verified = run_program({lockfsctl_program(), "verify", mount()});
+    EXPECT_EQ(verified.status, 0) << verified.output;
+    EXPECT_EQ(run_program({lockfsctl_program(), "list", "-n", mount()}).output, "");
+    fs().settle();
+    const std::string stats = run_program({lockfsctl_program(), "stats", "-J", mount()}).output;
+    for (const char* gauge : {"locks", "waiters", "waiting_outside", "put_off", "files"}) {
+      EXPECT_NE(stats.find("\"" + std::string(gauge) + "\": 0,"), std::string::npos)
+          << gauge << "\n"
+          << stats;
+    }
+    EXPECT_EQ(open_files(), "");
+    std::printf("%ld rounds, %.1f ms the longest wait\n", shared_.rounds.load(),
+                static_cast<double>(shared_.longest.load()) / 1000);
+  }
+  /// More than anybody has to wait, by far.
+#ifdef __SANITIZE_ADDRESS__
+  static constexpr std::chrono::microseconds kLongest = std::chrono::seconds(20);
+#else
+  static constexpr std::chrono::microseconds kLongest = std::chrono::seconds(5);
+#endif
+
+  template <typename Body>
+  void add(const Body& body) {
+    load_.emplace_back(body);
+  }
+  /// The files of the source that the daemon has open for more than their names.
+  std::string open_files() const {
+    std::string found;
+    const std::string process = "/proc/" + std::to_string(fs().daemon_pid());
+    for (const auto& entry : std::filesystem::directory_iterator(process + "/fd")) {
+      std::error_code gone;
+      const std::string target = std::filesystem::read_symlink(entry, gone).string();
+      if (target.rfind(source() + "/", 0) != 0) continue;
+      std::ifstream info(process + "/fdinfo/" + entry.path().filename().string());
+      std::string word;
+      int flags = 0;
+      while (info >> word && word != "flags:") {
+      }
+      info >> std::oct >> flags;
+      if ((flags & O_PATH) == 0) found += target + "\n";
+    }
+    return found;
+  }
+
+  Shared& shared_ = *static_cast<Shared*>(
+      ::mmap(nullptr, sizeof(Shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
+  std::vector<Process> load_;
+};
+
+TEST_F(LoadTest, Killed) {
+  begin();
   const char* const seed = std::getenv("LOCKFS_TEST_SEED");
   std::mt19937 random(seed != nullptr ? static_cast<unsigned>(std::atoll(seed)) : 1U);
   std::uniform_int_distribution<int> pause(0, 60);
   const int kills = scaled(100, 10);
   const std::array<std::string, 4> policies{"dual", "samba-friendly", "bsd", "nfs"};
   int switches = 0;
-  for (int i = 0; i < kills && shared.errors == 0; ++i) {
+  for (int i = 0; i < kills && !has_error() && !HasFailure(); ++i) {
     // Refused or cut short, if the mount cannot or its daemon dies meanwhile.
     const std::string& policy = policies[static_cast<std::size_t>(i) % policies.size()];
     Process switched([&policy, this] {
@@ -550,29 +640,25 @@ TEST_F(SurviveTest, KilledUnderLoad) {
     });
     std::this_thread::sleep_for(milliseconds(pause(random)));
     ASSERT_TRUE(kill_daemon()) << "kill " << i << "\n" << fs().log();
-    // Somebody gets on.
-    const long before = shared.rounds;
-    EXPECT_TRUE(eventually([&] { return shared.rounds > before + 2 || shared.errors != 0; }))
-        << "stuck after kill " << i;
-    if (HasFailure()) break;
+    EXPECT_TRUE(gets_on()) << "stuck after kill " << i;
     switches += switched.wait() == 0 ? 1 : 0;
   }
-  shared.stop = 1;
-  for (Process& each : load) EXPECT_EQ(each.wait(), 0);
+  end();
   EXPECT_GT(switches, 0);
-  EXPECT_EQ(shared.errors, 0) << shared.error;
-  for (int which = 0; which < 2; ++which) {
-    const std::string name = which == 1 ? "flocked" : "counter";
-    long count = 0;
-    std::memcpy(&count, read_file(in_source(name)).data(), sizeof count);
-    EXPECT_EQ(count, shared.counts[which]) << name;
-    EXPECT_EQ(static_cast<long>(read_file(in_source(name + ".log")).size()), count) << name;
+  std::printf("%d kills, %d switches of the policy\n", kills, switches);
+}
+
+TEST_F(LoadTest, Upgraded) {
+  begin();
+  const int upgrades = scaled(100, 5);
+  for (int i = 0; i < upgrades && !has_error() && !HasFailure(); ++i) {
+    const ProgramResult upgrade = run_program({lockfsctl_program(), "upgrade", mount()});
+    ASSERT_EQ(upgrade.status, 0) << upgrade.output;
+    EXPECT_TRUE(gets_on()) << "stuck after upgrade " << i;
   }
-  const ProgramResult verified = run_program({lockfsctl_program(), "verify", mount()});
-  EXPECT_EQ(verified.status, 0) << verified.output;
-  EXPECT_EQ(run_program({lockfsctl_program(), "list", "-n", mount()}).output, "");
-  std::printf("%ld rounds, %d kills, %d switches of the policy\n", shared.rounds.load(), kills,
-              switches);
+  end();
+  EXPECT_EQ(fs().log().find("the daemon was"), std::string::npos) << "nobody died";
+  std::printf("%d upgrades\n", upgrades);
 }
 
 }  // namespace

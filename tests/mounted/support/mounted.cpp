@@ -247,6 +247,7 @@ void Mount::begin_deaths() {
   killer_ = std::make_unique<Process>([this, pause] {
     while (running_) {
       std::this_thread::sleep_for(milliseconds(pause));
+      settle();  // daemons that die before they answer are not followed for ever
       const pid_t daemon = daemon_pid();
       if (daemon > 0) ::kill(daemon, SIGKILL);
     }
@@ -273,7 +274,9 @@ std::string Mount::stop() {
   }
   if (failed != 0) {
     wrong = std::string("cannot unmount: ") + std::strerror(failed) + "\n";
-    const ProgramResult users = run_program({"fuser", "-vm", mount_});
+    // What it may not look at it says as well.
+    const ProgramResult users =
+        run_program({"sh", "-c", "fuser -vm \"$0\" 2>&1 | grep -v '^Cannot stat'", mount_});
     wrong += users.output;
     ::umount2(mount_.c_str(), MNT_DETACH);
     signal(SIGTERM);
