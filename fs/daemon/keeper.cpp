@@ -26,6 +26,10 @@
 #include <exception>
 #include <optional>
 
+#ifdef LOCKFS_HAVE_SYSTEMD
+#include <systemd/sd-daemon.h>
+#endif
+
 #include "fs/base/clock.h"
 #include "fs/daemon/survival.h"
 #include "fs/options/logging.h"
@@ -159,7 +163,9 @@ class Keeper {
   const std::function<int()>& serve_;
   const std::function<void(const std::string& error)>& on_failed_;
   pid_t parent_ = 0;  ///< the process that this one is to outlive; 0: it is the first
-  int looks_ = 0;     ///< in vain, since the daemon's main thread has ended
+  /// How often the service manager wants to hear of the first process; zero: never.
+  std::chrono::microseconds watchdog_{0};
+  int looks_ = 0;  ///< in vain, since the daemon's main thread has ended
   sigset_t waited_{};
 };
 
@@ -186,8 +192,24 @@ void Keeper::unblock_in_daemon() const noexcept {
   ::sigprocmask(SIG_UNBLOCK, &unblocked, nullptr);
 }
 
+/// Half of what systemd waits for (WatchdogSec=), as sd_watchdog_enabled(3) recommends.
+std::chrono::microseconds watchdog_interval() noexcept {
+#ifdef LOCKFS_HAVE_SYSTEMD
+  std::uint64_t limit = 0;
+  if (::sd_watchdog_enabled(0, &limit) > 0) return std::chrono::microseconds(limit / 2);
+#endif
+  return {};
+}
+
+void tell_watchdog() noexcept {
+#ifdef LOCKFS_HAVE_SYSTEMD
+  ::sd_notify(0, "WATCHDOG=1");
+#endif
+}
+
 int Keeper::run() {
   block_signals();
+  watchdog_ = watchdog_interval();
   // Killing those who look after the daemon would free next to nothing.
   if (header_.generation == 0) {
     make_alive_mutex(header_.alive);
@@ -397,8 +419,11 @@ Keeper::Ended Keeper::wait_for(pid_t child, bool is_daemon) {
     if (const auto status = reap(child)) return {.status = *status};
     if (is_daemon && is_stuck()) return {.status = SIGKILL};
     siginfo_t info{};
-    const timespec* const look = looks_ > 0 ? &kLookAgain : &kLook;
-    const int signal = ::sigtimedwait(&waited_, &info, is_daemon ? look : nullptr);
+    timespec look = looks_ > 0 ? kLookAgain : kLook;
+    if (!is_daemon) look = timespec{watchdog_ / 1s, (watchdog_ % 1s) / 1ns};
+    const bool waits = is_daemon || watchdog_ != 0us;
+    const int signal = ::sigtimedwait(&waited_, &info, waits ? &look : nullptr);
+    if (!is_daemon && watchdog_ != 0us) tell_watchdog();
     if (signal == SIGUSR1 && parent_ != 0 && ::getppid() != parent_) return {.parent_died = true};
     if (signal == SIGUSR2 && !is_daemon && header_.upgrading > 0) return {.upgrade = true};
     const bool passed_on = std::find(kPassedOn.begin(), kPassedOn.end(), signal) != kPassedOn.end();
