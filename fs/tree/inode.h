@@ -53,8 +53,8 @@ struct FileId {
 /// Every field is guarded by DataPassthroughTable; while no InodePtr exists, `backing` by the
 /// shard's mutex.
 struct DataMode {
-  std::uint32_t opens = 0;     ///< open handles
   BackingId backing;           ///< none: the daemon reads and writes
+  std::uint32_t opens = 0;     ///< open handles
   bool reads_backing = false;  ///< what is registered is a descriptor that can read
 };
 
@@ -107,27 +107,9 @@ class Inode {
   /// State of the lock engine; only the lock operations look inside.
   std::unique_ptr<LockAttachment> locks;
 
-  /// Attributes may be in the kernel's cache. Set before the attributes are read from the backing
-  /// file, or afterwards by InodeTable::set_attr_cached(): whoever clears it and then notifies the
-  /// kernel outruns every older answer, because the kernel drops answers to requests that it sent
-  /// before the notification (attr_version).
-  std::atomic<bool> attr_cached{false};
-
   /// When a lock on the file was last granted through the mount, in nanoseconds on
   /// CLOCK_MONOTONIC_COARSE; 0: never.
   std::atomic<std::int64_t> granted_at{0};
-
-  /// How many open files (Handle) may write.
-  std::atomic<std::uint32_t> writers{0};
-
-  /// How many open files may be mapped for writing into the backing file, unseen, and how often one
-  /// was opened since it was last found that nobody can. A mapping outlives the open file: the
-  /// kernel puts the backing file in its place (backing_file_mmap()).
-  std::atomic<std::uint32_t> mappers{0};
-  std::atomic<std::uint32_t> mapped{0};
-
-  /// Data that the daemon read or wrote may be in the kernel's page cache.
-  std::atomic<bool> data_cached{false};
 
   /// The kernel takes the file to be at least as long. Attributes that it is told may be dropped on
   /// the way, and so can lower it, but not raise it.
@@ -142,6 +124,24 @@ class Inode {
     while (known > size && !known_size.compare_exchange_weak(known, size)) {
     }
   }
+
+  /// How many open files (Handle) may write.
+  std::atomic<std::uint32_t> writers{0};
+
+  /// How many open files may be mapped for writing into the backing file, unseen, and how often one
+  /// was opened since it was last found that nobody can. A mapping outlives the open file: the
+  /// kernel puts the backing file in its place (backing_file_mmap()).
+  std::atomic<std::uint32_t> mappers{0};
+  std::atomic<std::uint32_t> mapped{0};
+
+  /// Attributes may be in the kernel's cache. Set before the attributes are read from the backing
+  /// file, or afterwards by InodeTable::set_attr_cached(): whoever clears it and then notifies the
+  /// kernel outruns every older answer, because the kernel drops answers to requests that it sent
+  /// before the notification (attr_version).
+  std::atomic<bool> attr_cached{false};
+
+  /// Data that the daemon read or wrote may be in the kernel's page cache.
+  std::atomic<bool> data_cached{false};
 
   DataMode data_mode;
   /// Writes `data_mode.backing` down; to be called by whoever has changed it, before its guard is
