@@ -120,6 +120,21 @@ int own_oom_score() noexcept {
   ::_exit(status);
 }
 
+/// Half of what systemd waits for (WatchdogSec=), as sd_watchdog_enabled(3) recommends.
+std::chrono::microseconds watchdog_interval() noexcept {
+#ifdef LOCKFS_HAVE_SYSTEMD
+  std::uint64_t limit = 0;
+  if (::sd_watchdog_enabled(0, &limit) > 0) return std::chrono::microseconds(limit / 2);
+#endif
+  return {};
+}
+
+void tell_watchdog() noexcept {
+#ifdef LOCKFS_HAVE_SYSTEMD
+  ::sd_notify(0, "WATCHDOG=1");
+#endif
+}
+
 class Keeper {
  public:
   Keeper(Book& book, const Options& options, const std::function<int()>& serve,
@@ -190,21 +205,6 @@ void Keeper::unblock_in_daemon() const noexcept {
   sigemptyset(&unblocked);
   for (const int signal : {SIGCHLD, SIGQUIT, SIGUSR1, SIGUSR2}) sigaddset(&unblocked, signal);
   ::sigprocmask(SIG_UNBLOCK, &unblocked, nullptr);
-}
-
-/// Half of what systemd waits for (WatchdogSec=), as sd_watchdog_enabled(3) recommends.
-std::chrono::microseconds watchdog_interval() noexcept {
-#ifdef LOCKFS_HAVE_SYSTEMD
-  std::uint64_t limit = 0;
-  if (::sd_watchdog_enabled(0, &limit) > 0) return std::chrono::microseconds(limit / 2);
-#endif
-  return {};
-}
-
-void tell_watchdog() noexcept {
-#ifdef LOCKFS_HAVE_SYSTEMD
-  ::sd_notify(0, "WATCHDOG=1");
-#endif
 }
 
 int Keeper::run() {
