@@ -74,9 +74,7 @@ class OutOfMemoryTest : public ::testing::Test {
       ASSERT_TRUE(group_.add(pid)) << std::strerror(errno);
     }
   }
-  void TearDown() override {
-    EXPECT_EQ(fs_.stop(), "");
-  }
+  void TearDown() override { EXPECT_EQ(fs_.stop(), ""); }
 
   MemoryGroup group_;
   Mount fs_;
